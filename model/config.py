@@ -1,0 +1,195 @@
+"""HunyuanConfig: the shape of a model, in the field names of the released Hugging Face config.json.
+
+Frozen, checked as a whole when it is made, and free of torch: counts and budgets come from it before anything is built.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from model.errors import ConfigError
+
+RoutingPolicy = Literal["dropless", "drop", "recycle"]
+ROUTING_POLICIES: tuple[str, ...] = get_args(RoutingPolicy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HunyuanConfig:
+    """Sizes and switches of one model; ConfigError lists every invalid value at once.
+
+    The defaults are those of the `toy` preset, apart from sizes, which have none.
+    """
+
+    vocab_size: int  # rows of the embedding
+    hidden_size: int
+    intermediate_size: int  # of each expert's SwiGLU, and of a dense block's
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int  # = num_attention_heads is MHA, 1 is MQA, between is GQA
+    head_dim: int  # even, for RoPE
+    max_position_embeddings: int = 1024  # the longest context the model is meant for, tokens
+    rms_norm_eps: float = 1e-5
+    initializer_range: float = 0.02  # standard deviation of a weight matrix at the start
+    tie_word_embeddings: bool = True
+    attention_bias: bool = False
+    use_qk_norm: bool = True  # RMSNorm on each head of q and k, after RoPE
+    rope_theta: float = 10_000.0
+    rope_scaling: dict[str, Any] | None = None  # {"type": "linear", "factor": f} or {"type": "dynamic", "alpha": a}
+    cla_share_factor: int = 1  # consecutive layers that share one key-value cache; 1 switches sharing off
+    num_experts: int = 16  # routed experts; 1 makes every block dense
+    num_shared_expert: int = 1  # experts that every token visits; 0 switches them off
+    moe_topk: int = 1  # routed experts per token
+    moe_routing: RoutingPolicy = "dropless"  # what happens to a choice of a full expert, in training
+    capacity_factor: float = 1.25  # places per expert over the mean load; not read when dropless
+    router_aux_loss_coef: float = 0.01  # of the load-balance loss, per layer
+    router_z_loss_coef: float = 0.0
+    expert_bias_update_rate: float = 0.0  # balancing without a loss: step of the selection bias; 0 switches it off
+
+    def __post_init__(self) -> None:
+        problems = _problems(self)
+        if problems:
+            raise ConfigError(problems)
+
+    @property
+    def is_dense(self) -> bool:
+        return self.num_experts == 1
+
+    @property
+    def cache_layers(self) -> tuple[int, ...]:
+        """Layers that own keys and values: the first of every group of cla_share_factor."""
+        return tuple(range(0, self.num_hidden_layers, self.cla_share_factor))
+
+    def capacity(self, tokens: int) -> int:
+        """Places per expert for `tokens` tokens: ceil(capacity_factor * moe_topk * tokens / num_experts)."""
+        # Rounded first: 1.1 * 10 is 11.000000000000002 in binary, which must not buy a twelfth place.
+        return max(1, math.ceil(round(self.capacity_factor * self.moe_topk * tokens / self.num_experts, 9)))
+
+    def replace(self, **changes: Any) -> Self:
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """A config from a mapping; unknown and missing keys are refused by name."""
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        problems = [unknown_key(key, fields, "model") for key in values if key not in fields]
+        problems += [
+            f"model.{name} is missing"
+            for name, field in fields.items()
+            if field.default is dataclasses.MISSING and name not in values
+        ]
+        if problems:
+            raise ConfigError(problems)
+        return cls(**values)
+
+    @classmethod
+    def from_name(cls, name: str, **changes: Any) -> Self:
+        """A preset by name (model/presets.py), with some fields changed."""
+        from model.presets import PRESETS
+
+        if name not in PRESETS:
+            raise ConfigError([f"there is no model named {name!r}: choose one of {', '.join(PRESETS)}"])
+        return cls.from_dict(PRESETS[name] | changes)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Self:
+        """A config from a config.json, or from the folder that holds one."""
+        path = Path(path)
+        path = path / "config.json" if path.is_dir() else path
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError([f"{path} cannot be read: {error.strerror}"]) from error
+        except ValueError as error:
+            raise ConfigError([f"{path} is not a JSON document: {error}"]) from error
+        if not isinstance(values, dict):
+            raise ConfigError([f"{path} holds a {type(values).__name__}, not an object of settings"])
+        return cls.from_dict(values)
+
+
+def unknown_key(key: str, known: Any, section: str) -> str:
+    """The sentence for a misspelt setting, with the nearest known one."""
+    near = difflib.get_close_matches(key, list(known), n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
+    return f"{section}.{key} is not a setting: {hint}"
+
+
+def type_problems(config: Any, section: str) -> list[str]:
+    """Fields of a dataclass instance whose value is not of the annotated plain type (an int passes for a float)."""
+    kinds: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}
+    problems = []
+    for field in dataclasses.fields(config):
+        value, kind = getattr(config, field.name), kinds.get(field.type)
+        if kind is None:
+            continue
+        if not isinstance(value, kind) or (isinstance(value, bool) and bool not in kind):
+            problems.append(f"{section}.{field.name} is {value!r}: give {_A[field.type]}")
+        elif isinstance(value, float) and not math.isfinite(value):
+            problems.append(f"{section}.{field.name} is {value!r}: give a finite number")
+    return problems
+
+
+_A: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
+
+
+def _problems(c: HunyuanConfig) -> list[str]:
+    wrong_types = type_problems(c, "model")
+    if wrong_types:
+        return wrong_types  # comparisons below would fail on them
+    problems: list[str] = []
+
+    def require(holds: bool, sentence: str) -> None:
+        if not holds:
+            problems.append(sentence)
+
+    positive = ("vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads "
+                "head_dim max_position_embeddings cla_share_factor num_experts moe_topk rope_theta rms_norm_eps "
+                "initializer_range capacity_factor").split()  # fmt: skip
+    for name in positive:
+        require(getattr(c, name) > 0, f"model.{name} is {getattr(c, name)}: it must be above 0")
+    for name in "num_shared_expert router_aux_loss_coef router_z_loss_coef expert_bias_update_rate".split():
+        require(getattr(c, name) >= 0, f"model.{name} is {getattr(c, name)}: it must be 0 (off) or above")
+    require(c.head_dim % 2 == 0, f"model.head_dim is {c.head_dim}: RoPE turns pairs, so it must be even")
+    if c.num_attention_heads > 0 and c.num_key_value_heads > 0:
+        divisors = [g for g in range(1, c.num_attention_heads + 1) if c.num_attention_heads % g == 0]
+        require(
+            c.num_key_value_heads in divisors,
+            f"model.num_key_value_heads is {c.num_key_value_heads}: with {c.num_attention_heads} attention heads it must "
+            f"be one of {', '.join(map(str, divisors))}",
+        )
+    require(
+        c.cla_share_factor <= max(1, c.num_hidden_layers),
+        f"model.cla_share_factor is {c.cla_share_factor}: with {c.num_hidden_layers} layers it must be between 1 and "
+        f"{c.num_hidden_layers}",
+    )
+    require(
+        c.moe_topk <= max(1, c.num_experts),
+        f"model.moe_topk is {c.moe_topk}: with {c.num_experts} experts it must be between 1 and {c.num_experts}",
+    )
+    require(
+        c.moe_routing in ROUTING_POLICIES,
+        f"model.moe_routing is {c.moe_routing!r}: choose one of {', '.join(ROUTING_POLICIES)}",
+    )
+    return problems + _rope_scaling_problems(c.rope_scaling)
+
+
+def _rope_scaling_problems(scaling: Any) -> list[str]:
+    forms = '{"type": "linear", "factor": F} or {"type": "dynamic", "alpha": A}'
+    if scaling is None:
+        return []
+    if not isinstance(scaling, dict) or scaling.get("type") not in ("linear", "dynamic"):
+        return [f"model.rope_scaling is {scaling!r}: give {forms}, or leave it out"]
+    key = "factor" if scaling["type"] == "linear" else "alpha"
+    value = scaling.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        return [f"model.rope_scaling has {key} {value!r}: a {scaling['type']} scaling needs a number above 0"]
+    # The release carries "factor": 1.0 beside alpha; any other value there would be a second scaling that nobody defined.
+    if scaling["type"] == "dynamic" and scaling.get("factor", 1.0) != 1.0:
+        return [f"model.rope_scaling has factor {scaling['factor']!r} beside alpha: only 1.0 is defined there"]
+    return []

@@ -1,0 +1,36 @@
+"""The mistakes a user can make, as exceptions: one sentence saying what is wrong, with which value, and what to change.
+
+The command line prints the sentence and exits with status 1; a library user catches HunyuanError or one of its kinds.
+"""
+
+
+class HunyuanError(Exception):
+    """Something the user can put right."""
+
+
+class ConfigError(HunyuanError):
+    """A configuration that cannot be built; `problems` holds every fault found, one sentence each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        heading = "" if len(problems) == 1 else f"{len(problems)} settings cannot be used: "
+        super().__init__(heading + "; ".join(problems))
+
+
+class DataError(HunyuanError):
+    """Input text that cannot be found, read or decoded."""
+
+
+class CheckpointError(HunyuanError):
+    """A run folder or checkpoint that is missing, damaged, or cannot be written."""
+
+
+class TrainingError(HunyuanError):
+    """Training that had to stop: a non-finite loss or gradient, for example."""
+
+
+class MissingExtraError(HunyuanError):
+    """An optional package that the request needs is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs the package '{package}': install it with pip install 'hunyuan[{extra}]'")

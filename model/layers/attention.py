@@ -1,0 +1,86 @@
+"""Causal self-attention: MHA, GQA and MQA by the number of key-value heads, CLA by who owns the keys and values.
+
+Cross-layer attention (CLA, arXiv:2405.12981): the first layer of each group of cla_share_factor layers computes keys and
+values, the others use them. In the released model each layer then scales those keys with a key RMSNorm of its own, and
+its code caches the result once per layer. Normalisation without the weight is the same for all of a group, and
+q . (w * k) = (q * w) . k, so here the owner caches the plain normalised keys once and each layer puts its key weight
+on its queries.
+
+B batch, S sequence, H heads, G key-value heads, P head size, D hidden.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.cache import KVCache
+from model.config import HunyuanConfig
+from model.layers.linear import Linear
+from model.layers.norm import rms_normalize
+from model.layers.rope import rotate
+
+
+class KeysValues(NamedTuple):
+    """What an owner hands to its followers: every token's keys (rotated, normalised, unweighted) and values."""
+
+    keys: Tensor  # (B, G, S, P)
+    values: Tensor  # (B, G, S, P)
+
+
+class Attention(nn.Module):
+    """hidden (B, S, D) -> (B, S, D), and the keys and values that were used."""
+
+    def __init__(self, config: HunyuanConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head_dim, self.eps = config.head_dim, config.rms_norm_eps
+        self.owns_cache = layer in config.cache_layers
+        query_size, kv_size = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+        bias = config.attention_bias
+        self.q_proj = Linear(config.hidden_size, query_size, bias=bias)
+        if self.owns_cache:
+            self.k_proj = Linear(config.hidden_size, kv_size, bias=bias)
+            self.v_proj = Linear(config.hidden_size, kv_size, bias=bias)
+        self.o_proj = Linear(query_size, config.hidden_size, bias=bias)
+        self.query_norm: nn.Parameter | None = None
+        self.key_norm: nn.Parameter | None = None
+        if config.use_qk_norm:
+            self.query_norm = nn.Parameter(torch.ones(config.head_dim))
+            self.key_norm = nn.Parameter(torch.ones(config.head_dim))
+
+    def forward(
+        self, hidden: Tensor, rope: tuple[Tensor, Tensor], shared: KeysValues | None, cache: KVCache | None
+    ) -> tuple[Tensor, KeysValues]:
+        batch, tokens, _ = hidden.shape
+        queries = rotate(self.q_proj(hidden).view(batch, tokens, -1, self.head_dim), *rope)
+        if self.query_norm is not None and self.key_norm is not None:
+            queries = rms_normalize(queries, self.eps, self.query_norm * self.key_norm)
+        if self.owns_cache:
+            shared = self._own_keys_values(hidden, rope, cache)
+        assert shared is not None, "a layer that borrows keys and values comes after their owner"
+        attended = causal_attention(queries.transpose(1, 2), *shared)
+        return self.o_proj(attended.transpose(1, 2).reshape(batch, tokens, -1)), shared
+
+    def _own_keys_values(self, hidden: Tensor, rope: tuple[Tensor, Tensor], cache: KVCache | None) -> KeysValues:
+        batch, tokens, _ = hidden.shape
+        keys = rotate(self.k_proj(hidden).view(batch, tokens, -1, self.head_dim), *rope)
+        if self.key_norm is not None:
+            keys = rms_normalize(keys, self.eps)
+        values = self.v_proj(hidden).view(batch, tokens, -1, self.head_dim)
+        keys, values = keys.transpose(1, 2), values.transpose(1, 2)
+        return KeysValues(*(cache.store(self.layer, keys, values) if cache else (keys, values)))
+
+
+def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Attention of the last S tokens, queries (B, H, S, P), over all tokens so far, keys and values (B, G, S', P)."""
+    new, total = queries.shape[2], keys.shape[2]
+    keys, values = keys.to(queries.dtype), values.to(queries.dtype)
+    mask = None
+    if 1 < new < total:  # a chunk after a cached prefix: query i sees the prefix and the chunk up to itself
+        mask = torch.ones(new, total, dtype=torch.bool, device=queries.device).tril(total - new)
+    grouped = queries.shape[1] != keys.shape[1]
+    return F.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, is_causal=1 < new == total, enable_gqa=grouped
+    )

@@ -1,0 +1,29 @@
+"""SwiGLU (Shazeer, arXiv:2002.05202), gate and up in one product. D hidden, F intermediate."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.layers import cpu
+from model.layers.linear import Linear
+
+
+def swiglu(gate_and_up: Tensor) -> Tensor:
+    """(..., 2F) -> (..., F): silu of the first half times the second."""
+    gate, up = gate_and_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+class SwiGLU(nn.Module):
+    """hidden (..., D) -> (..., D): a dense block, or the experts that every token visits."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
+        super().__init__()
+        self.gate_up_proj = Linear(hidden_size, 2 * intermediate_size, bias=False)
+        self.down_proj = Linear(intermediate_size, hidden_size, bias=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        gate_up, down = self.gate_up_proj.weight, self.down_proj.weight
+        if cpu.onednn_applies(hidden, gate_up):  # one expert that takes every row
+            rows = hidden.reshape(-1, hidden.shape[-1])
+            return cpu.swiglu_experts(rows, gate_up[None], down[None], [len(rows)]).view_as(hidden)
+        return self.down_proj(swiglu(self.gate_up_proj(hidden)))

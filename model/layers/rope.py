@@ -1,0 +1,35 @@
+"""Rotary position embedding (RoFormer, arXiv:2104.09864) with the base, linear and alpha forms of scaling.
+
+The two halves of a head are the pairs, as in the released code. S positions, P head size.
+"""
+
+import torch
+from torch import Tensor
+
+from model.config import HunyuanConfig
+
+
+def rope_base(config: HunyuanConfig) -> float:
+    """The base of the frequencies; alpha scaling raises it to theta * alpha^(P / (P - 2))."""
+    scaling = config.rope_scaling
+    if scaling is None or scaling["type"] != "dynamic":
+        return config.rope_theta
+    return config.rope_theta * scaling["alpha"] ** (config.head_dim / (config.head_dim - 2))
+
+
+def rope_table(config: HunyuanConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """positions (S,) -> cos, sin (S, P) in float32, of one angle per pair, repeated for the two halves."""
+    scaling = config.rope_scaling
+    if scaling is not None and scaling["type"] == "linear":
+        positions = positions / scaling["factor"]
+    exponent = torch.arange(0, config.head_dim, 2, device=positions.device, dtype=torch.float32) / config.head_dim
+    angles = torch.outer(positions.float(), rope_base(config) ** -exponent)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns each pair of heads (B, S, H, P) by its position's angle; cos and sin (S, P)."""
+    first, second = heads.chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return (heads * cos[:, None] + turned * sin[:, None]).to(heads.dtype)

@@ -1,0 +1,45 @@
+"""Routed experts: SwiGLUs with stacked weights, each over its own run of rows.
+
+N rows sorted by expert, E experts, D hidden, F intermediate. `grouped_experts` is the path in use, `loop_experts` its oracle
+(tests/oracles/test_experts.py). Float32 on a processor goes through oneDNN (model/layers/cpu.py).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.layers import cpu
+from model.layers.linear import matmul_dtype
+from model.layers.mlp import swiglu
+
+
+class Experts(nn.Module):
+    """hidden (N, D) sorted by expert, ends (E,) -> (N, D); rows after the last end are undefined."""
+
+    def __init__(self, num_experts: int, hidden_size: int, intermediate_size: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Parameter(torch.empty(num_experts, 2 * intermediate_size, hidden_size))
+        self.down = nn.Parameter(torch.empty(num_experts, hidden_size, intermediate_size))
+
+    def forward(self, hidden: Tensor, ends: Tensor) -> Tensor:
+        if cpu.onednn_applies(hidden, self.gate_up):
+            return cpu.swiglu_experts(hidden, self.gate_up, self.down, ends.tolist())
+        return grouped_experts(hidden, self.gate_up, self.down, ends)
+
+
+def grouped_experts(hidden: Tensor, gate_up: Tensor, down: Tensor, ends: Tensor) -> Tensor:
+    """hidden (N, D), gate_up (E, 2F, D), down (E, D, F), ends (E,) int32 -> (N, D) by two grouped products."""
+    dtype = matmul_dtype(hidden)
+    hidden, gate_up, down = hidden.to(dtype), gate_up.to(dtype), down.to(dtype)
+    activated = swiglu(F.grouped_mm(hidden, gate_up.transpose(1, 2), offs=ends))
+    return F.grouped_mm(activated, down.transpose(1, 2), offs=ends)
+
+
+def loop_experts(hidden: Tensor, gate_up: Tensor, down: Tensor, ends: Tensor) -> Tensor:
+    """The same, one expert after the other in plain products: slow and obvious."""
+    outputs, start = [], 0
+    for expert, end in enumerate(ends.tolist()):
+        outputs.append(swiglu(hidden[start:end] @ gate_up[expert].t()) @ down[expert].t())
+        start = end
+    outputs.append(torch.zeros_like(hidden[start:]))
+    return torch.cat(outputs)

@@ -1,0 +1,77 @@
+"""The mixture-of-experts block: shared expert(s) for every token, plus the routed experts that each token chose."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.config import HunyuanConfig
+from model.layers.mlp import SwiGLU
+from model.moe.dispatch import combine, dispatch, plan_dispatch
+from model.moe.experts import Experts
+from model.moe.losses import load_balance_loss, router_z_loss
+from model.moe.router import route
+
+
+class MoEStats(NamedTuple):
+    """What routing did to one batch, as tensors on the device; stacked over layers in the model's output."""
+
+    balance_loss: Tensor  # () load-balance loss: 1 is balanced
+    choices_per_expert: Tensor  # (E,) the router's choices, before any capacity
+    dropped: Tensor  # () choices without an expert
+    recycled: Tensor  # () choices moved to another expert
+
+
+class Router(nn.Module):
+    """hidden (T, D) -> logits (T, E), in float32 whatever the precision around it."""
+
+    def __init__(self, config: HunyuanConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(config.num_experts, config.hidden_size))
+        self.expert_bias: Tensor | None = None
+        if config.expert_bias_update_rate > 0:
+            self.register_buffer("expert_bias", torch.zeros(config.num_experts))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return F.linear(hidden.float(), self.weight.float())
+
+
+class MoE(nn.Module):
+    """hidden (T, D) -> (hidden (T, D), aux_loss (), stats)."""
+
+    def __init__(self, config: HunyuanConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.router = Router(config)
+        self.experts = Experts(config.num_experts, config.hidden_size, config.intermediate_size)
+        self.shared_mlp: SwiGLU | None = None
+        if config.num_shared_expert:
+            self.shared_mlp = SwiGLU(config.hidden_size, config.num_shared_expert * config.intermediate_size)
+
+    def forward(self, hidden: Tensor, place_keys: Tensor | None) -> tuple[Tensor, Tensor, MoEStats]:
+        c = self.config
+        # A capacity is a device of training; an answer should not depend on who else is in the batch.
+        policy = c.moe_routing if self.training else "dropless"
+        capacity = c.capacity(len(hidden))
+        no_room = policy == "drop" or (policy == "recycle" and capacity * c.num_experts < len(hidden) * c.moe_topk)
+        logits = self.router(hidden)
+        routing = route(
+            logits,
+            c.moe_topk,
+            policy=policy,
+            capacity=capacity,
+            place_keys=place_keys,
+            expert_bias=self.router.expert_bias,
+        )
+        plan = plan_dispatch(routing, may_drop=no_room)
+        output = combine(self.experts(dispatch(hidden, plan), plan.ends), plan, routing.expert_weight)
+        if self.shared_mlp is not None:
+            output = output + self.shared_mlp(hidden)
+        balance = load_balance_loss(routing)
+        aux_loss = c.router_aux_loss_coef * balance
+        if c.router_z_loss_coef:
+            aux_loss = aux_loss + c.router_z_loss_coef * router_z_loss(logits)
+        stats = MoEStats(balance.detach(), routing.choices_per_expert, routing.dropped, routing.recycled)
+        return output, aux_loss, stats

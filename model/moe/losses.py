@@ -1,0 +1,21 @@
+"""Losses that keep routing healthy. T tokens, E experts, K choices per token."""
+
+import torch
+from torch import Tensor
+
+from model.moe.router import Routing
+
+
+def load_balance_loss(routing: Routing) -> Tensor:
+    """E * sum_e(fraction of choices to e * mean probability of e): 1 when balanced, up to E when one expert has all.
+
+    Hunyuan-Large, arXiv:2411.02265; Switch Transformer, arXiv:2101.03961, equation 4. The fractions are those of the
+    router's own choices, before any capacity, and carry no gradient.
+    """
+    fraction = routing.choices_per_expert / routing.expert_index.numel()
+    return fraction.shape[0] * (fraction * routing.probabilities.mean(dim=0)).sum()
+
+
+def router_z_loss(router_logits: Tensor) -> Tensor:
+    """Mean squared log-partition of the router's logits (T, E) (ST-MoE, arXiv:2202.08906): keeps them small."""
+    return torch.logsumexp(router_logits.float(), dim=-1).square().mean()

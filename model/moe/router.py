@@ -1,0 +1,127 @@
+"""Top-k routing: which experts take each token, and what happens when one is full.
+
+Hunyuan-Large, arXiv:2411.02265, section on recycle routing (figure 2). T tokens, E experts, K = moe_topk, N = T * K choices,
+C places per expert (config.capacity). Three policies, all with static shapes and without a wait for the device:
+
+    dropless   an expert takes every token that chose it
+    drop       an expert takes the first C choices, all first choices before second ones; the others are dropped
+    recycle    the i-th choice over capacity goes to the i-th free place in a random order of the free places
+
+    router_logits (T, E) float32 -> Routing(expert_index (T, K), expert_weight (T, K), tokens_per_expert (E,), ...)
+
+A recycled token's weight is its probability for its new expert. With K >= 2 the new expert may be one that the token
+already has: the report recycles top-1, where this cannot happen. The random order is made of keys drawn outside, with the
+caller's generator (`draw_place_keys`): a generator cannot enter a compiled graph, and recomputation needs the same keys again.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from model.config import RoutingPolicy
+
+
+class Routing(NamedTuple):
+    """The experts of every token. A dropped choice has the index E, which is no expert, and weight 0."""
+
+    expert_index: Tensor  # (T, K) int64
+    expert_weight: Tensor  # (T, K) float32
+    tokens_per_expert: Tensor  # (E,) choices that each expert computes
+    choices_per_expert: Tensor  # (E,) choices that the router made, before any capacity
+    dropped: Tensor  # () choices that no expert computes
+    recycled: Tensor  # () choices that another expert computes
+    probabilities: Tensor  # (T, E) softmax of the router's logits
+
+
+def draw_place_keys(num_experts: int, capacity: int, generator: torch.Generator) -> Tensor:
+    """Random keys (E * C,) that order the places of the experts for `recycle`, on the generator's device."""
+    return torch.rand(num_experts * capacity, generator=generator, device=generator.device)
+
+
+def route(
+    router_logits: Tensor,
+    top_k: int,
+    *,
+    policy: RoutingPolicy = "dropless",
+    capacity: int = 0,
+    place_keys: Tensor | None = None,
+    expert_bias: Tensor | None = None,
+) -> Routing:
+    """Chooses and places; `capacity` is read by drop and recycle, `place_keys` by recycle alone.
+
+    `expert_bias` (E,) is added for the choice and left out of the weight (auxiliary-loss-free balancing, arXiv:2408.15664).
+    """
+    num_experts = router_logits.shape[-1]
+    probabilities = router_logits.float().softmax(dim=-1)
+    score = probabilities if expert_bias is None else probabilities + expert_bias
+    chosen = score.topk(top_k, dim=-1).indices
+    choices_per_expert = count_per_expert(chosen, num_experts)
+    index = chosen
+    if policy == "drop":
+        index = drop(chosen, num_experts, capacity)
+    elif policy == "recycle":
+        if place_keys is None:
+            raise ValueError("recycle routing needs place_keys: draw them with draw_place_keys(..., generator)")
+        index = recycle(chosen, num_experts, capacity, place_keys)
+    is_dropped = index == num_experts
+    weight = probabilities.gather(1, torch.where(is_dropped, chosen, index))
+    if top_k > 1:  # a dropped choice keeps its share: the others must not grow because a place was missing
+        weight = weight / weight.sum(dim=-1, keepdim=True)
+    return Routing(
+        expert_index=index,
+        expert_weight=weight.masked_fill(is_dropped, 0.0),
+        tokens_per_expert=choices_per_expert if policy == "dropless" else count_per_expert(index, num_experts),
+        choices_per_expert=choices_per_expert,
+        dropped=is_dropped.sum(),
+        recycled=((index != chosen) & ~is_dropped).sum(),
+        probabilities=probabilities,
+    )
+
+
+def drop(expert_index: Tensor, num_experts: int, capacity: int) -> Tensor:
+    """expert_index (T, K) with every choice over capacity replaced by E."""
+    place, _ = _places_in_order(expert_index, num_experts)
+    return expert_index.masked_fill(place >= capacity, num_experts)
+
+
+def recycle(expert_index: Tensor, num_experts: int, capacity: int, place_keys: Tensor) -> Tensor:
+    """expert_index (T, K) with every choice over capacity moved to a random free place, or to E when there is none left.
+
+    Every free place is as likely as any other, so an expert is chosen in proportion to its free places.
+    """
+    place, count = _places_in_order(expert_index, num_experts)
+    over = place >= capacity
+    position = torch.arange(capacity, device=expert_index.device)
+    is_free = position >= count.clamp(max=capacity)[:, None]  # (E, C)
+    # Taken places sort behind every free one: keys lie in [0, 1).
+    free_first = torch.where(is_free.flatten(), place_keys, 2.0).argsort()
+    over_in_order = over.t().flatten()
+    turn = (over_in_order.cumsum(0) - 1).view(over.shape[1], over.shape[0]).t()  # the i of each choice over capacity
+    recipient = free_first[turn.clamp(min=0, max=free_first.shape[0] - 1)] // capacity
+    recipient = torch.where(turn < is_free.sum(), recipient, num_experts)
+    return torch.where(over, recipient, expert_index)
+
+
+def count_per_expert(expert_index: Tensor, num_experts: int) -> Tensor:
+    """Choices (any shape) per expert (E,); the index E is not counted."""
+    flat = expert_index.flatten()
+    counts = torch.zeros(num_experts + 1, dtype=torch.int64, device=flat.device)
+    return counts.scatter_add(0, flat, torch.ones_like(flat))[:num_experts]
+
+
+def update_expert_bias(expert_bias: Tensor, choices_per_expert: Tensor, rate: float) -> None:
+    """Moves the selection bias (..., E) in place by `rate` toward experts that were chosen less than the mean."""
+    load = choices_per_expert.to(expert_bias.dtype)
+    expert_bias += rate * torch.sign(load.mean(dim=-1, keepdim=True) - load)
+
+
+def _places_in_order(expert_index: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
+    """The rank of each choice (T, K) among those of its expert, first choices first, and the choices per expert (E,)."""
+    in_order = expert_index.t().flatten()  # (N,): all first choices, then all second ones
+    count = count_per_expert(in_order, num_experts)
+    by_expert = in_order.argsort(stable=True)
+    first = count.cumsum(0) - count
+    rank = torch.arange(in_order.shape[0], device=in_order.device) - first[in_order[by_expert]]
+    place = torch.empty_like(in_order).scatter(0, by_expert, rank)
+    return place.view(expert_index.shape[1], expert_index.shape[0]).t(), count
