@@ -1,0 +1,90 @@
+"""The section [data] of a run file: where the text comes from and in which shares."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from model.errors import ConfigError
+
+MAX_SOURCES = 1000  # each gets at least one of the 1,000 draws of a block, see order.Mixture
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    sources: tuple[str, ...] = ("stdlib",)  # "stdlib", files, folders, globs, hf:NAME or hf:NAME:SUBSET
+    weights: tuple[float, ...] = ()  # share of the draws of each source; empty: in proportion to its tokens
+    anneal_sources: tuple[str, ...] = ()  # the mixture of the annealing phase; empty: the same sources
+    anneal_weights: tuple[float, ...] = ()  # shares of the annealing phase; empty: as `weights`, or by tokens
+    text_key: str = "text"  # the key of a jsonl line, the column of a parquet file or data set
+    validation_fraction: float = 0.02  # share of the documents that is never trained on
+    tokenizer: str = ""  # path of a tokenizer.json; empty: one is trained on the corpus
+    cache_dir: str = ""  # empty: $HUNYUAN_CACHE, else $XDG_CACHE_HOME/hunyuan, else ~/.cache/hunyuan
+
+    def __post_init__(self) -> None:
+        for name in ("sources", "weights", "anneal_sources", "anneal_weights"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)  # TOML gives lists
+        problems = [
+            *_source_problems("data.sources", self.sources),
+            *_source_problems("data.anneal_sources", self.anneal_sources),
+            *_weight_problems("data.weights", self.weights, "data.sources", self.sources),
+            *_weight_problems("data.anneal_weights", self.anneal_weights, "data.anneal_sources", self._anneal_sources),
+        ]
+        if self.sources == ():
+            problems.append('data.sources is empty: name a file, a folder, or "stdlib"')
+        if not (isinstance(self.text_key, str) and self.text_key):
+            problems.append(f"data.text_key is {self.text_key!r}: give the name of the key that holds the text")
+        if not (_is_number(self.validation_fraction) and 0 < self.validation_fraction < 1):
+            problems.append(f"data.validation_fraction is {self.validation_fraction!r}: give a share between 0 and 1")
+        for name in ("tokenizer", "cache_dir"):
+            if not isinstance(getattr(self, name), str):
+                problems.append(f"data.{name} is {getattr(self, name)!r}: give a path as a string, or leave it out")
+        if problems:
+            raise ConfigError(problems)
+
+    @property
+    def all_sources(self) -> tuple[str, ...]:
+        """Every source once, those of the annealing phase last."""
+        return tuple(dict.fromkeys((*self.sources, *self.anneal_sources)))
+
+    @property
+    def _anneal_sources(self) -> tuple[str, ...]:
+        return self.anneal_sources or self.sources
+
+    def weights_by_source(self, tokens: dict[str, int]) -> tuple[dict[str, float], dict[str, float]]:
+        """The mixture of pre-training and that of annealing, given the training tokens of each source."""
+        main = self.weights or [tokens[source] for source in self.sources]
+        if self.anneal_weights:
+            anneal: Sequence[float] = self.anneal_weights
+        elif self.anneal_sources:
+            anneal = [tokens[source] for source in self.anneal_sources]
+        else:
+            anneal = main
+        return (
+            dict(zip(self.sources, main, strict=True)),
+            dict(zip(self._anneal_sources, anneal, strict=True)),
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _source_problems(name: str, sources: object) -> list[str]:
+    if not (isinstance(sources, tuple) and all(isinstance(source, str) and source for source in sources)):
+        return [f"{name} is {sources!r}: give a list of paths or names"]
+    if len(set(sources)) < len(sources):
+        return [f"{name} names a source twice: name each once and set its share in the weights"]
+    if len(sources) > MAX_SOURCES:
+        return [f"{name} has {len(sources)} entries, more than {MAX_SOURCES}: name folders or globs instead of files"]
+    return []
+
+
+def _weight_problems(name: str, weights: object, sources_name: str, sources: object) -> list[str]:
+    if not (isinstance(weights, tuple) and all(_is_number(weight) and weight >= 0 for weight in weights)):
+        return [f"{name} is {weights!r}: give a list of numbers that are not negative"]
+    if weights and isinstance(sources, tuple) and len(weights) != len(sources):
+        return [f"{name} has {len(weights)} numbers for {len(sources)} {sources_name}: give one for each"]
+    if weights and not sum(weights):
+        return [f"{name} are all zero: give at least one source a share"]
+    return []

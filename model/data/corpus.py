@@ -1,0 +1,161 @@
+"""The corpus of a run: every source read, split, tokenized and mapped.
+
+    sources -> documents -> train | validation -> tokenizer (of the training text) -> token shards, in the cache
+
+The first pass over the text decides the split and takes the sha256 of every document. Tokenizer and shards are named by
+what they were made from, so a second start ends there; only what is missing costs a further pass. Text is held in
+memory a batch at a time (a source of few documents whole, while its pieces are told apart).
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.data.cache import cache_folder, write_file
+from model.data.config import DataConfig
+from model.data.shards import TokenShard, open_shard, write_shard
+from model.data.sources import read_source
+from model.data.split import Split, content_position, cut, plan_split
+from model.errors import DataError
+from model.tokenizer.bpe import Tokenizer, load_tokenizer, train_tokenizer
+
+FORMAT = 1  # of cached files: raise it where the same text would give another tokenizer or other tokens
+SAMPLE_BYTES = 20_000_000  # a tokenizer is trained on no more text than this, spread over all documents
+SAMPLE_PIECE_CHARS = 16_384
+
+Progress = Callable[[str, float], None]  # what is being done, and how much of it from 0 to 1
+
+
+@dataclass(frozen=True)
+class Corpus:
+    tokenizer: Tokenizer
+    train: dict[str, TokenShard]  # by source
+    validation: dict[str, TokenShard]
+    fingerprint: str  # of all text, its split and the tokenizer, not of the paths
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Of the validation text, end-of-text tokens counted: bits per byte = loss / ln 2 / bytes_per_token."""
+        shards = self.validation.values()
+        return sum(shard.text_bytes for shard in shards) / sum(len(shard) for shard in shards)
+
+
+def prepare_corpus(config: DataConfig, vocab_size: int, progress: Progress | None = None) -> Corpus:
+    """Reads the sources and returns their shards, from the cache where the text, split and tokenizer are the same."""
+    report = progress or (lambda stage, share: None)
+    folder = cache_folder(config.cache_dir)
+    sources = [_scan(spec, config, report) for spec in config.all_sources]
+    tokenizer = _tokenizer(config.tokenizer, sources, vocab_size, folder, report)
+    train = {source.spec: _shard(source, "train", tokenizer, folder, report) for source in sources}
+    validation = {source.spec: _shard(source, "validation", tokenizer, folder, report) for source in sources}
+    parts = [shard.fingerprint for shard in (*train.values(), *validation.values())]
+    return Corpus(tokenizer, train, validation, _fingerprint(parts))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What the first pass finds out about a source, and the way to its text."""
+
+    spec: str
+    text_key: str
+    content: str  # sha256 of its documents in order
+    text_bytes: int
+    split: Split
+
+    @property
+    def key(self) -> list[object]:
+        return [self.content, self.split.fraction, self.split.piece_chars, self.split.salt]
+
+    def texts(self, side: str) -> Iterator[str]:
+        """The documents of "train" or "validation"."""
+        content = _Content()
+        for text in content.watch(read_source(self.spec, self.text_key)):
+            yield from (part for held_back, part in self.split.parts(text) if held_back == (side == "validation"))
+        if content.hexdigest() != self.content:
+            raise DataError(f"{self.spec} changed while it was read: start again once nothing writes to it")
+
+
+class _Content:
+    """The digest and size of documents as they go by."""
+
+    def __init__(self) -> None:
+        self.text_bytes = 0
+        self._digest = hashlib.sha256()
+
+    def watch(self, documents: Iterable[tuple[str, str]]) -> Iterator[str]:
+        for _, text in documents:
+            encoded = text.encode()
+            self.text_bytes += len(encoded)
+            self._digest.update(hashlib.sha256(encoded).digest())
+            yield text
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
+def _scan(spec: str, config: DataConfig, report: Progress) -> _Source:
+    report(f"reading {spec}", 0.0)
+    content = _Content()
+    documents = read_source(spec, config.text_key)
+    split = plan_split(content.watch(documents), config.validation_fraction, spec)
+    report(f"reading {spec}", 1.0)
+    return _Source(spec, config.text_key, content.hexdigest(), content.text_bytes, split)
+
+
+def _tokenizer(path: str, sources: list[_Source], vocab_size: int, folder: Path, report: Progress) -> Tokenizer:
+    if path:
+        tokenizer = load_tokenizer(Path(path).expanduser())
+        if tokenizer.vocab_size > vocab_size:
+            raise DataError(
+                f"{path} has {tokenizer.vocab_size} tokens and the model {vocab_size}: "
+                f"set model.vocab_size to at least {tokenizer.vocab_size}"
+            )
+        return tokenizer
+    name = _fingerprint([vocab_size, *(source.key for source in sources)])
+    cached = folder / "tokenizers" / f"{name}.json"
+    try:
+        return load_tokenizer(cached)
+    except DataError:  # not there, or damaged
+        report("training the tokenizer", 0.0)
+        tokenizer = train_tokenizer(_sample(sources), vocab_size)
+        write_file(cached, [tokenizer.to_json().encode()])
+        report("training the tokenizer", 1.0)
+        return tokenizer
+
+
+def _sample(sources: list[_Source]) -> Iterator[str]:
+    """The training text, or pieces of it chosen by their hash, so that the same text gives the same tokenizer."""
+    share = SAMPLE_BYTES / sum(source.text_bytes for source in sources)
+    for source in sources:
+        for text in source.texts("train"):
+            if share >= 1:
+                yield text
+            else:
+                yield from (piece for piece in cut(text, SAMPLE_PIECE_CHARS) if content_position(piece, 1) < share)
+
+
+def _shard(source: _Source, side: str, tokenizer: Tokenizer, folder: Path, report: Progress) -> TokenShard:
+    fingerprint = _fingerprint([side, tokenizer.fingerprint, source.key])
+    path = folder / "shards" / fingerprint
+    shard = open_shard(path, fingerprint)
+    if shard is None:
+        stage = f"encoding {source.spec} ({side})"
+        report(stage, 0.0)
+        write_shard(
+            path,
+            source.texts(side),
+            tokenizer,
+            fingerprint,
+            on_progress=lambda text_bytes: report(stage, text_bytes / source.text_bytes),
+        )
+        report(stage, 1.0)
+        shard = open_shard(path, fingerprint)
+    if shard is None:
+        raise DataError(f"{path}.bin cannot be read back: set data.cache_dir or HUNYUAN_CACHE to another folder")
+    return shard
+
+
+def _fingerprint(parts: Sequence[object]) -> str:
+    return hashlib.sha256(json.dumps([FORMAT, *parts]).encode()).hexdigest()

@@ -1,0 +1,185 @@
+"""The order of training: which sequence of which source is drawn when, as a pure function of the draw's number.
+
+    draw -> (source, cursor) by the mixture -> (epoch, index) -> sequence of the shard, by a keyed permutation
+
+No state, so resuming at draw g is exact and costs nothing. Sequence j of a shard is tokens[j*S : j*S + S + 1]; S is the
+sequence length, and the last token of one sequence is the first of the next, so every token but the first is a target.
+Shuffling is a Feistel network on the smallest even number of bits that holds n, walked until it lands in range(n)
+(Black and Rogaway 2002): a bijection without a table, so an epoch visits each sequence once at any size.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from model.data.config import DataConfig
+from model.data.corpus import Corpus
+from model.data.shards import TokenShard
+from model.errors import DataError
+
+BLOCK = 1000  # draws over which a mixture keeps its shares exactly
+ROUNDS = 6
+
+
+def mix(*values: int | np.ndarray) -> np.ndarray:
+    """A 64-bit hash of integers or arrays that broadcast, by the finaliser of splitmix64 (Steele et al. 2014)."""
+    state = np.zeros((), np.uint64)
+    with np.errstate(over="ignore"):
+        for value in values:
+            state = state + np.asarray(value).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            state = state ^ (state >> np.uint64(31))
+    return state
+
+
+def permute(index: np.ndarray, n: int, key: int | np.ndarray) -> np.ndarray:
+    """Where `index` in range(n) goes: a bijection for each key; `key` broadcasts against `index`."""
+    half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    values, keys = np.broadcast_arrays(np.asarray(index, np.uint64), np.asarray(key, np.uint64))
+    result = values.copy()
+    outside = np.ones(result.shape, bool)  # every value takes one walk, those that leave range(n) go on
+    while outside.any():
+        left, right = result[outside] >> half, result[outside] & mask
+        for turn in range(ROUNDS):
+            left, right = right, left ^ (mix(keys[outside], turn, right) & mask)
+        result[outside] = left << half | right
+        outside = result >= n
+    return result.astype(np.int64)
+
+
+class Mixture:
+    """Draws shared among sources: in every block of 1,000 each has its exact count, in an order shuffled by the seed.
+
+    Counts are the shares rounded by largest remainder; a source with any weight gets at least one draw of a block.
+    """
+
+    def __init__(self, weights: np.ndarray, key: int | np.ndarray) -> None:
+        self.counts = _apportion(np.asarray(weights, np.float64))  # (sources,)
+        self._key = key
+        self._source_of_slot = np.repeat(np.arange(len(self.counts)), self.counts)  # (BLOCK,)
+
+    def drawn_before(self, draw: int) -> np.ndarray:
+        """How many of the draws 0 .. draw - 1 fell on each source."""
+        block, place = divmod(draw, BLOCK)
+        return block * self.counts + np.bincount(self._block(block)[:place], minlength=len(self.counts))
+
+    def draws(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The source of each of `count` draws from `start` on, and how many draws that source had before it."""
+        first_block, place = divmod(start, BLOCK)
+        last_block = (start + count - 1) // BLOCK
+        blocks = [self._block(block) for block in range(first_block, last_block + 1)]
+        source = np.concatenate(blocks) if count else np.zeros(0, np.int64)
+        cursor = np.empty(len(source), np.int64)
+        for index, per_block in enumerate(self.counts):
+            chosen = source == index
+            cursor[chosen] = first_block * per_block + np.arange(chosen.sum())
+        return source[place : place + count], cursor[place : place + count]
+
+    def _block(self, block: int) -> np.ndarray:
+        return self._source_of_slot[permute(np.arange(BLOCK), BLOCK, mix(self._key, block))]
+
+
+class Sampler:
+    """The training sequences by draw number: `batch(start, count)` gives the same whatever was drawn before.
+
+    From draw `anneal_start_draw` on the second mixture holds, and a source of both goes on where its cursor stood.
+    """
+
+    def __init__(
+        self,
+        shards: Mapping[str, TokenShard],
+        weights: Mapping[str, float],
+        sequence_length: int,
+        seed: int,
+        anneal_weights: Mapping[str, float] | None = None,
+        anneal_start_draw: int | None = None,
+    ) -> None:
+        self._shards = list(shards.values())
+        self._sequence_length = sequence_length
+        self._seed = seed
+        self._sequences = [(len(shard) - 1) // sequence_length for shard in self._shards]
+        for name, shard, sequences in zip(shards, self._shards, self._sequences, strict=True):
+            if sequences < 1:
+                raise DataError(
+                    f"{name} has {len(shard)} training tokens and a sequence needs {sequence_length + 1}: "
+                    "lower training.sequence_length or give more text"
+                )
+
+        def mixture(shares: Mapping[str, float], phase: int) -> Mixture:
+            return Mixture(np.array([shares.get(name, 0.0) for name in shards]), mix(seed, phase))
+
+        self._main = mixture(weights, phase=0)
+        self._anneal = mixture(weights if anneal_weights is None else anneal_weights, phase=1)
+        self._anneal_start = anneal_start_draw
+
+    @classmethod
+    def from_config(
+        cls,
+        config: DataConfig,
+        corpus: Corpus,
+        sequence_length: int,
+        seed: int,
+        anneal_start_draw: int | None = None,
+    ) -> "Sampler":
+        weights, anneal_weights = config.weights_by_source({spec: len(shard) for spec, shard in corpus.train.items()})
+        return cls(corpus.train, weights, sequence_length, seed, anneal_weights, anneal_start_draw)
+
+    def batch(self, start: int, count: int) -> np.ndarray:
+        """The sequences of draws start .. start + count - 1, int64 (count, sequence_length + 1)."""
+        source, cursor = self.draws(start, count)
+        length = self._sequence_length
+        sequences = np.empty((count, length + 1), np.int64)
+        for index, shard in enumerate(self._shards):
+            rows = np.flatnonzero(source == index)
+            positions = length * self._sequence_index(index, cursor[rows])
+            for row, position in zip(rows, positions, strict=True):
+                sequences[row] = shard.tokens[position : position + length + 1]
+        return sequences
+
+    def draws(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The source (by position) and the cursor within it of each draw, over both phases."""
+        boundary = start + count if self._anneal_start is None else self._anneal_start
+        before = min(max(boundary - start, 0), count)  # draws of this call ahead of the annealing phase
+        source, cursor = self._main.draws(start, before)
+        if before == count:
+            return source, cursor
+        anneal_source, anneal_cursor = self._anneal.draws(start + before - boundary, count - before)
+        anneal_cursor = anneal_cursor + self._main.drawn_before(boundary)[anneal_source]
+        return np.concatenate([source, anneal_source]), np.concatenate([cursor, anneal_cursor])
+
+    def _sequence_index(self, source: int, cursor: np.ndarray) -> np.ndarray:
+        """Which sequence of the shard a cursor stands for: every epoch has an order of its own."""
+        epoch, index = np.divmod(cursor, self._sequences[source])
+        return permute(index, self._sequences[source], mix(self._seed, 2 + source, epoch))
+
+
+def validation_batches(
+    shards: Mapping[str, TokenShard], sequence_length: int, batch_size: int, max_tokens: int
+) -> Iterator[np.ndarray]:
+    """The first sequences of each shard in order, int64 (n, S + 1), the targets of a shard never twice.
+
+    `max_tokens` is shared in proportion to the shards' sizes, at least one sequence each; a shard shorter than a
+    sequence gives all it has as one.
+    """
+    total = sum(len(shard) for shard in shards.values())
+    for shard in shards.values():
+        length = min(sequence_length, len(shard) - 1)
+        wanted = max(1, max_tokens * len(shard) // total // length)
+        count = min((len(shard) - 1) // length, wanted)
+        for first in range(0, count, batch_size):
+            index = np.arange(first, min(first + batch_size, count))[:, None] * length
+            yield shard.tokens[index + np.arange(length + 1)].astype(np.int64)
+
+
+def _apportion(weights: np.ndarray) -> np.ndarray:
+    """BLOCK draws in proportion to the weights, as integers by largest remainder."""
+    exact = BLOCK * weights / weights.sum()
+    counts = np.floor(exact).astype(np.int64)
+    remainder_order = np.argsort(counts - exact, kind="stable")
+    counts[remainder_order[: BLOCK - counts.sum()]] += 1
+    while (unseen := (counts == 0) & (weights > 0)).any():
+        counts[np.argmax(unseen)] += 1
+        counts[np.argmax(counts)] -= 1
+    return counts
