@@ -16,7 +16,7 @@ class DataConfig:
     anneal_sources: tuple[str, ...] = ()  # the mixture of the annealing phase; empty: the same sources
     anneal_weights: tuple[float, ...] = ()  # shares of the annealing phase; empty: as `weights`, or by tokens
     text_key: str = "text"  # the key of a jsonl line, the column of a parquet file or data set
-    validation_fraction: float = 0.02  # share of the documents that is never trained on
+    validation_fraction: float = 0.05  # share of the documents that is never trained on
     tokenizer: str = ""  # path of a tokenizer.json; empty: one is trained on the corpus
     cache_dir: str = ""  # empty: $HUNYUAN_CACHE, else $XDG_CACHE_HOME/hunyuan, else ~/.cache/hunyuan
 

@@ -1,0 +1,1 @@
+"""Tables and figures, one module a question; nothing here prints or saves."""

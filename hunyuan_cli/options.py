@@ -1,0 +1,98 @@
+"""What the commands share: option types, and the sizes that users type.
+
+parse_context   "256K"  -> 262_144          tokens of context: binary, as context lengths are named
+parse_number    "2M"    -> 2_000_000.0      tokens, parameters, FLOPs: decimal K M B (or G) T, or 1e15
+parse_count     "2M"    -> 2_000_000        the same, whole
+parse_bytes     "141GB" -> 141_000_000_000  memory: decimal units, or binary ones (GiB)
+"""
+
+import re
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
+
+_NUMBER = re.compile(r"([0-9]+(?:[,_][0-9]+)*(?:\.[0-9]*)?(?:e\+?[0-9]{1,3})?)\s*([a-z]*)", re.IGNORECASE)
+_BINARY = {"": 1, "k": 2**10, "m": 2**20}
+_DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
+_BYTES = {"": 1, "b": 1} | {
+    prefix + unit: base**power
+    for power, prefix in enumerate("kmgt", start=1)
+    for unit, base in (("", 1000), ("b", 1000), ("ib", 1024))
+}
+
+
+def parse_context(text: str | int) -> int:
+    """A context length in tokens, where K is 1,024."""
+    return _whole(_size(text, _BINARY), text, "a context length in tokens: write 4096, 32K or 256K (K is 1,024)")
+
+
+def parse_number(text: str | float) -> float:
+    """A positive quantity such as FLOPs, where K, M, B (or G) and T are thousands, millions and so on."""
+    size = _size(text, _DECIMAL)
+    if size is None:
+        raise typer.BadParameter(f"'{text}' is not a positive number: write 2000000, 2M, 1.5B or 1e15")
+    return float(size)
+
+
+def parse_count(text: str | int) -> int:
+    """A whole positive number of things, such as tokens."""
+    return _whole(_size(text, _DECIMAL), text, "a positive whole number: write 2000000, 2M, 1.5B or 1e9")
+
+
+def parse_bytes(text: str | int) -> int:
+    """A size of memory in bytes."""
+    return _whole(_size(text, _BYTES), text, "a size in bytes: write 141GB, 80GiB or 512MB")
+
+
+def _size(text: str | float, units: dict[str, int]) -> Decimal | None:
+    """The positive value of a number and its unit, exactly; None when it is neither."""
+    match = _NUMBER.fullmatch(str(text).strip())
+    if match is None or match[2].lower() not in units:
+        return None
+    size = Decimal(re.sub("[,_]", "", match[1])) * units[match[2].lower()]
+    return size if 0 < size < Decimal("1e300") else None
+
+
+def _whole(size: Decimal | None, text: str | float, expected: str) -> int:
+    if size is None or size != size.to_integral_value():
+        raise typer.BadParameter(f"'{text}' is not {expected}")
+    return int(size)
+
+
+def check_figure_path(path: Path | None) -> Path | None:
+    """Refuse a figure format that cannot be written before the work is done rather than after it."""
+    if path is not None and path.suffix.lower() not in FIGURE_SUFFIXES:
+        raise typer.BadParameter(f"'{path}' must end in {', '.join(FIGURE_SUFFIXES[:-1])} or {FIGURE_SUFFIXES[-1]}")
+    return path
+
+
+Format = Annotated[
+    Literal["table", "json", "csv"], typer.Option("--format", help="A table to read, or json or csv for programs.")
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", dir_okay=False, help="Write the results to this file instead of standard output."),
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option("--plot", dir_okay=False, callback=check_figure_path, help="Draw a .png, .svg or .pdf figure."),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, or one of several such as cuda:1.")]
+Context = Annotated[
+    int, typer.Option("--context", parser=parse_context, metavar="TOKENS", help="Context length, such as 32K or 256K.")
+]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Sequences at once.")]
+Tokens = Annotated[
+    int | None, typer.Option("--tokens", parser=parse_count, metavar="TOKENS", help="Tokens, such as 2M or 1.5B.")
+]
+Flops = Annotated[
+    float | None, typer.Option("--flops", parser=parse_number, metavar="FLOPS", help="FLOPs, such as 1e15.")
+]
+Memory = Annotated[
+    int | None, typer.Option("--memory", parser=parse_bytes, metavar="BYTES", help="Memory, such as 141GB or 80GiB.")
+]

@@ -1,0 +1,190 @@
+"""Checkpoints of a run: safetensors and JSON in one folder a step, complete or not there at all.
+
+    RUN/checkpoints/step-00000200/
+        model.safetensors       weights and buffers by name
+        optimizer.safetensors   AdamW's moments by parameter name
+        generators.safetensors  the state of every random generator
+        state.json              step, tokens, seconds, ...
+        manifest.json           SHA-256 of each file above
+
+A folder is written under another name, synced and renamed, so that a crash leaves none by halves; the checksums find what a
+disk damaged later. Nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from model.config import HunyuanConfig
+from model.errors import CheckpointError
+
+MODEL, OPTIMIZER, GENERATORS = "model.safetensors", "optimizer.safetensors", "generators.safetensors"
+STATE, MANIFEST = "state.json", "manifest.json"
+
+
+def save_checkpoint(
+    run: Path,
+    step: int,
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generators: dict[str, torch.Generator],
+    state: dict[str, Any],
+    keep: int,
+) -> Path:
+    """Writes the checkpoint of `step` and then removes all but the newest `keep`; CheckpointError when it cannot be written."""
+    folder = _folder(run, step)
+    aside = folder.with_name(f".{folder.name}.writing")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)  # what an earlier crash left
+        aside.mkdir(parents=True)
+        _save_tensors(net.state_dict(), aside / MODEL)
+        _save_tensors(_moments(net, optimizer), aside / OPTIMIZER)
+        _save_tensors({name: generator.get_state() for name, generator in generators.items()}, aside / GENERATORS)
+        _write_json(aside / STATE, state | {"step": step})
+        _write_json(aside / MANIFEST, {name: _sha256(aside / name) for name in (MODEL, OPTIMIZER, GENERATORS, STATE)})
+        for path in aside.iterdir():
+            _sync(path)
+        if folder.exists():  # the same step of a run that was taken back to an earlier one
+            shutil.rmtree(folder)
+        aside.rename(folder)
+        _sync(folder.parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise CheckpointError(
+            f"the checkpoint of step {step} could not be written to {folder.parent} ({error}): free some space and resume; "
+            f"{_what_is_left(run)}"
+        ) from error
+    for old in steps_saved(run)[:-keep]:
+        shutil.rmtree(_folder(run, old), ignore_errors=True)
+    return folder
+
+
+def restore(
+    folder: Path, net: nn.Module, optimizer: torch.optim.Optimizer, generators: dict[str, torch.Generator]
+) -> dict[str, Any]:
+    """Loads a checkpoint into what a run is made of, in place, and returns its state.json."""
+    net.load_state_dict(load_file(folder / MODEL))
+    moments = load_file(folder / OPTIMIZER)
+    for name, parameter in net.named_parameters():
+        optimizer.state[parameter] = {
+            "step": moments[f"{name}.step"],
+            "exp_avg": moments[f"{name}.exp_avg"].to(parameter.device),
+            "exp_avg_sq": moments[f"{name}.exp_avg_sq"].to(parameter.device),
+        }
+        if parameter.device.type != "cpu":  # the fused kernel reads its step where the parameter is
+            optimizer.state[parameter]["step"] = moments[f"{name}.step"].to(parameter.device)
+    states = load_file(folder / GENERATORS)
+    for name, generator in generators.items():
+        generator.set_state(states[name])
+    state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    return state
+
+
+def steps_saved(run: Path) -> list[int]:
+    """Steps of the complete checkpoints of a run, in order."""
+    return sorted(
+        int(path.name.removeprefix("step-")) for path in (run / "checkpoints").glob("step-*") if path.is_dir()
+    )
+
+
+def newest_intact(run: Path) -> tuple[Path, list[str]]:
+    """The newest checkpoint whose checksums hold, and a sentence on each newer one that was passed over."""
+    passed_over: list[str] = []
+    for step in reversed(steps_saved(run)):
+        folder = _folder(run, step)
+        damage = find_damage(folder)
+        if damage is None:
+            return folder, passed_over
+        passed_over.append(f"the checkpoint {folder.name} is damaged ({damage}): the one before it is used")
+    reason = f": {passed_over[-1].split(': the')[0]}" if passed_over else ""
+    raise CheckpointError(f"{run} holds no usable checkpoint{reason}; start it again in another folder with --out")
+
+
+def find_damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        for name in (MODEL, OPTIMIZER, GENERATORS, STATE):
+            if _sha256(folder / name) != manifest[name]:
+                return f"{name} does not match its checksum"
+    except OSError as error:
+        return f"{Path(str(error.filename)).name}: {error.strerror}"
+    except (ValueError, KeyError, TypeError):
+        return f"{MANIFEST} cannot be read"
+    return None
+
+
+class _Model(Protocol):
+    def __init__(self, config: HunyuanConfig) -> None: ...
+    def load_state_dict(self, state_dict: Any, /) -> Any: ...
+    def eval(self) -> Any: ...
+
+
+M = TypeVar("M", bound=_Model)
+
+
+def load_model(folder: str | Path, kind: type[M]) -> M:
+    """The model of a run folder (its newest intact checkpoint) or of one checkpoint, on the CPU, in evaluation mode."""
+    folder = Path(folder)
+    run = run_of(folder)
+    if folder == run:
+        folder, _ = newest_intact(run)
+    elif damage := find_damage(folder):
+        raise CheckpointError(f"the checkpoint {folder} is damaged ({damage}): use another one of {folder.parent}")
+    with torch.device("meta"):
+        net = kind(HunyuanConfig.from_file(run))
+    weights = load_file(folder / MODEL)
+    net.load_state_dict(weights, assign=True)  # type: ignore[call-arg]
+    net.eval()
+    return net
+
+
+def run_of(folder: Path) -> Path:
+    """The run folder that `folder` is, or is a checkpoint of."""
+    for run in (folder, folder.parent.parent):
+        if (run / "config.json").is_file() and (run / "checkpoints").is_dir():
+            return run
+    what = "has no checkpoint" if folder.is_dir() else "does not exist"
+    raise CheckpointError(f"{folder} {what}: give the folder of a run, the one that hunyuan train --out named")
+
+
+def _folder(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"step-{step:08d}"
+
+
+def _moments(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {f"{name}.{key}": value for name, p in net.named_parameters() for key, value in optimizer.state[p].items()}
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _what_is_left(run: Path) -> str:
+    steps = steps_saved(run)
+    return f"the checkpoint of step {steps[-1]} is intact" if steps else "there is no earlier checkpoint"

@@ -1,0 +1,107 @@
+"""TrainingConfig: how long, on how much, how fast to learn, and what to keep. The [training] section of a run file."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from model.config import type_problems
+from model.errors import ConfigError
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Settings of one training run; ConfigError lists every invalid value at once.
+
+    The length is given once: in steps, tokens or FLOPs. The defaults train the toy preset on a laptop in minutes.
+    """
+
+    steps: int = 0  # optimizer steps; when nothing is given, 400
+    tokens: int = 0  # or training tokens, rounded up to whole steps
+    flops: float = 0.0  # or training FLOPs by the exact count (model/counts.py), rounded up to whole steps
+    sequence_length: int = 256  # tokens
+    global_batch_tokens: int = 4096  # tokens per optimizer step
+    micro_batch_size: int = 16  # sequences per forward pass; the rest of the batch is accumulated
+    learning_rate: float = 4e-3  # peak
+    batch_noise_ratio: float = 0.26  # B / B_noise of the expert learning-rate rule; the report's 0.31 for 16 experts
+    expert_lr_scale: float = 0.0  # of the routed experts' learning rate; 0 takes the rule's
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    warmup_fraction: float = 0.04  # of the steps, up to the peak
+    decay_ratio: float = 0.3  # of the peak, where the long decay ends
+    anneal_fraction: float = 0.05  # of the steps, the last ones (Hunyuan-Large, arXiv:2411.02265)
+    final_ratio: float = 0.1  # of the peak, where annealing ends (ibid.)
+    seed: int = 0  # of the weights, the data order and the routing
+    device: str = "auto"  # cpu, cuda, cuda:1; auto takes the accelerator where there is one
+    precision: Precision = "auto"  # of matrix products; auto is bfloat16 on an accelerator, float32 on a processor
+    compile: bool = False  # torch.compile of every block
+    recompute: bool = False  # forget activations inside a block and compute them again in the backward pass
+    log_every: int = 5  # steps between lines of metrics.jsonl
+    evaluate_every: int = 100  # steps between validations; 0 validates at the end only
+    evaluation_tokens: int = 65_536  # of validation text per evaluation, at most
+    checkpoint_every: int = 200  # steps between checkpoints; 0 saves at the end only
+    keep_checkpoints: int = 2  # newest ones that stay
+
+    def __post_init__(self) -> None:
+        problems = type_problems(self, "training") or _problems(self)
+        if problems:
+            raise ConfigError(problems)
+
+    @property
+    def batch_sequences(self) -> int:
+        """Sequences per optimizer step."""
+        return self.global_batch_tokens // self.sequence_length
+
+    @property
+    def micro_batches(self) -> int:
+        """Forward passes per optimizer step."""
+        return self.batch_sequences // self.micro_batch_size
+
+    def total_steps(self, flops_per_token: int) -> int:
+        """The length of the run in steps, from whichever way it was given."""
+        tokens = self.tokens or -(-self.flops // flops_per_token)
+        return self.steps or int(-(-tokens // self.global_batch_tokens)) or 400
+
+
+def _problems(c: TrainingConfig) -> list[str]:
+    problems = []
+    lengths = {name: getattr(c, name) for name in ("steps", "tokens", "flops") if getattr(c, name)}
+    if len(lengths) > 1:
+        given = " and ".join(f"training.{name} = {value}" for name, value in lengths.items())
+        problems.append(f"{given} say the length twice: give one of steps, tokens and flops")
+    at_least_one = "sequence_length global_batch_tokens micro_batch_size log_every evaluation_tokens keep_checkpoints"
+    for name in at_least_one.split():
+        if getattr(c, name) < 1:
+            problems.append(f"training.{name} is {getattr(c, name)}: it must be at least 1")
+    for name in "learning_rate batch_noise_ratio epsilon max_grad_norm".split():
+        if getattr(c, name) <= 0:
+            problems.append(f"training.{name} is {getattr(c, name)}: it must be above 0")
+    not_negative = "steps tokens flops expert_lr_scale weight_decay seed evaluate_every checkpoint_every"
+    for name in not_negative.split():
+        if getattr(c, name) < 0:
+            problems.append(f"training.{name} is {getattr(c, name)}: it must be 0 or above")
+    for name in "beta1 beta2 warmup_fraction anneal_fraction".split():
+        if not 0 <= getattr(c, name) < 1:
+            problems.append(f"training.{name} is {getattr(c, name)}: it must lie in [0, 1)")
+    if not 0 <= c.final_ratio <= c.decay_ratio <= 1:
+        problems.append(
+            f"training.final_ratio is {c.final_ratio} and training.decay_ratio {c.decay_ratio}: "
+            "they must be in order, 0 <= final_ratio <= decay_ratio <= 1"
+        )
+    if c.warmup_fraction + c.anneal_fraction > 1:
+        problems.append(
+            f"training.warmup_fraction {c.warmup_fraction} and training.anneal_fraction {c.anneal_fraction} "
+            "are together over 1: lower one"
+        )
+    if c.precision not in get_args(Precision):
+        problems.append(f"training.precision is {c.precision!r}: choose one of {', '.join(get_args(Precision))}")
+    micro_tokens = c.sequence_length * c.micro_batch_size
+    if micro_tokens > 0 and (c.global_batch_tokens < 1 or c.global_batch_tokens % micro_tokens):
+        problems.append(
+            f"training.global_batch_tokens is {c.global_batch_tokens}: it must be a multiple of sequence_length "
+            f"{c.sequence_length} x micro_batch_size {c.micro_batch_size} = {micro_tokens}"
+        )
+    return problems

@@ -1,0 +1,238 @@
+"""The training loop, the only one: any task that gives micro-batches and their loss is trained by it."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from model.checkpoint.native import newest_intact, restore, save_checkpoint
+from model.counts import activated_params, total_params, training_flops_per_token
+from model.errors import CheckpointError, TrainingError
+from model.layers.transformer import Hunyuan, Output
+from model.moe.layer import MoE, MoEStats
+from model.moe.router import update_expert_bias
+from model.training import transforms
+from model.training.events import Reporter, RunPlan
+from model.training.metrics import RoutingWatch, merge_stats, routing_metrics
+from model.training.optimizer import build_optimizer, describe_groups, set_learning_rate
+from model.training.run_folder import MetricsLog, write_json
+from model.training.schedule import learning_rate_ratio
+from model.training.settings import RunSettings
+
+# Of the last line of metrics.jsonl, which is an evaluated one when the run is finished.
+SUMMARY_KEYS = ("loss", "val_loss", "val_bits_per_byte", "tokens_per_second", "mfu", "aux_loss")
+SUMMARY_KEYS += ("dropped_fraction", "recycled_fraction", "load_imbalance")
+
+
+class Task(Protocol):
+    """What is learnt: pre-training, and later fine-tuning on instructions or preferences."""
+
+    def micro_batches(self, step: int) -> Iterator[Any]: ...
+    def forward(self, net: Hunyuan, batch: Any, generator: torch.Generator) -> Output: ...
+    def evaluate(self, net: Hunyuan) -> dict[str, float]: ...
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One optimizer step: its mean loss, its gradient norm before clipping, and what routing did in its micro-batches."""
+
+    loss: float
+    grad_norm: float
+    routing: MoEStats | None
+
+
+def train(
+    folder: Path,
+    settings: RunSettings,
+    task: Task,
+    reporter: Reporter,
+    *,
+    steps: int,
+    device: torch.device,
+    data: str = "",
+    resume: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Trains in an existing run folder until the end or until should_stop() and returns the summary it leaves there.
+
+    Raises TrainingError when the loss or a gradient is not finite, before any weight is touched, and CheckpointError
+    when the disk is full; the last good checkpoint stays.
+    """
+    session = _Session(folder, settings, task, reporter, steps, device)
+    session.begin(resume)
+    reporter.start(session.plan(data))
+    try:
+        session.run(should_stop)
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be written ({error.strerror or error}) at step {session.step}: free some space, "
+            "then go on with --resume"
+        ) from error
+    finally:
+        session.log.close()
+    return session.summary
+
+
+class _Session:
+    """The state of one run while it is going on."""
+
+    def __init__(
+        self, folder: Path, settings: RunSettings, task: Task, reporter: Reporter, steps: int, device: torch.device
+    ) -> None:
+        self.folder, self.settings, self.task, self.reporter = folder, settings, task, reporter
+        self.config, self.steps, self.device = settings.training, steps, device
+        seed = self.config.seed
+        # Drawn on the processor, so that a seed means the same weights on every device.
+        self.net = Hunyuan(settings.model, torch.Generator().manual_seed(seed)).to(device)
+        self.optimizer = build_optimizer(self.net, settings.model, self.config)
+        self.generators = {"routing": torch.Generator(device).manual_seed(seed)}
+        transforms.prepare(self.net, self.config)
+        self.dtype = transforms.compute_dtype(self.config, device)
+        self.peak_flops = transforms.measure_peak_flops(device, self.dtype)
+        self.flops_per_token = training_flops_per_token(settings.model, self.config.sequence_length)
+        self.activated_params = activated_params(settings.model)
+        self.watch = RoutingWatch()
+        self.step, self.seconds, self.saved_step = 0, 0.0, 0
+        self.last_row: dict[str, Any] = {}
+        self.summary: dict[str, Any] = {}
+
+    def begin(self, resume: bool) -> None:
+        """Opens the record, after taking up the newest intact checkpoint when resuming."""
+        if resume:
+            self._restore()
+        self.log = MetricsLog(self.folder, self.step)
+
+    def _restore(self) -> None:
+        checkpoint, passed_over = newest_intact(self.folder)
+        for sentence in passed_over:
+            self.reporter.note(sentence)
+        state = restore(checkpoint, self.net, self.optimizer, self.generators)
+        self.step, self.seconds, self.saved_step = state["step"], state["seconds"], state["step"]
+        self.last_row, self.watch = state["last_row"], RoutingWatch(state["unhealthy"])
+
+    def plan(self, data: str) -> RunPlan:
+        batch_tokens = self.config.global_batch_tokens
+        return RunPlan(
+            folder=self.folder,
+            device=f"{self.device} {str(self.dtype).removeprefix('torch.')}",
+            steps=self.steps,
+            start_step=self.step,
+            tokens=self.steps * batch_tokens,
+            global_batch_tokens=batch_tokens,
+            total_params=total_params(self.settings.model),
+            activated_params=self.activated_params,
+            flops_per_token=self.flops_per_token,
+            peak_flops=self.peak_flops,
+            groups=describe_groups(self.optimizer, self.config.learning_rate),
+            data=data,
+        )
+
+    def run(self, should_stop: Callable[[], bool]) -> None:
+        c, status = self.config, "finished"
+        mark_time, mark_step = time.perf_counter(), self.step
+        while self.step < self.steps:
+            result = self._train_step()
+            self.step += 1
+            last = self.step == self.steps
+            evaluated = last or (c.evaluate_every > 0 and self.step % c.evaluate_every == 0)
+            if self.step % c.log_every == 0 or evaluated:
+                transforms.synchronize(self.device)
+                elapsed = time.perf_counter() - mark_time
+                self.seconds += elapsed
+                speed = (self.step - mark_step) * c.global_batch_tokens / elapsed
+                self.last_row = self._row(result, speed) | (self._evaluate() if evaluated else {})
+                self.log.write(self.last_row)
+                self.reporter.step(self.last_row)
+                if warning := self.watch.check(result.routing):
+                    self.reporter.note(f"step {self.step}: {warning}")
+                mark_time, mark_step = time.perf_counter(), self.step
+            if last or (c.checkpoint_every > 0 and self.step % c.checkpoint_every == 0):
+                self._save()
+                mark_time, mark_step = time.perf_counter(), self.step
+            if not last and should_stop():
+                status = "interrupted"
+                break
+        if self.saved_step != self.step:
+            self._save()
+        self._finish(status)
+
+    def _train_step(self) -> StepResult:
+        """Gradients of every micro-batch, the check for finite values, then the update."""
+        self.net.train()
+        losses, routing = [], []
+        for batch in self.task.micro_batches(self.step):
+            with transforms.autocast(self.device, self.dtype):
+                output = self.task.forward(self.net, batch, self.generators["routing"])
+            assert output.loss is not None, "a task's forward pass is given labels"
+            ((output.loss + output.aux_loss) / self.config.micro_batches).backward()
+            losses.append(output.loss.detach())
+            if output.stats is not None:
+                routing.append(output.stats)
+        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.config.max_grad_norm)
+        result = StepResult(float(torch.stack(losses).mean()), float(norm), merge_stats(routing))
+        if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
+            raise TrainingError(
+                f"the loss is {result.loss} and the gradient norm {result.grad_norm} at step {self.step + 1}: stopped before "
+                f"the update; the last good checkpoint is that of step {self.saved_step}; lower training.learning_rate"
+            )
+        set_learning_rate(self.optimizer, self._learning_rate(self.step))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._balance(result.routing)
+        return result
+
+    def _learning_rate(self, step: int) -> float:
+        return self.config.learning_rate * learning_rate_ratio(self.config, step, self.steps)
+
+    def _balance(self, routing: MoEStats | None) -> None:
+        """Moves the routers' selection biases, where the model balances its experts that way."""
+        rate = self.settings.model.expert_bias_update_rate
+        if routing is None or rate == 0:
+            return
+        routers = [layer.mlp.router for layer in self.net.layers if isinstance(layer.mlp, MoE)]
+        for router, choices in zip(routers, routing.choices_per_expert, strict=True):
+            if router.expert_bias is not None:
+                update_expert_bias(router.expert_bias, choices, rate)
+
+    def _row(self, result: StepResult, speed: float) -> dict[str, Any]:
+        tokens = self.step * self.config.global_batch_tokens
+        return {
+            "step": self.step,
+            "tokens": tokens,
+            "flops": tokens * self.flops_per_token,
+            "loss": result.loss,
+            "lr": self._learning_rate(self.step - 1),
+            "grad_norm": result.grad_norm,
+            "tokens_per_second": speed,
+            "seconds": self.seconds,
+            "mfu": 6 * self.activated_params * speed / self.peak_flops,
+        } | routing_metrics(result.routing)
+
+    def _evaluate(self) -> dict[str, float]:
+        self.net.eval()
+        with transforms.autocast(self.device, self.dtype):
+            return self.task.evaluate(self.net)
+
+    def _save(self) -> None:
+        state = {"seconds": self.seconds, "last_row": self.last_row, "unhealthy": self.watch.unhealthy}
+        keep = self.config.keep_checkpoints
+        save_checkpoint(self.folder, self.step, self.net, self.optimizer, self.generators, state, keep)
+        self.saved_step = self.step
+
+    def _finish(self, status: str) -> None:
+        self.summary = {
+            "status": status,
+            "steps": self.step,
+            "tokens": self.step * self.config.global_batch_tokens,
+            "flops": self.step * self.config.global_batch_tokens * self.flops_per_token,
+            "seconds": self.seconds,
+            "total_params": total_params(self.settings.model),
+            "activated_params": self.activated_params,
+            "peak_flops": self.peak_flops,
+        } | {key: self.last_row[key] for key in SUMMARY_KEYS if key in self.last_row}
+        write_json(self.folder / "summary.json", self.summary)
+        self.reporter.finish(self.summary)

@@ -1,0 +1,99 @@
+"""Pre-training as a task for the loop: packed sequences of a corpus, next-token loss, validation in bits per byte."""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.counts import training_flops_per_token
+from model.data.corpus import Corpus, Progress, prepare_corpus
+from model.data.order import Sampler, validation_batches
+from model.layers.transformer import Hunyuan, Output
+from model.training import run_folder, transforms
+from model.training.events import Reporter
+from model.training.loop import train
+from model.training.schedule import anneal_start
+from model.training.settings import RunSettings
+
+
+class Pretraining:
+    """Batches are a pure function of the step, so a resumed run reads on exactly where it stopped."""
+
+    def __init__(self, settings: RunSettings, corpus: Corpus, steps: int, device: torch.device) -> None:
+        self.training, self.corpus, self.device = settings.training, corpus, device
+        annealing = anneal_start(self.training, steps) * self.training.batch_sequences
+        length, seed = self.training.sequence_length, self.training.seed
+        self.sampler = Sampler.from_config(settings.data, corpus, length, seed, annealing)
+
+    def micro_batches(self, step: int) -> Iterator[Tensor]:
+        """The batch of step `step` (from 0) in parts of micro_batch_size, int64 (B, S + 1)."""
+        size = self.training.micro_batch_size
+        first = step * self.training.batch_sequences
+        for micro in range(self.training.micro_batches):
+            yield torch.from_numpy(self.sampler.batch(first + micro * size, size)).to(self.device)
+
+    def forward(self, net: Hunyuan, batch: Tensor, generator: torch.Generator) -> Output:
+        """The loss of one micro-batch, its mean over tokens."""
+        return net(batch[:, :-1], batch[:, 1:], generator=generator)
+
+    @torch.no_grad()
+    def evaluate(self, net: Hunyuan) -> dict[str, float]:
+        """val_loss in nats per token and val_bits_per_byte, on text that is never trained on, routed without a capacity."""
+        c = self.training
+        total, tokens = 0.0, 0
+        batches = validation_batches(self.corpus.validation, c.sequence_length, c.micro_batch_size, c.evaluation_tokens)
+        for batch in batches:
+            ids = torch.from_numpy(batch).to(self.device)
+            loss = net(ids[:, :-1], ids[:, 1:]).loss
+            count = ids[:, 1:].numel()
+            total, tokens = total + float(loss) * count, tokens + count
+        loss = total / tokens
+        return {"val_loss": loss, "val_bits_per_byte": loss / math.log(2) / self.corpus.bytes_per_token}
+
+
+def pretrain(
+    folder: Path,
+    settings: RunSettings,
+    reporter: Reporter,
+    *,
+    resume: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Trains `settings` from scratch into a new run folder, or goes on with the run in it; returns the run's summary.
+
+    A resumed run is given its own settings (run_folder.settings_of); should_stop is asked after every step.
+    """
+    device = transforms.pick_device(settings.training.device)
+    if not resume:
+        run_folder.refuse_other_run(folder)  # before minutes are spent on the data
+    corpus = prepare_corpus(settings.data, settings.model.vocab_size, progress)
+    if resume:
+        run_folder.check_same_data(folder, corpus)
+    steps = settings.training.total_steps(training_flops_per_token(settings.model, settings.training.sequence_length))
+    task = Pretraining(settings, corpus, steps, device)
+    if not resume:
+        run_folder.create(folder, settings, corpus, device)
+    return train(
+        folder,
+        settings,
+        task,
+        reporter,
+        steps=steps,
+        device=device,
+        data=describe(corpus),
+        resume=resume,
+        should_stop=should_stop,
+    )
+
+
+def describe(corpus: Corpus) -> str:
+    """One line on the text: sources, tokens, bytes per token."""
+    names = ", ".join(corpus.train)
+    train_tokens, validation_tokens = (sum(map(len, side.values())) for side in (corpus.train, corpus.validation))
+    return (
+        f"{names}: {train_tokens:,} training and {validation_tokens:,} validation tokens of {corpus.bytes_per_token:.2f} bytes"
+    )

@@ -1,0 +1,46 @@
+"""Learning rates as pure functions: over the steps of a run, and between groups of parameters.
+
+Hunyuan-Large, arXiv:2411.02265: warm-up, a long gradual decay, then annealing over the last 5% to a tenth of the peak; and
+routed experts, which see a part of the batch, at a rate of their own.
+"""
+
+import math
+
+from model.config import HunyuanConfig
+from model.training.config import TrainingConfig
+
+
+def anneal_start(config: TrainingConfig, steps: int) -> int:
+    """The first step (from 0) of the annealing phase."""
+    return steps - math.floor(config.anneal_fraction * steps)
+
+
+def learning_rate_ratio(config: TrainingConfig, step: int, steps: int) -> float:
+    """The learning rate of step `step` (from 0) of `steps`, over its peak.
+
+    Linear to 1 over the warm-up; cosine to decay_ratio; linear to final_ratio, which the last step has.
+    """
+    warmup = math.ceil(config.warmup_fraction * steps)
+    anneal = anneal_start(config, steps)
+    if step < min(warmup, anneal):
+        return (step + 1) / warmup
+    if step >= anneal:
+        return config.decay_ratio + (config.final_ratio - config.decay_ratio) * (step - anneal + 1) / (steps - anneal)
+    progress = (step - warmup) / (anneal - warmup)
+    return config.decay_ratio + (1 - config.decay_ratio) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def batch_learning_rate(batch_ratio: float) -> float:
+    """AdamW's best rate at batch size B over its maximum: 2 / (sqrt(B_noise/B) + sqrt(B/B_noise)), B/B_noise given.
+
+    Surge phenomenon in optimal learning rate and batch size scaling, arXiv:2405.14578; used in the report.
+    """
+    return 2 / (math.sqrt(1 / batch_ratio) + math.sqrt(batch_ratio))
+
+
+def expert_lr_scale(model: HunyuanConfig, config: TrainingConfig) -> float:
+    """Routed experts' learning rate over the others': as configured, or lr(B/n) / lr(B), n = experts / top-k."""
+    if config.expert_lr_scale:
+        return config.expert_lr_scale
+    share = model.moe_topk / model.num_experts  # of the tokens, that one expert sees
+    return batch_learning_rate(config.batch_noise_ratio * share) / batch_learning_rate(config.batch_noise_ratio)

@@ -1,0 +1,95 @@
+"""A run's settings: the sections [model], [data] and [training] of its run file, resolved and checked together."""
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import tomli_w
+
+from model.config import HunyuanConfig, unknown_key
+from model.data.config import DataConfig
+from model.errors import ConfigError
+from model.training.config import TrainingConfig
+
+SECTIONS = ("model", "data", "training")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything that determines a run, but the machine."""
+
+    model: HunyuanConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    @classmethod
+    def from_sections(cls, sections: dict[str, dict[str, Any]]) -> Self:
+        """Settings from a mapping of sections; [model] may name a `preset` and change some of its fields."""
+        problems = [
+            f"[{name}] is not a section: known are {', '.join(SECTIONS)}" for name in sections if name not in SECTIONS
+        ]
+        problems += [f"{n} must be a table: write [{n}]" for n, s in sections.items() if not isinstance(s, dict)]
+        if problems:
+            raise ConfigError(problems)
+        parts: dict[str, Any] = {}
+        makers = {"model": _model, "data": _plain(DataConfig, "data"), "training": _plain(TrainingConfig, "training")}
+        for name, make in makers.items():
+            try:
+                parts[name] = make(dict(sections.get(name, {})))
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+        return cls(**parts)
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Self:
+        return cls.from_sections(read_sections(path))
+
+    def to_toml(self) -> str:
+        """The resolved settings as a run file; None, which TOML has not, is left out."""
+        sections = {name: dataclasses.asdict(getattr(self, name)) for name in SECTIONS}
+        return tomli_w.dumps({n: {k: v for k, v in s.items() if v is not None} for n, s in sections.items()})
+
+
+def read_sections(path: str | Path) -> dict[str, dict[str, Any]]:
+    """The sections of a TOML file, unchecked."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError([f"run file {path} cannot be read: {error.strerror}"]) from error
+    except ValueError as error:
+        raise ConfigError([f"run file {path} is not valid TOML: {error}"]) from error
+
+
+def override(sections: dict[str, dict[str, Any]], assignment: str) -> None:
+    """Applies `section.key=value` in place; the value is read as TOML, and as plain text where it is not."""
+    name, equals, text = assignment.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not (equals and dot and key) or section not in SECTIONS:
+        raise ConfigError([f"--set {assignment} is not section.key=value: the sections are {', '.join(SECTIONS)}"])
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    sections.setdefault(section, {})[key] = value
+
+
+def _model(values: dict[str, Any]) -> HunyuanConfig:
+    preset = values.pop("preset", None)
+    if preset is None and "hidden_size" not in values:
+        preset = "toy"
+    return HunyuanConfig.from_dict(values) if preset is None else HunyuanConfig.from_name(preset, **values)
+
+
+def _plain(kind: type, section: str) -> Any:
+    def make(values: dict[str, Any]) -> Any:
+        known = [f.name for f in dataclasses.fields(kind)]
+        problems = [unknown_key(key, known, section) for key in values if key not in known]
+        if problems:
+            raise ConfigError(problems)
+        return kind(**values)
+
+    return make

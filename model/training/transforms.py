@@ -1,0 +1,80 @@
+"""What is done to a finished model from outside: device, precision, recomputation, compilation; and the device's ceiling."""
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from model.errors import ConfigError
+from model.layers import cpu
+from model.layers.transformer import Hunyuan
+from model.training.config import TrainingConfig
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a name; auto takes the accelerator where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError([f"device {name!r} is not known: use auto, cpu or cuda"]) from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError([f"device {name!r} is not supported: use auto, cpu or cuda"])
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            [f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use cpu"]
+        )
+    return device
+
+
+def compute_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype:
+    """The precision of matrix products."""
+    if config.precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.precision]
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """The context of a forward pass: weights stay float32, products run in `dtype`."""
+    if dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype)
+
+
+def prepare(net: Hunyuan, config: TrainingConfig) -> None:
+    """Recomputation and compilation of every block, in place; parameter names stay."""
+    for layer in net.layers:
+        if config.recompute:
+            layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
+        if config.compile:
+            layer.compile()
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits for the device, so that a clock read afterwards means something."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure_peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """The device's matmul ceiling in FLOP/s: the best of a few square products, on a processor by the faster library."""
+    size = 8192 if device.type == "cuda" else 1024
+    generator = torch.Generator(device).manual_seed(0)
+    a, b = (torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2))
+    products: list[Callable[[], object]] = [lambda: a @ b.t()]
+    if cpu.onednn_applies(a, b):
+        products.append(lambda: cpu.product(a, b))
+    best = 0.0
+    for multiply in products:
+        for _ in range(8):
+            synchronize(device)
+            start = time.perf_counter()
+            multiply()
+            synchronize(device)
+            best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
