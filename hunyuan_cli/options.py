@@ -81,8 +81,12 @@ Plot = Annotated[
     Path | None,
     typer.Option("--plot", dir_okay=False, callback=check_figure_path, help="Draw a .png, .svg or .pdf figure."),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, or one of several such as cuda:1.")]
+_SEED = typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")
+_DEVICE = typer.Option("--device", help="auto, cpu, cuda, or one of several such as cuda:1.")
+Seed = Annotated[int, _SEED]
+OptionalSeed = Annotated[int | None, _SEED]
+Device = Annotated[str, _DEVICE]
+OptionalDevice = Annotated[str | None, _DEVICE]
 Context = Annotated[
     int, typer.Option("--context", parser=parse_context, metavar="TOKENS", help="Context length, such as 32K or 256K.")
 ]

@@ -65,7 +65,7 @@ class HunyuanConfig:
 
     def capacity(self, tokens: int) -> int:
         """Places per expert for `tokens` tokens: ceil(capacity_factor * moe_topk * tokens / num_experts)."""
-        # Rounded first: 1.1 * 10 is 11.000000000000002 in binary, which must not buy a twelfth place.
+        # Rounded first: 1.1 * 800 / 16 is 55.00000000000001 in binary, which must not buy a 56th place.
         return max(1, math.ceil(round(self.capacity_factor * self.moe_topk * tokens / self.num_experts, 9)))
 
     def replace(self, **changes: Any) -> Self:
@@ -93,7 +93,7 @@ class HunyuanConfig:
         """A preset by name (model/presets.py), with some fields changed."""
         from model.presets import PRESETS
 
-        if name not in PRESETS:
+        if not isinstance(name, str) or name not in PRESETS:  # a run file may hold anything
             raise ConfigError([f"there is no model named {name!r}: choose one of {', '.join(PRESETS)}"])
         return cls.from_dict(PRESETS[name] | changes)
 
@@ -164,19 +164,22 @@ def _problems(c: HunyuanConfig) -> list[str]:
             f"be one of {', '.join(map(str, divisors))}",
         )
     require(
-        c.cla_share_factor <= max(1, c.num_hidden_layers),
+        c.num_hidden_layers < 1 or c.cla_share_factor <= c.num_hidden_layers,
         f"model.cla_share_factor is {c.cla_share_factor}: with {c.num_hidden_layers} layers it must be between 1 and "
         f"{c.num_hidden_layers}",
     )
     require(
-        c.moe_topk <= max(1, c.num_experts),
+        c.num_experts < 1 or c.moe_topk <= c.num_experts,
         f"model.moe_topk is {c.moe_topk}: with {c.num_experts} experts it must be between 1 and {c.num_experts}",
     )
     require(
         c.moe_routing in ROUTING_POLICIES,
         f"model.moe_routing is {c.moe_routing!r}: choose one of {', '.join(ROUTING_POLICIES)}",
     )
-    return problems + _rope_scaling_problems(c.rope_scaling)
+    problems += _rope_scaling_problems(c.rope_scaling)
+    if isinstance(c.rope_scaling, dict) and c.rope_scaling.get("type") == "dynamic":
+        require(c.head_dim != 2, "model.head_dim is 2: alpha scaling, theta * alpha^(d / (d - 2)), needs 4 or more")
+    return problems
 
 
 def _rope_scaling_problems(scaling: Any) -> list[str]:
@@ -187,8 +190,8 @@ def _rope_scaling_problems(scaling: Any) -> list[str]:
         return [f"model.rope_scaling is {scaling!r}: give {forms}, or leave it out"]
     key = "factor" if scaling["type"] == "linear" else "alpha"
     value = scaling.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        return [f"model.rope_scaling has {key} {value!r}: a {scaling['type']} scaling needs a number above 0"]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        return [f"model.rope_scaling has {key} {value!r}: a {scaling['type']} scaling needs a finite number above 0"]
     # The release carries "factor": 1.0 beside alpha; any other value there would be a second scaling that nobody defined.
     if scaling["type"] == "dynamic" and scaling.get("factor", 1.0) != 1.0:
         return [f"model.rope_scaling has factor {scaling['factor']!r} beside alpha: only 1.0 is defined there"]

@@ -1,5 +1,6 @@
 """`hunyuan train`: pre-train a model from a preset, a run file, or settings on the command line."""
 
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hunyuan_cli.console import save_figure, stderr
-from hunyuan_cli.options import Device, Flops, Seed, Tokens
+from hunyuan_cli.options import Flops, OptionalDevice, OptionalSeed, Tokens
 
 if TYPE_CHECKING:
     from model.training.settings import RunSettings
@@ -43,8 +44,8 @@ def train(
     tokens: Tokens = None,
     flops: Flops = None,
     resume: Resume = False,
-    seed: Annotated[int | None, Seed] = None,
-    device: Annotated[str | None, Device] = None,
+    seed: OptionalSeed = None,
+    device: OptionalDevice = None,
     quiet: Quiet = False,
     tensorboard: TensorBoard = False,
 ) -> None:
@@ -95,10 +96,11 @@ def train(
         stop = stack.enter_context(_finish_step_on_signal(reporter.note))
         summary = pretrain(out, chosen, reporter, resume=resume, should_stop=stop, progress=_data_progress(reporter.note))
     _draw(out, dense=chosen.model.is_dense)
+    folder = shlex.quote(str(out))
     if summary["status"] == "interrupted":
-        stderr(f"stopped after step {summary['steps']} and saved; continue with: hunyuan train --out {out} --resume")
+        stderr(f"stopped after step {summary['steps']} and saved; continue with: hunyuan train --out {folder} --resume")
         raise typer.Exit(130)
-    stderr(f"next: hunyuan infer 'def ' --checkpoint {out}")
+    stderr(f"next: hunyuan infer 'def ' --checkpoint {folder}")
 
 
 def _resolve(sections: dict[str, dict[str, Any]]) -> "RunSettings":

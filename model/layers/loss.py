@@ -22,13 +22,15 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tens
 
     A label of -100 is left out of the mean.
     """
-    return _LinearCrossEntropy.apply(hidden, weight, labels, matmul_dtype(hidden))
+    return _LinearCrossEntropy.apply(hidden, weight, labels, matmul_dtype(hidden), torch.is_grad_enabled())
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, dtype: torch.dtype) -> Tensor:
-        needs_gradient = any(ctx.needs_input_grad)
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, dtype: torch.dtype, grad_enabled: bool
+    ) -> Tensor:
+        needs_gradient = grad_enabled and any(ctx.needs_input_grad)  # the latter is True under no_grad as well
         values = CHUNK_VALUES if hidden.device.type == "cpu" else CHUNK_VALUES_DEVICE
         rows = max(1, values // weight.shape[0])
         count = (labels != -100).sum().clamp(min=1)
@@ -59,9 +61,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total / count
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         d_hidden, d_weight = ctx.saved_tensors
-        return d_hidden * grads[0], d_weight * grads[0], None, None
+        return d_hidden * grads[0], d_weight * grads[0], None, None, None
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -26,12 +26,13 @@ class MoEStats(NamedTuple):
 class Router(nn.Module):
     """hidden (T, D) -> logits (T, E), in float32 whatever the precision around it."""
 
+    expert_bias: Tensor | None  # (E,) added for the choice of an expert alone
+
     def __init__(self, config: HunyuanConfig) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(config.num_experts, config.hidden_size))
-        self.expert_bias: Tensor | None = None
-        if config.expert_bias_update_rate > 0:
-            self.register_buffer("expert_bias", torch.zeros(config.num_experts))
+        balanced = config.expert_bias_update_rate > 0
+        self.register_buffer("expert_bias", torch.zeros(config.num_experts) if balanced else None)
 
     def forward(self, hidden: Tensor) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):

@@ -83,6 +83,8 @@ def _problems(c: TrainingConfig) -> list[str]:
     for name in not_negative.split():
         if getattr(c, name) < 0:
             problems.append(f"training.{name} is {getattr(c, name)}: it must be 0 or above")
+    if c.seed >= 2**63:
+        problems.append(f"training.seed is {c.seed}: it must be below 2**63")
     for name in "beta1 beta2 warmup_fraction anneal_fraction".split():
         if not 0 <= getattr(c, name) < 1:
             problems.append(f"training.{name} is {getattr(c, name)}: it must lie in [0, 1)")

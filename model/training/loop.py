@@ -151,12 +151,14 @@ class _Session:
                     self.reporter.note(f"step {self.step}: {warning}")
                 mark_time, mark_step = time.perf_counter(), self.step
             if last or (c.checkpoint_every > 0 and self.step % c.checkpoint_every == 0):
+                self.seconds += time.perf_counter() - mark_time  # since the last line
                 self._save()
                 mark_time, mark_step = time.perf_counter(), self.step
             if not last and should_stop():
                 status = "interrupted"
                 break
         if self.saved_step != self.step:
+            self.seconds += time.perf_counter() - mark_time
             self._save()
         self._finish(status)
 

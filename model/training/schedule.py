@@ -25,7 +25,7 @@ def learning_rate_ratio(config: TrainingConfig, step: int, steps: int) -> float:
     if step < min(warmup, anneal):
         return (step + 1) / warmup
     if step >= anneal:
-        return config.decay_ratio + (config.final_ratio - config.decay_ratio) * (step - anneal + 1) / (steps - anneal)
+        return config.final_ratio + (config.decay_ratio - config.final_ratio) * (steps - 1 - step) / (steps - anneal)
     progress = (step - warmup) / (anneal - warmup)
     return config.decay_ratio + (1 - config.decay_ratio) * (1 + math.cos(math.pi * progress)) / 2
 

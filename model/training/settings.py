@@ -30,9 +30,9 @@ class RunSettings:
         problems = [
             f"[{name}] is not a section: known are {', '.join(SECTIONS)}" for name in sections if name not in SECTIONS
         ]
-        problems += [f"{n} must be a table: write [{n}]" for n, s in sections.items() if not isinstance(s, dict)]
         if problems:
             raise ConfigError(problems)
+        _require_tables(sections)
         parts: dict[str, Any] = {}
         makers = {"model": _model, "data": _plain(DataConfig, "data"), "training": _plain(TrainingConfig, "training")}
         for name, make in makers.items():
@@ -55,13 +55,15 @@ class RunSettings:
 
 
 def read_sections(path: str | Path) -> dict[str, dict[str, Any]]:
-    """The sections of a TOML file, unchecked."""
+    """The sections of a TOML file, their keys unchecked."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        sections = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError([f"run file {path} cannot be read: {error.strerror}"]) from error
     except ValueError as error:
         raise ConfigError([f"run file {path} is not valid TOML: {error}"]) from error
+    _require_tables(sections)
+    return sections
 
 
 def override(sections: dict[str, dict[str, Any]], assignment: str) -> None:
@@ -75,6 +77,12 @@ def override(sections: dict[str, dict[str, Any]], assignment: str) -> None:
     except tomllib.TOMLDecodeError:
         value = text.strip()
     sections.setdefault(section, {})[key] = value
+
+
+def _require_tables(sections: dict[str, Any]) -> None:
+    problems = [f"{n} must be a table: write [{n}]" for n, s in sections.items() if not isinstance(s, dict)]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _model(values: dict[str, Any]) -> HunyuanConfig:

@@ -1,0 +1,196 @@
+"""Going on with a run: bit for bit as if it had never stopped, from the newest checkpoint that is intact."""
+
+import json
+import shutil
+
+import pytest
+from safetensors.torch import load_file
+from tiny import TENSORS, assert_same_run, checkpoint, rows_of, write_text
+
+from model.checkpoint.native import steps_saved
+from model.errors import CheckpointError
+from model.training import run_folder
+from model.training.settings import RunSettings
+
+MODELS = {
+    "recycle": ("model.moe_routing=recycle", "model.expert_bias_update_rate=0.01"),
+    "drop top-2": ("model.moe_routing=drop", "model.moe_topk=2", "training.evaluate_every=4"),
+    "dense": ("model.num_experts=1", "model.num_shared_expert=0", "training.keep_checkpoints=1"),
+}
+RECYCLE = MODELS["recycle"]
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
+@pytest.mark.parametrize("stops", [(1,), (3,), (5, 6), (4, 1, 3, 11)], ids=str)
+def test_stopped_and_resumed_is_uninterrupted(pretrain, tmp_path, model, stops):
+    pretrain(*model, folder=tmp_path / "whole")
+    recorder = pretrain(*model, stop_after=stops[0])
+    done = stops[0]
+    for count in [*stops[1:], None]:
+        assert recorder.summary["status"] == "interrupted"
+        assert recorder.summary["steps"] == steps_saved(tmp_path / "run")[-1] == done
+        recorder = pretrain(*model, resume=True, stop_after=count)
+        assert recorder.plan.start_step == done
+        done = min(12, done + (count or 12))
+        if done == 12:
+            break
+    assert recorder.summary["status"] == "finished"
+    assert_same_run(tmp_path / "run", tmp_path / "whole", 12)
+
+
+def test_a_request_to_stop_in_the_last_step_comes_too_late(pretrain):
+    assert pretrain("training.steps=3", stop_after=3).summary["status"] == "finished"
+
+
+def test_every_generator_matters_to_the_bits(pretrain, tmp_path):
+    """Recycling draws from its generator, so that the test above would see one that was not restored."""
+    pretrain(*RECYCLE)
+    first, last = (load_file(checkpoint(tmp_path / "run", step) / "generators.safetensors") for step in (9, 12))
+    assert list(first) == ["routing"]
+    assert not first["routing"].equal(last["routing"])
+
+
+@pytest.mark.parametrize(
+    ("every", "keep", "left"), [(3, 2, [9, 12]), (1, 3, [10, 11, 12]), (5, 9, [5, 10, 12]), (0, 1, [12])]
+)
+def test_the_last_checkpoints_are_kept(pretrain, tmp_path, every, keep, left):
+    pretrain(f"training.checkpoint_every={every}", f"training.keep_checkpoints={keep}")
+    assert steps_saved(tmp_path / "run") == left
+
+
+def test_a_finished_run_resumes_to_its_end_and_changes_nothing(pretrain, tmp_path):
+    pretrain(*RECYCLE)
+    shutil.copytree(tmp_path / "run", tmp_path / "before")
+    recorder = pretrain(*RECYCLE, resume=True)
+    assert (recorder.summary["status"], recorder.rows, recorder.plan.start_step) == ("finished", [], 12)
+    assert_same_run(tmp_path / "run", tmp_path / "before", 12)
+    assert recorder.summary == json.loads((tmp_path / "before" / "summary.json").read_text())
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "a flipped byte of the weights": lambda c: flip_a_byte(c / "model.safetensors"),
+    "a flipped byte of the optimizer": lambda c: flip_a_byte(c / "optimizer.safetensors"),
+    "a flipped byte of the state": lambda c: flip_a_byte(c / "state.json"),
+    "a truncated file": lambda c: (c / "generators.safetensors").write_bytes(b""),
+    "a missing file": lambda c: (c / "model.safetensors").unlink(),
+    "no manifest": lambda c: (c / "manifest.json").unlink(),
+    "a manifest that is not JSON": lambda c: (c / "manifest.json").write_text("{"),
+    "a manifest of another kind": lambda c: (c / "manifest.json").write_text("[]"),
+    "a manifest without a file": lambda c: (c / "manifest.json").write_text('{"state.json": ""}'),
+    "an empty folder": lambda c: [path.unlink() for path in c.iterdir()],
+}
+
+
+@pytest.fixture
+def stopped(pretrain, tmp_path):
+    """A run that stopped after step 8, with checkpoints of steps 6 and 8, and the uninterrupted one beside it."""
+    pretrain(*RECYCLE, folder=tmp_path / "whole")
+    pretrain(*RECYCLE, stop_after=8)
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_newest_checkpoint_is_passed_over_and_told(pretrain, stopped, tmp_path, damage):
+    damage(checkpoint(stopped, 8))
+    recorder = pretrain(*RECYCLE, resume=True)
+    (note,) = recorder.notes
+    assert note.startswith("the checkpoint step-00000008 is damaged (")
+    assert note.endswith("): the one before it is used")
+    assert recorder.plan.start_step == 6
+    assert [row["step"] for row in recorder.rows] == list(range(7, 13))
+    assert_same_run(stopped, tmp_path / "whole", 12)
+
+
+def test_all_damaged_is_one_sentence(pretrain, stopped):
+    for step in (6, 8):
+        flip_a_byte(checkpoint(stopped, step) / "model.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        pretrain(*RECYCLE, resume=True)
+    assert "holds no usable checkpoint: the checkpoint step-00000006 is damaged" in str(caught.value)
+    assert "start it again in another folder with --out" in str(caught.value)
+
+
+def test_what_a_crash_left_of_a_checkpoint_is_neither_used_nor_in_the_way(pretrain, stopped, tmp_path):
+    half = stopped / "checkpoints" / ".step-00000012.writing"  # the step that comes next will want this name
+    shutil.copytree(checkpoint(stopped, 8), half)
+    flip_a_byte(half / "model.safetensors")
+    (half / "rubbish").write_text("x")
+    assert pretrain(*RECYCLE, resume=True).plan.start_step == 8
+    assert_same_run(stopped, tmp_path / "whole", 12)
+    assert sorted(path.name for path in (stopped / "checkpoints").iterdir()) == ["step-00000009", "step-00000012"]
+
+
+def test_lines_after_the_checkpoint_and_a_line_cut_short_are_written_again(pretrain, stopped, tmp_path):
+    with (stopped / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 9, "loss": 1.0}\n{"step": 10, "lo')
+    pretrain(*RECYCLE, resume=True)
+    assert_same_run(stopped, tmp_path / "whole", 12)
+
+
+# --- the folder ------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_folder_records_the_experiment(pretrain, settings, text, tmp_path):
+    pretrain(*RECYCLE)
+    folder = tmp_path / "run"
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json", "run.toml", "environment.json", "tokenizer.json", "metrics.jsonl", "summary.json", "checkpoints",
+    }  # fmt: skip
+    assert RunSettings.from_toml(folder / "run.toml") == settings(*RECYCLE) == run_folder.settings_of(folder)
+    assert json.loads((folder / "config.json").read_text()) == settings(*RECYCLE).model.to_dict()
+    environment = json.loads((folder / "environment.json").read_text())
+    assert len(environment["data"]["fingerprint"]) == 64
+    assert list(environment["data"]["train_tokens"]) == [str(text)]
+    assert {"started", "command", "python", "platform", "device", "packages"} <= set(environment)
+    for saved in (folder / "checkpoints").iterdir():
+        assert {path.name for path in saved.iterdir()} == {*TENSORS, "state.json", "manifest.json"}
+    everything = [path for path in folder.rglob("*") if path.is_file()]
+    assert {path.suffix for path in everything} <= {".safetensors", ".json", ".jsonl", ".toml"}
+    assert not list(folder.rglob(".*"))
+
+
+@pytest.mark.parametrize("record", run_folder.RECORDS)
+def test_a_folder_with_another_run_is_refused(pretrain, tmp_path, record):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / record).touch()
+    with pytest.raises(
+        CheckpointError, match="already holds a run: continue it with --resume, or choose another folder"
+    ):
+        pretrain()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [record]
+
+
+def test_other_files_in_the_folder_are_left_alone(pretrain, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.md").write_text("mine")
+    pretrain("training.steps=1")
+    assert (tmp_path / "run" / "notes.md").read_text() == "mine"
+
+
+def test_a_folder_without_a_run_cannot_be_resumed(tmp_path):
+    with pytest.raises(CheckpointError, match=r"holds no run to resume: it has no run\.toml; check --out"):
+        run_folder.settings_of(tmp_path)
+
+
+def test_other_data_is_refused_and_the_same_text_elsewhere_is_not(pretrain, text, tmp_path):
+    mine = tmp_path / "mine.txt"
+    shutil.copy(text, mine)
+    source = f'data.sources=["{mine}"]'
+    pretrain(source, stop_after=2)
+    rows = rows_of(tmp_path / "run")
+    write_text(mine, seed=1)
+    with pytest.raises(
+        CheckpointError, match=r"the data of .* has changed since it began \(fingerprint \w{12}, now \w{12}\)"
+    ):
+        pretrain(source, resume=True)
+    assert rows_of(tmp_path / "run") == rows
+    assert pretrain(resume=True).summary["status"] == "finished"  # the shared text: other path, same words
