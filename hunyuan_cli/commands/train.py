@@ -62,7 +62,7 @@ def train(
     from model.training.settings import override, read_sections
 
     if resume:
-        changed = {"--model": model, "--config": config, "--set": settings, "--data": data, "--steps": steps}
+        changed: dict[str, Any] = {"--model": model, "--config": config, "--set": settings, "--data": data, "--steps": steps}
         changed |= {"--tokens": tokens, "--flops": flops, "--seed": seed}
         given = [name for name, value in changed.items() if value is not None]
         if given:

@@ -57,4 +57,6 @@ def combine(expert_output: Tensor, plan: DispatchPlan, expert_weight: Tensor) ->
         expert_output = torch.where(plan.kept, expert_output, 0)
     rows: Tensor = _Permute.apply(expert_output, plan.inverse, plan.order)
     weight = expert_weight.to(rows.dtype)
+    if weight.shape[1] == 1:  # nothing to sum
+        return rows * weight
     return (rows.view(*weight.shape, -1) * weight[..., None]).sum(dim=1)

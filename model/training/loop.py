@@ -24,8 +24,10 @@ from model.training.schedule import learning_rate_ratio
 from model.training.settings import RunSettings
 
 # Of the last line of metrics.jsonl, which is an evaluated one when the run is finished.
-SUMMARY_KEYS = ("loss", "val_loss", "val_bits_per_byte", "tokens_per_second", "mfu", "aux_loss")
-SUMMARY_KEYS += ("dropped_fraction", "recycled_fraction", "load_imbalance")
+SUMMARY_KEYS = [
+    *("loss", "val_loss", "val_bits_per_byte", "tokens_per_second", "mfu"),
+    *("aux_loss", "dropped_fraction", "recycled_fraction", "load_imbalance"),
+]
 
 
 class Task(Protocol):
@@ -85,6 +87,7 @@ class _Session:
     ) -> None:
         self.folder, self.settings, self.task, self.reporter = folder, settings, task, reporter
         self.config, self.steps, self.device = settings.training, steps, device
+        transforms.keep_freed_memory(device)
         seed = self.config.seed
         # Drawn on the processor, so that a seed means the same weights on every device.
         self.net = Hunyuan(settings.model, torch.Generator().manual_seed(seed)).to(device)
@@ -174,13 +177,16 @@ class _Session:
             losses.append(output.loss.detach())
             if output.stats is not None:
                 routing.append(output.stats)
-        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.config.max_grad_norm)
+        gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
         result = StepResult(float(torch.stack(losses).mean()), float(norm), merge_stats(routing))
         if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
             raise TrainingError(
                 f"the loss is {result.loss} and the gradient norm {result.grad_norm} at step {self.step + 1}: stopped before "
                 f"the update; the last good checkpoint is that of step {self.saved_step}; lower training.learning_rate"
             )
+        if result.grad_norm > self.config.max_grad_norm:  # most steps are spared a pass over every gradient
+            torch.nn.utils.clip_grads_with_norm_(self.net.parameters(), self.config.max_grad_norm, norm)
         set_learning_rate(self.optimizer, self._learning_rate(self.step))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

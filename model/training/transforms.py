@@ -1,7 +1,9 @@
 """What is done to a finished model from outside: device, precision, recomputation, compilation; and the device's ceiling."""
 
 import contextlib
+import ctypes
 import functools
+import platform
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -53,6 +55,19 @@ def prepare(net: Hunyuan, config: TrainingConfig) -> None:
             layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
         if config.compile:
             layer.compile()
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """Has the C library keep what a step frees for the next one, instead of giving it back and faulting it in again.
+
+    For a processor under glibc (mallopt(3): the mmap threshold at its greatest, no trimming); elsewhere nothing happens.
+    """
+    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
+        return
+    m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
+    libc = ctypes.CDLL(None)
+    libc.mallopt(m_mmap_threshold, 32 * 1024**2)
+    libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
 def synchronize(device: torch.device) -> None:

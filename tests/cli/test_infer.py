@@ -143,6 +143,12 @@ def test_any_prompt_is_continued(infer, run, prompt):
     assert out.startswith(prompt)
 
 
+def test_a_character_that_is_cut_short_is_shown_as_such(infer, run, monkeypatch):
+    first_byte = load_tokenizer(run / "tokenizer.json").encode("é")[:1]
+    monkeypatch.setattr("model.generation.generate.generate", lambda *_, **__: iter(first_byte))
+    assert infer(PROMPT, "--checkpoint", run)[1] == PROMPT + "\ufffd\n"
+
+
 def test_a_prompt_from_standard_input(infer, run, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO(PROMPT))
     assert infer("-", "--checkpoint", run, "--tokens", 5) == infer(PROMPT, "--checkpoint", run, "--tokens", 5)

@@ -1,7 +1,6 @@
 """`hunyuan train`: what it prints and leaves behind, how it is resumed, and a sentence for every mistake."""
 
 import json
-import os
 import random
 import signal
 from pathlib import Path
@@ -90,7 +89,8 @@ def test_sixteen_experts_are_printed_at_the_reports_rate(train):
 
 
 def test_a_dense_run_has_no_expert_figure(train, tmp_path):
-    train("--out", tmp_path / "run", "--set", "model.num_experts=1", "--set", "model.num_shared_expert=0")
+    _, _, err = train("--out", tmp_path / "run", "--set", "model.num_experts=1", "--set", "model.num_shared_expert=0")
+    assert [line for line in err if "figure" in line] == []
     assert (tmp_path / "run" / "loss.png").exists()
     assert not (tmp_path / "run" / "expert_load.png").exists()
 
@@ -252,14 +252,20 @@ def test_there_must_be_a_run_to_resume(hunyuan, tmp_path, out):
 
 
 def test_the_first_signal_asks_and_a_second_ctrl_c_stops_at_once():
-    before, notes = signal.getsignal(signal.SIGINT), []
-    with _finish_step_on_signal(notes.append) as asked:
-        assert not asked()
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert asked()
-        os.kill(os.getpid(), signal.SIGTERM)  # only Ctrl-C is impatient
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-            signal.pause()
-    assert signal.getsignal(signal.SIGINT) is before
+    notes, before = [], signal.signal(signal.SIGTERM, lambda number, frame: pytest.fail("not handled"))
+    try:
+        with _finish_step_on_signal(notes.append) as asked:
+            assert not asked()
+            signal.raise_signal(signal.SIGTERM)
+            assert asked()
+            stopped = 0
+            for number in (signal.SIGTERM, signal.SIGINT):  # only Ctrl-C is impatient
+                try:
+                    signal.raise_signal(number)
+                except KeyboardInterrupt:
+                    stopped = number
+                assert stopped == (number if number == signal.SIGINT else 0)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert notes[0].startswith("stopping after this step")

@@ -1,5 +1,6 @@
 """The one loop: what a step does to the weights, what it records, and where it stops."""
 
+import dataclasses
 import json
 import math
 
@@ -138,6 +139,19 @@ def test_time_between_the_lines_counts_too(pretrain, monkeypatch):
     monkeypatch.setattr("model.training.loop.time.perf_counter", lambda: float(next(clock)))
     often = pretrain("training.steps=8", "training.log_every=8", "training.checkpoint_every=1").summary["seconds"]
     assert often >= 8  # a reading of this clock takes a second, and every step is within two readings
+
+
+def test_validation_is_the_mean_over_tokens_however_they_are_batched(pretrain):
+    class Kept(Pretraining):
+        def evaluate(self, net):
+            type(self).seen = self, net
+            return super().evaluate(net)
+
+    recorder = pretrain("training.steps=9", "training.evaluation_tokens=9999", task=Kept)
+    task, net = Kept.seen
+    for size in (1, 3, 5):  # whatever the number of sequences, one of these leaves a smaller last batch
+        task.training = dataclasses.replace(task.training, micro_batch_size=size, global_batch_tokens=32 * size)
+        assert task.evaluate(net)["val_loss"] == pytest.approx(recorder.summary["val_loss"], rel=1e-6)
 
 
 def test_evaluation_changes_nothing_of_the_training(pretrain, tmp_path):
