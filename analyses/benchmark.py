@@ -3,7 +3,7 @@
 Every contender lives in a process of its own (so that peak memory is its own) and they take turns, round after round, so
 that a machine whose speed drifts treats them alike: the ratios are medians over rounds.
 
-    hunyuan            this project's model and optimizer, in the precision named
+    hunyuan            this project's model and optimizer, in the precision named, with and without torch.compile
     transformers       HunYuanMoEV1 of the same shape, the fastest of its experts implementations
     matmul ceiling     the better of torch's and oneDNN's square float32 product
 """
@@ -52,10 +52,15 @@ class Workload:
 
 
 def training_table(
-    work: Workload, *, rounds: int = 5, steps: int = 3, peer: bool = True, progress: Callable[[int], None] = lambda done: None
+    work: Workload,
+    *,
+    rounds: int = 5,
+    steps: int = 3,
+    peer: bool = True,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> pd.DataFrame:
     """One row a contender: tokens/s (median, least, most), FLOP/s, ratios to the ceiling and to the fastest peer, memory."""
-    names = [CEILING, "hunyuan float32", "hunyuan bfloat16"]
+    names = [CEILING, "hunyuan float32", "hunyuan float32 compiled", "hunyuan bfloat16"]
     if peer:
         names += [f"transformers {experts} float32" for experts in PEER_EXPERTS]
     rates: dict[str, list[float]] = {name: [] for name in names}
@@ -177,11 +182,11 @@ def _contender(name: str, work: Workload, device: Any) -> Callable[[], float | N
     shape = (work.batch, work.sequence_length + 1)
     ids = torch.randint(work.config.vocab_size, shape, generator=generator).to(device)
     if name.startswith("hunyuan"):
-        return _hunyuan_step(work, name.split()[-1], ids, device)
+        return _hunyuan_step(work, name.split()[1], ids, device, compiled=name.endswith("compiled"))
     return _peer_step(work, name.split()[1], ids, device)
 
 
-def _hunyuan_step(work: Workload, precision: str, ids: Any, device: Any) -> Callable[[], None]:
+def _hunyuan_step(work: Workload, precision: str, ids: Any, device: Any, *, compiled: bool) -> Callable[[], None]:
     import torch
 
     from model.layers.transformer import Hunyuan
@@ -190,10 +195,11 @@ def _hunyuan_step(work: Workload, precision: str, ids: Any, device: Any) -> Call
     from model.training.optimizer import build_optimizer
 
     transforms.keep_freed_memory(device)
-    training = TrainingConfig()
+    training = TrainingConfig(precision=precision, compile=compiled)
     net = Hunyuan(work.config, torch.Generator().manual_seed(0)).to(device).train()
+    transforms.prepare(net, training, device)
     optimizer = build_optimizer(net, work.config, training)
-    dtype = getattr(torch, precision)
+    dtype = transforms.compute_dtype(training, device)
 
     def step() -> None:
         with transforms.autocast(device, dtype):
@@ -215,7 +221,9 @@ def _peer_step(work: Workload, experts: str, ids: Any, device: Any) -> Callable[
     except ImportError as error:
         raise MissingExtraError("transformers", "hf", "the peer in the benchmark") from error
 
-    shared = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim"
+    shared = (
+        "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim"
+    )
     sizes = {key: getattr(work.config, key) for key in f"{shared} num_experts moe_topk max_position_embeddings".split()}
     config = transformers.HunYuanMoEV1Config(**sizes, tie_word_embeddings=True, pad_token_id=0)
     torch.manual_seed(0)

@@ -18,7 +18,9 @@ def variants_table(
     differences are taken seed by seed; their interval is Student's t over the seeds that both variants have.
     """
     if baseline not in set(cells["variant"]):
-        raise HunyuanError(f"there is no variant {baseline!r}: the table has {', '.join(dict.fromkeys(cells['variant']))}")
+        raise HunyuanError(
+            f"there is no variant {baseline!r}: the table has {', '.join(dict.fromkeys(cells['variant']))}"
+        )
     by_seed = cells.pivot_table(index="seed", columns="variant", values=measure, aggfunc="mean")
     rows = []
     for variant in dict.fromkeys(cells["variant"]):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def stderr(message: str) -> None:
     """One line on standard error; a reader that has gone away is no reason to stop."""
     if message:
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, RuntimeError):  # the last: a signal in the middle of a write
             print(message, file=sys.stderr, flush=True)
 
 

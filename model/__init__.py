@@ -12,7 +12,7 @@ _HOMES = {
     "HunyuanError": "model.errors",
     "KVCache": "model.cache",
 }
-__all__ = ["Hunyuan", "HunyuanConfig", "HunyuanError", "KVCache"]  # noqa: F822 - resolved by __getattr__
+__all__ = ["Hunyuan", "HunyuanConfig", "HunyuanError", "KVCache"]
 
 
 def __getattr__(name: str) -> Any:

@@ -53,6 +53,8 @@ class HunyuanConfig:
         problems = _problems(self)
         if problems:
             raise ConfigError(problems)
+        if self.rope_scaling is not None:  # a copy of its own: what is frozen must not change through the caller's dict
+            object.__setattr__(self, "rope_scaling", dict(self.rope_scaling))
 
     @property
     def is_dense(self) -> bool:

@@ -41,7 +41,7 @@ def train(
     from model.training.transforms import pick_device
 
     work = Workload(device=str(pick_device(device)), threads=threads)
-    contenders = 3 + (len(PEER_EXPERTS) if peer else 0)
+    contenders = 4 + (len(PEER_EXPERTS) if peer else 0)
     with progress("timing training steps", total=rounds * contenders) as advance:
         table = training_table(work, rounds=rounds, steps=steps, peer=peer, progress=advance)
     emit(describe(work) | {"contenders": table}, format=format, output=output)

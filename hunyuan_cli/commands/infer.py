@@ -14,9 +14,13 @@ Checkpoint = Annotated[Path, typer.Option("--checkpoint", help="A run folder, or
 NewTokens = Annotated[int, typer.Option("--tokens", min=1, help="Most new tokens.")]
 Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0 is greedy; about 0.8 is lively.")]
 TopK = Annotated[int, typer.Option("--top-k", min=0, help="Sample from the k likeliest tokens; 0 is all.")]
-TopP = Annotated[float, typer.Option("--top-p", help="Sample from the likeliest tokens that hold this probability; 1 is all.")]
+TopP = Annotated[
+    float, typer.Option("--top-p", help="Sample from the likeliest tokens that hold this probability; 1 is all.")
+]
 Stats = Annotated[bool, typer.Option("--stats", help="Tokens, seconds and speed on standard error.")]
-TextOrJson = Annotated[Literal["text", "json"], typer.Option("--format", help="Text as it comes, or one JSON document.")]
+TextOrJson = Annotated[
+    Literal["text", "json"], typer.Option("--format", help="Text as it comes, or one JSON document.")
+]
 
 
 def infer(
@@ -39,7 +43,7 @@ def infer(
     import torch
 
     from model import Hunyuan
-    from model.checkpoint.native import run_of
+    from model.checkpoint.native import newest_intact, run_of
     from model.generation.generate import GenerationStats, generate
     from model.generation.sampling import Sampling
     from model.tokenizer.bpe import load_tokenizer
@@ -49,7 +53,12 @@ def infer(
         raise typer.BadParameter("--output keeps the JSON document: add --format json")
     sampling = Sampling(temperature, top_k, top_p)
     place = pick_device(device)
-    tokenizer = load_tokenizer(run_of(checkpoint) / "tokenizer.json")
+    run = run_of(checkpoint)
+    if checkpoint == run:
+        checkpoint, passed_over = newest_intact(run)
+        for sentence in passed_over:
+            stderr(sentence)
+    tokenizer = load_tokenizer(run / "tokenizer.json")
     net = Hunyuan.from_checkpoint(checkpoint).to(place)
     text = sys.stdin.read() if prompt == "-" else prompt
     prompt_ids = tokenizer.encode(text) or [tokenizer.eos_id]  # the end of one text is the start of the next

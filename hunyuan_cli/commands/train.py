@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     from model.training.settings import RunSettings
 
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", exists=True, dir_okay=False, help="A run file: TOML with [model] [data] [training].")
+    Path | None,
+    typer.Option("--config", exists=True, dir_okay=False, help="A run file: TOML with [model] [data] [training]."),
 ]
-Preset = Annotated[str | None, typer.Option("--model", metavar="PRESET", help="toy, toy-dense, small, base or ladder-256.")]
+Preset = Annotated[
+    str | None, typer.Option("--model", metavar="PRESET", help="toy, toy-dense, small, base or ladder-256.")
+]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change any setting of the run file; repeatable.")
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change any setting of the run file; repeatable."),
 ]
 Data = Annotated[
     list[str] | None,
@@ -29,7 +33,9 @@ Data = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option("--out", file_okay=False, help="The run folder; by default runs/PRESET-N.")]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps; or give --tokens or --flops.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, from its newest intact checkpoint.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the run in --out, from its newest intact checkpoint.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Only warnings and the last line.")]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard events (extra: tensorboard).")]
 
@@ -62,7 +68,13 @@ def train(
     from model.training.settings import override, read_sections
 
     if resume:
-        changed: dict[str, Any] = {"--model": model, "--config": config, "--set": settings, "--data": data, "--steps": steps}
+        changed: dict[str, Any] = {
+            "--model": model,
+            "--config": config,
+            "--set": settings,
+            "--data": data,
+            "--steps": steps,
+        }
         changed |= {"--tokens": tokens, "--flops": flops, "--seed": seed}
         given = [name for name, value in changed.items() if value is not None]
         if given:
@@ -94,7 +106,9 @@ def train(
     with ExitStack() as stack:
         reporter = stack.enter_context(_reporter(quiet, tensorboard))
         stop = stack.enter_context(_finish_step_on_signal(reporter.note))
-        summary = pretrain(out, chosen, reporter, resume=resume, should_stop=stop, progress=_data_progress(reporter.note))
+        summary = pretrain(
+            out, chosen, reporter, resume=resume, should_stop=stop, progress=_data_progress(reporter.note)
+        )
     _draw(out, dense=chosen.model.is_dense)
     folder = shlex.quote(str(out))
     if summary["status"] == "interrupted":

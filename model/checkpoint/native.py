@@ -71,7 +71,12 @@ def restore(
     folder: Path, net: nn.Module, optimizer: torch.optim.Optimizer, generators: dict[str, torch.Generator]
 ) -> dict[str, Any]:
     """Loads a checkpoint into what a run is made of, in place, and returns its state.json."""
-    net.load_state_dict(load_file(folder / MODEL))
+    try:
+        net.load_state_dict(load_file(folder / MODEL))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{folder} holds a model of another shape than run.toml says: undo the change there"
+        ) from error
     moments = load_file(folder / OPTIMIZER)
     for name, parameter in net.named_parameters():
         optimizer.state[parameter] = {

@@ -54,27 +54,33 @@ def generate(
     limit = net.config.max_position_embeddings
     if not prompt:
         raise ConfigError(["the prompt is empty: give at least one token, such as the end-of-text token"])
+    if max_new_tokens < 1:
+        raise ConfigError([f"max_new_tokens is {max_new_tokens}: it must be at least 1"])
     if len(prompt) + max_new_tokens > limit:
         raise ConfigError(
-            [f"{len(prompt)} prompt tokens and {max_new_tokens} new ones are over the model's context of {limit}: lower --tokens"]
+            [
+                f"{len(prompt)} prompt tokens and {max_new_tokens} new ones are over the model's context of {limit}: lower --tokens"
+            ]
         )
     weight = net.embed_tokens.weight
-    cache = KVCache(net.config, batch=1, max_tokens=len(prompt) + max_new_tokens, dtype=weight.dtype, device=weight.device)
+    cache = KVCache(
+        net.config, batch=1, max_tokens=len(prompt) + max_new_tokens, dtype=weight.dtype, device=weight.device
+    )
     stats.prompt_tokens, stats.cache_bytes = len(prompt), cache.bytes
     mark = time.perf_counter()
     token = _choose(net, torch.tensor([prompt], device=weight.device), cache, sampling, generator)
     stats.prefill_seconds = time.perf_counter() - mark
-    mark = time.perf_counter()
     while True:
         stats.new_tokens += 1
-        stats.decode_seconds = time.perf_counter() - mark
         if int(token) == end_id:
             stats.stop_reason = "end_of_text"
             return
         yield int(token)
         if stats.new_tokens == max_new_tokens:
             return
+        mark = time.perf_counter()
         token = _choose(net, token[:, None], cache, sampling, generator)
+        stats.decode_seconds += time.perf_counter() - mark
 
 
 def _choose(

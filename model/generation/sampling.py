@@ -39,8 +39,8 @@ def distribution(logits: Tensor, sampling: Sampling) -> Tensor:
     """logits (B, V) -> the probabilities (B, V) that are sampled from, at a temperature above 0."""
     logits = logits.float() / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
-        smallest = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
-        logits = logits.masked_fill(logits < smallest, float("-inf"))
+        index = logits.topk(sampling.top_k, dim=-1).indices  # by index: of equal logits no more than top_k stay
+        logits = torch.full_like(logits, float("-inf")).scatter(-1, index, logits.gather(-1, index))
     probabilities = logits.softmax(dim=-1)
     if sampling.top_p < 1:  # the smallest set of tokens that holds top_p: those before which less was reached
         ordered, index = probabilities.sort(dim=-1, descending=True)

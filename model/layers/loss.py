@@ -54,7 +54,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 d_logits = logits.mul_(scale / normalizer).scatter_add_(1, target, -scale).to(dtype)
                 d_hidden[start : start + rows] = d_logits @ weight
                 if dtype == torch.float32:
-                    d_weight.addmm_(d_logits.t(), part)
+                    torch.addmm(d_weight, d_logits.t(), part, out=d_weight)
                 else:
                     d_weight += d_logits.t() @ part
         ctx.save_for_backward(d_hidden, d_weight)

@@ -1,5 +1,6 @@
 """SwiGLU (Shazeer, arXiv:2002.05202), gate and up in one product. D hidden, F intermediate."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,5 +26,5 @@ class SwiGLU(nn.Module):
         gate_up, down = self.gate_up_proj.weight, self.down_proj.weight
         if cpu.onednn_applies(hidden, gate_up):  # one expert that takes every row
             rows = hidden.reshape(-1, hidden.shape[-1])
-            return cpu.swiglu_experts(rows, gate_up[None], down[None], [len(rows)]).view_as(hidden)
+            return cpu.swiglu_experts(rows, gate_up[None], down[None], torch.tensor([len(rows)])).view_as(hidden)
         return self.down_proj(swiglu(self.gate_up_proj(hidden)))

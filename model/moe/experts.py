@@ -23,7 +23,7 @@ class Experts(nn.Module):
 
     def forward(self, hidden: Tensor, ends: Tensor) -> Tensor:
         if cpu.onednn_applies(hidden, self.gate_up):
-            return cpu.swiglu_experts(hidden, self.gate_up, self.down, ends.tolist())
+            return cpu.swiglu_experts(hidden, self.gate_up, self.down, ends)
         return grouped_experts(hidden, self.gate_up, self.down, ends)
 
 

@@ -93,7 +93,7 @@ class _Session:
         self.net = Hunyuan(settings.model, torch.Generator().manual_seed(seed)).to(device)
         self.optimizer = build_optimizer(self.net, settings.model, self.config)
         self.generators = {"routing": torch.Generator(device).manual_seed(seed)}
-        transforms.prepare(self.net, self.config)
+        transforms.prepare(self.net, self.config, device)
         self.dtype = transforms.compute_dtype(self.config, device)
         self.peak_flops = transforms.measure_peak_flops(device, self.dtype)
         self.flops_per_token = training_flops_per_token(settings.model, self.config.sequence_length)

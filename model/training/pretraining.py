@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.checkpoint.native import steps_saved
 from model.counts import training_flops_per_token
 from model.data.corpus import Corpus, Progress, prepare_corpus
 from model.data.order import Sampler, validation_batches
@@ -65,12 +66,14 @@ def pretrain(
 ) -> dict[str, Any]:
     """Trains `settings` from scratch into a new run folder, or goes on with the run in it; returns the run's summary.
 
-    A resumed run is given its own settings (run_folder.settings_of); should_stop is asked after every step.
+    A resumed run is given its own settings (run_folder.settings_of), and begins anew when it was ended before its first
+    checkpoint. should_stop is asked after every step.
     """
     device = transforms.pick_device(settings.training.device)
     if not resume:
         run_folder.refuse_other_run(folder)  # before minutes are spent on the data
     corpus = prepare_corpus(settings.data, settings.model.vocab_size, progress)
+    resume = resume and bool(steps_saved(folder))
     if resume:
         run_folder.check_same_data(folder, corpus)
     steps = settings.training.total_steps(training_flops_per_token(settings.model, settings.training.sequence_length))
@@ -94,6 +97,4 @@ def describe(corpus: Corpus) -> str:
     """One line on the text: sources, tokens, bytes per token."""
     names = ", ".join(corpus.train)
     train_tokens, validation_tokens = (sum(map(len, side.values())) for side in (corpus.train, corpus.validation))
-    return (
-        f"{names}: {train_tokens:,} training and {validation_tokens:,} validation tokens of {corpus.bytes_per_token:.2f} bytes"
-    )
+    return f"{names}: {train_tokens:,} training and {validation_tokens:,} validation tokens of {corpus.bytes_per_token:.2f} bytes"

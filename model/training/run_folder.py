@@ -26,12 +26,13 @@ RECORDS = ("config.json", "run.toml", "metrics.jsonl", "checkpoints")
 
 
 def create(folder: Path, settings: RunSettings, corpus: Corpus, device: torch.device) -> None:
-    """Writes the record of a new run; a folder that holds one already is refused."""
-    refuse_other_run(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "checkpoints").mkdir(exist_ok=True)
+    """Writes the record of a new run, or again that of one that was ended before its first checkpoint.
+
+    run.toml comes first: from it everything else can be made again, should the process end in between.
+    """
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    replace_file(folder / "run.toml", settings.to_toml())
     write_json(folder / "config.json", settings.model.to_dict())
-    (folder / "run.toml").write_text(settings.to_toml(), encoding="utf-8")
     corpus.tokenizer.save(folder / "tokenizer.json")
     write_json(folder / "environment.json", environment(corpus, device))
 
@@ -109,9 +110,14 @@ class MetricsLog:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """A JSON file, replaced in one move."""
+    replace_file(path, json.dumps(content, indent=2) + "\n")
+
+
+def replace_file(path: Path, text: str) -> None:
+    """A text file, replaced in one move."""
     aside = path.with_name(f".{path.name}.writing")
     with aside.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=2) + "\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)

@@ -12,7 +12,7 @@ from model.training.config import TrainingConfig
 
 def anneal_start(config: TrainingConfig, steps: int) -> int:
     """The first step (from 0) of the annealing phase."""
-    return steps - math.floor(config.anneal_fraction * steps)
+    return steps - math.ceil(round(config.anneal_fraction * steps, 9))
 
 
 def learning_rate_ratio(config: TrainingConfig, step: int, steps: int) -> float:

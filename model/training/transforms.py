@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from model.config import HunyuanConfig
 from model.errors import ConfigError
 from model.layers import cpu
 from model.layers.transformer import Hunyuan
@@ -48,13 +49,34 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     return torch.autocast(device.type, dtype)
 
 
-def prepare(net: Hunyuan, config: TrainingConfig) -> None:
+def prepare(net: Hunyuan, config: TrainingConfig, device: torch.device) -> None:
     """Recomputation and compilation of every block, in place; parameter names stay."""
+    _check_grouped_product(net.config, config, device)
     for layer in net.layers:
         if config.recompute:
             layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
         if config.compile:
             layer.compile()
+
+
+def _check_grouped_product(model: HunyuanConfig, config: TrainingConfig, device: torch.device) -> None:
+    """Refuses what torch's grouped product cannot do, before a step fails inside it."""
+    if model.is_dense:
+        return
+    dtype = compute_dtype(config, device)
+    problems = []
+    if dtype == torch.bfloat16:  # rows must be aligned to 16 bytes
+        problems = [
+            f"model.{name} is {getattr(model, name)}: in bfloat16 the experts need a multiple of 8"
+            for name in ("hidden_size", "intermediate_size")
+            if getattr(model, name) % 8
+        ]
+    elif config.compile and device.type != "cpu":
+        problems = [
+            "training.compile needs training.precision bfloat16 on an accelerator: torch's grouped product is not traced in float32"
+        ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def keep_freed_memory(device: torch.device) -> None:

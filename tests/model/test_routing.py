@@ -188,8 +188,9 @@ def test_routing_is_one_graph(policy, top_k, compiled):
 
 
 @pytest.mark.parametrize("policy", ["dropless", *LIMITED])
-def test_a_mixture_in_training_is_one_graph(policy, compiled):
-    """In bfloat16, as on an accelerator: torch cannot trace its grouped product in float32 (torch 2.13)."""
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_a_mixture_in_training_is_one_graph(policy, bfloat16, compiled):
+    """In bfloat16 through the grouped product, as on an accelerator; in float32 through oneDNN."""
     config = HunyuanConfig.from_name("toy", hidden_size=16, intermediate_size=24, num_experts=4, moe_routing=policy)
     layer, hidden, cotangent = MoE(config).train(), torch.randn(12, 16), torch.randn(12, 16)
     for parameter in layer.parameters():
@@ -197,7 +198,7 @@ def test_a_mixture_in_training_is_one_graph(policy, compiled):
     keys, parameters = torch.rand(4 * config.capacity(12)), list(layer.parameters())
     results = []
     for function in (layer, compiled(layer, "aot_eager")):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             output, aux, stats = function(hidden, keys)
         results.append((output, aux, *stats, *torch.autograd.grad((output * cotangent).sum() + aux, parameters)))
     for one, other in zip(*results, strict=True):

@@ -135,7 +135,7 @@ def test_recomputation_changes_no_gradient(routing):
     for recompute in (False, True):
         net, calls = build(moe_routing=routing), []
         net.layers[1].self_attn.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
-        prepare(net, TrainingConfig(recompute=recompute))
+        prepare(net, TrainingConfig(recompute=recompute), torch.device("cpu"))
         output = net(IDS, LABELS, generator=seeded(5))
         (output.loss + output.aux_loss).backward()
         gradients.append({name: parameter.grad for name, parameter in net.named_parameters()})
