@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
@@ -191,11 +191,11 @@ def _hunyuan_step(work: Workload, precision: str, ids: Any, device: Any, *, comp
 
     from model.layers.transformer import Hunyuan
     from model.training import transforms
-    from model.training.config import TrainingConfig
+    from model.training.config import Precision, TrainingConfig
     from model.training.optimizer import build_optimizer
 
     transforms.keep_freed_memory(device)
-    training = TrainingConfig(precision=precision, compile=compiled)
+    training = TrainingConfig(precision=cast(Precision, precision), compile=compiled)
     net = Hunyuan(work.config, torch.Generator().manual_seed(0)).to(device).train()
     transforms.prepare(net, training, device)
     optimizer = build_optimizer(net, work.config, training)

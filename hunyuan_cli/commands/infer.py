@@ -99,5 +99,6 @@ def infer(
         per_second = f"{speed:,.0f} tokens/s" if isinstance(speed, float) else "no decode step"
         stderr(
             f"{measured.prompt_tokens} prompt tokens in {measured.prefill_seconds:.3f} s, {measured.new_tokens} new in "
-            f"{measured.decode_seconds:.3f} s ({per_second}), cache {measured.cache_bytes:,} bytes, stop: {measured.stop_reason}"
+            f"{measured.decode_seconds:.3f} s ({per_second}), cache "
+            f"{measured.cache_bytes:,} bytes, stop: {measured.stop_reason}"
         )

@@ -95,6 +95,8 @@ def pretrain(
 
 def describe(corpus: Corpus) -> str:
     """One line on the text: sources, tokens, bytes per token."""
-    names = ", ".join(corpus.train)
     train_tokens, validation_tokens = (sum(map(len, side.values())) for side in (corpus.train, corpus.validation))
-    return f"{names}: {train_tokens:,} training and {validation_tokens:,} validation tokens of {corpus.bytes_per_token:.2f} bytes"
+    sizes = (
+        f"{train_tokens:,} training and {validation_tokens:,} validation tokens of {corpus.bytes_per_token:.2f} bytes"
+    )
+    return f"{', '.join(corpus.train)}: {sizes}"

@@ -73,7 +73,7 @@ def _check_grouped_product(model: HunyuanConfig, config: TrainingConfig, device:
         ]
     elif config.compile and device.type != "cpu":
         problems = [
-            "training.compile needs training.precision bfloat16 on an accelerator: torch's grouped product is not traced in float32"
+            "training.compile on an accelerator needs training.precision bfloat16: torch traces its grouped product in no other"
         ]
     if problems:
         raise ConfigError(problems)

@@ -169,7 +169,7 @@ def test_one_checkpoint_of_a_run(infer, run):
         (1, "--checkpoint RUN --top-p 0", "top_p is 0.0: give a share above 0 and up to 1"),
         (1, "--checkpoint RUN --top-p 1.5", "top_p is 1.5"),
         (1, "--checkpoint RUN --temperature inf", "temperature is inf: give 0 (greedy) or above"),
-        (1, "--checkpoint RUN --tokens 5000 --format json", "are over the model's context of 1024: lower --tokens"),
+        (1, "--checkpoint RUN --tokens 5000 --format json", "exceed the model's context of 1024: lower --tokens"),
         (1, "--checkpoint RUN --device gpu", "device 'gpu' is not known"),
         (2, "", "Missing option '--checkpoint'"),
         (2, "--checkpoint RUN --tokens 0", "'--tokens': "),
