@@ -59,6 +59,7 @@ def run_cell(folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="these variants of the study alone")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1600)
@@ -66,6 +67,9 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=Path("runs/toy-study"))
     options = parser.parse_args()
+    variants = STUDIES[options.study]
+    if unknown := set(options.only or ()) - set(variants):
+        parser.error(f"no variant {', '.join(sorted(unknown))} in {options.study}: it has {', '.join(variants)}")
 
     from model.config import HunyuanConfig
     from model.data.config import DataConfig
@@ -83,7 +87,8 @@ def main() -> None:
     cells = {
         (variant, seed): common | changes | {"training.seed": seed}
         for seed in range(options.first_seed, options.first_seed + options.seeds)
-        for variant, changes in STUDIES[options.study].items()
+        for variant, changes in variants.items()
+        if variant in (options.only or variants)
     }
     options.out.mkdir(parents=True, exist_ok=True)
     with (

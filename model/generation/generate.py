@@ -59,7 +59,7 @@ def generate(
     if len(prompt) + max_new_tokens > limit:
         raise ConfigError(
             [
-                f"{len(prompt)} prompt tokens and {max_new_tokens} new ones exceed the model's context of {limit}: lower --tokens"
+                f"{len(prompt)} prompt tokens and {max_new_tokens} new exceed the model's context of {limit}: lower --tokens"
             ]
         )
     weight = net.embed_tokens.weight

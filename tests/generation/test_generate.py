@@ -66,7 +66,7 @@ def test_sampled_text_repeats_with_its_seed():
     ("prompt", "new", "sentence"),
     [
         ([], 1, "the prompt is empty"),
-        (PROMPT, 14, "3 prompt tokens and 14 new ones exceed the model's context of 16"),
+        (PROMPT, 14, "3 prompt tokens and 14 new exceed the model's context of 16"),
     ],
 )
 def test_what_cannot_be_generated(prompt, new, sentence):
