@@ -20,6 +20,7 @@ import pandas as pd
 
 from model.config import HunyuanConfig
 from model.counts import activated_params, training_flops_per_token
+from model.errors import HunyuanError
 
 # The shape that the README quotes, and that a laptop finishes.
 SHAPE = HunyuanConfig(
@@ -56,13 +57,12 @@ def training_table(
     *,
     rounds: int = 5,
     steps: int = 3,
-    peer: bool = True,
+    peer: bool = False,
+    compiled: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> pd.DataFrame:
     """One row a contender: tokens/s (median, least, most), FLOP/s, ratios to the ceiling and to the fastest peer, memory."""
-    names = [CEILING, "hunyuan float32", "hunyuan float32 compiled", "hunyuan bfloat16"]
-    if peer:
-        names += [f"transformers {experts} float32" for experts in PEER_EXPERTS]
+    names = contenders(peer=peer, compiled=compiled)
     rates: dict[str, list[float]] = {name: [] for name in names}
     memory = {}
     with contextlib.ExitStack() as stack:
@@ -73,6 +73,13 @@ def training_table(
                 rates[name].append(1 / statistics.median(seconds))
                 progress(1)
     return _table(work, rates, memory)
+
+
+def contenders(*, peer: bool, compiled: bool) -> list[str]:
+    """The names of those that take part; compilation needs a C++ compiler, the peer its extra."""
+    names = [CEILING, "hunyuan float32", "hunyuan bfloat16"]
+    names += ["hunyuan float32 compiled"] if compiled else []
+    return names + ([f"transformers {experts} float32" for experts in PEER_EXPERTS] if peer else [])
 
 
 def _table(work: Workload, rates: dict[str, list[float]], memory: dict[str, int]) -> pd.DataFrame:
@@ -129,7 +136,7 @@ def _worker(name: str, work: Workload) -> Iterator[Callable[[int], tuple[list[fl
         here.send(steps)
         try:
             answer = here.recv()
-        except EOFError as error:
+        except (EOFError, ConnectionError) as error:
             raise RuntimeError(f"the process of {name!r} ended early") from error
         if isinstance(answer, Exception):
             raise answer
@@ -150,24 +157,24 @@ def _serve(name: str, work: Workload, pipe: Any) -> None:
 
     from model.training.transforms import synchronize
 
-    try:
-        torch.set_num_threads(work.threads)
-        device = torch.device(work.device)
-        run = _contender(name, work, device)
-    except Exception as error:
-        pipe.recv()
-        pipe.send(error)
-        return
+    torch.set_num_threads(work.threads)
+    device = torch.device(work.device)
     with contextlib.suppress(EOFError):  # the asker is done
-        while True:
-            seconds = []
-            for _ in range(pipe.recv()):
-                synchronize(device)
-                start = time.perf_counter()
-                rate = run()
-                synchronize(device)
-                seconds.append(time.perf_counter() - start if rate is None else 1 / rate)
-            pipe.send((seconds, _peak_memory(device)))
+        try:
+            run = _contender(name, work, device)
+            while True:
+                seconds = []
+                for _ in range(pipe.recv()):
+                    synchronize(device)
+                    start = time.perf_counter()
+                    rate = run()
+                    synchronize(device)
+                    seconds.append(time.perf_counter() - start if rate is None else 1 / rate)
+                pipe.send((seconds, _peak_memory(device)))
+        except HunyuanError as error:
+            pipe.send(error)
+        except Exception as error:
+            pipe.send(HunyuanError(f"{name} cannot run here ({' '.join(str(error).split())[:200]}): leave it out"))
 
 
 def _contender(name: str, work: Workload, device: Any) -> Callable[[], float | None]:

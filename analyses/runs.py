@@ -42,11 +42,14 @@ class Run:
     settings: dict[str, Any]  # run.toml: [model] [data] [training]
     metrics: pd.DataFrame  # metrics.jsonl: one row a logged step, in order
     summary: dict[str, Any]  # summary.json; empty while the run goes on
+    data_fingerprint: str = ""  # of the text it was trained on, from environment.json
 
     @cached_property
     def flat_settings(self) -> dict[str, Any]:
         """Every setting by its dotted name; the configuration that was built says more than the one asked for."""
-        return dict(_flatten(self.settings)) | {f"model.{key}": value for key, value in _flatten(self.config)}
+        settings = dict(_flatten(self.settings)) | {f"model.{key}": value for key, value in _flatten(self.config)}
+        # The default corpus depends on the interpreter: the same settings may mean another text.
+        return settings | ({"data.fingerprint": self.data_fingerprint} if settings and self.data_fingerprint else {})
 
     def last(self, column: str) -> float:
         """The last value logged, or what the summary says; NaN where there is neither."""
@@ -81,6 +84,7 @@ def load_run(folder: Path | str) -> Run:
         settings=_read_toml(folder / "run.toml"),
         metrics=_read_metrics(folder / "metrics.jsonl"),
         summary=_read_json(folder / "summary.json"),
+        data_fingerprint=str(_read_json(folder / "environment.json").get("data", {}).get("fingerprint", "")),
     )
 
 

@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--evaluation-tokens", type=int, default=131_072)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=Path("runs/toy-study"))
@@ -80,7 +81,7 @@ def main() -> None:
         "training.steps": options.steps,
         "training.device": options.device,
         "training.evaluate_every": max(1, options.steps // 16),
-        "training.evaluation_tokens": 131_072,
+        "training.evaluation_tokens": options.evaluation_tokens,
         "training.checkpoint_every": 0,
         "training.log_every": 20,
     }

@@ -243,7 +243,7 @@ def human_time(seconds: float) -> str:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, *, quiet: bool = False) -> None:
     """Write the whole file or leave what was there, and say so; folders are made, pipes and devices written into."""
     if path.is_dir():
         raise HunyuanError(f"'{path}' is a folder: name a file to write")
@@ -258,10 +258,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    stderr(f"wrote {path}")
+    if not quiet:
+        stderr(f"wrote {path}")
 
 
-def save_figure(figure: "Figure", path: Path) -> None:
+def save_figure(figure: "Figure", path: Path, *, quiet: bool = False) -> None:
     """Save a figure in the format of its suffix, without the date and version that would change its bytes."""
     from io import BytesIO
 
@@ -280,4 +281,4 @@ def save_figure(figure: "Figure", path: Path) -> None:
     content = BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "hunyuan"}):  # element names in an SVG are random otherwise
         figure.savefig(content, format=suffix[1:], dpi=150, metadata=metadata[suffix])
-    write_atomically(path, content.getvalue())
+    write_atomically(path, content.getvalue(), quiet=quiet)

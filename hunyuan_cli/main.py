@@ -104,7 +104,10 @@ def _sentence(error: Exception, arguments: list[str]) -> str:
     torch = sys.modules.get("torch")
     if isinstance(error, HunyuanError):
         return _one_line(str(error))
-    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+    out_of_memory = isinstance(error, MemoryError) or "can't allocate memory" in str(
+        error
+    )  # torch's words on a processor
+    if out_of_memory or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return "the device is out of memory: lower the batch size or the sequence length, or take a smaller model"
     if isinstance(error, OSError) and error.strerror:
         where = f"'{error.filename}': " if error.filename else ""

@@ -16,6 +16,9 @@ class ConfigError(HunyuanError):
         heading = "" if len(problems) == 1 else f"{len(problems)} settings cannot be used: "
         super().__init__(heading + "; ".join(problems))
 
+    def __reduce__(self) -> tuple[type, tuple[list[str]]]:  # an error may come from another process
+        return type(self), (self.problems,)
+
 
 class DataError(HunyuanError):
     """Input text that cannot be found, read or decoded."""
@@ -34,3 +37,7 @@ class MissingExtraError(HunyuanError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package '{package}': install it with pip install 'hunyuan[{extra}]'")
+        self._arguments = (package, extra, purpose)
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        return type(self), self._arguments

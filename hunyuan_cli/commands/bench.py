@@ -13,6 +13,9 @@ Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Turns that every c
 Steps = Annotated[int, typer.Option("--steps", min=1, help="Training steps per turn.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Processor threads of each contender.")]
 Peer = Annotated[bool, typer.Option("--peer/--no-peer", help="Also run transformers' HunYuanMoEV1 (extra: hf).")]
+Compiled = Annotated[
+    bool, typer.Option("--compile/--no-compile", help="Also time torch.compile (needs a C++ compiler).")
+]
 BenchDevice = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 
 
@@ -27,6 +30,7 @@ def train(
     steps: Steps = 3,
     threads: Threads = 2,
     peer: Peer = False,
+    compiled: Compiled = False,
     device: BenchDevice = "cpu",
     format: Format = "table",
     output: Output = None,
@@ -37,11 +41,11 @@ def train(
 
     Example: hunyuan bench train --peer --rounds 5 --format json
     """
-    from analyses.benchmark import PEER_EXPERTS, Workload, describe, training_table
+    from analyses.benchmark import Workload, contenders, describe, training_table
     from model.training.transforms import pick_device
 
     work = Workload(device=str(pick_device(device)), threads=threads)
-    contenders = 4 + (len(PEER_EXPERTS) if peer else 0)
-    with progress("timing training steps", total=rounds * contenders) as advance:
-        table = training_table(work, rounds=rounds, steps=steps, peer=peer, progress=advance)
+    turns = rounds * len(contenders(peer=peer, compiled=compiled))
+    with progress("timing training steps", total=turns) as advance:
+        table = training_table(work, rounds=rounds, steps=steps, peer=peer, compiled=compiled, progress=advance)
     emit(describe(work) | {"contenders": table}, format=format, output=output)

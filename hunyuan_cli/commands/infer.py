@@ -61,6 +61,7 @@ def infer(
     tokenizer = load_tokenizer(run / "tokenizer.json")
     net = Hunyuan.from_checkpoint(checkpoint).to(place)
     text = sys.stdin.read() if prompt == "-" else prompt
+    text = text.encode("utf-8", errors="replace").decode("utf-8")  # an argument that is not UTF-8 holds half characters
     prompt_ids = tokenizer.encode(text) or [tokenizer.eos_id]  # the end of one text is the start of the next
     generator = torch.Generator(place).manual_seed(seed)
     measured = GenerationStats()

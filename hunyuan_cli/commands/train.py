@@ -1,5 +1,6 @@
 """`hunyuan train`: pre-train a model from a preset, a run file, or settings on the command line."""
 
+import dataclasses
 import shlex
 import signal
 import sys
@@ -106,26 +107,25 @@ def train(
     with ExitStack() as stack:
         reporter = stack.enter_context(_reporter(quiet, tensorboard))
         stop = stack.enter_context(_finish_step_on_signal(reporter.note))
-        summary = pretrain(
-            out, chosen, reporter, resume=resume, should_stop=stop, progress=_data_progress(reporter.note)
-        )
-    _draw(out, dense=chosen.model.is_dense)
+        progress = None if quiet else _data_progress(reporter.note)
+        summary = pretrain(out, chosen, reporter, resume=resume, should_stop=stop, progress=progress)
+    _draw(out, dense=chosen.model.is_dense, quiet=quiet)
     folder = shlex.quote(str(out))
     if summary["status"] == "interrupted":
         stderr(f"stopped after step {summary['steps']} and saved; continue with: hunyuan train --out {folder} --resume")
         raise typer.Exit(130)
-    stderr(f"next: hunyuan infer 'def ' --checkpoint {folder}")
+    if not quiet:
+        stderr(f"next: hunyuan infer 'def ' --checkpoint {folder}")
 
 
 def _resolve(sections: dict[str, dict[str, Any]]) -> "RunSettings":
     from model.training.settings import RunSettings
 
-    return RunSettings.from_sections(sections)
+    settings = RunSettings.from_sections(sections)
+    return dataclasses.replace(settings, data=settings.data.absolute())
 
 
 def _with_device(settings: "RunSettings", device: str) -> "RunSettings":
-    import dataclasses
-
     return dataclasses.replace(settings, training=dataclasses.replace(settings.training, device=device))
 
 
@@ -162,34 +162,43 @@ def _data_progress(note: Callable[[str], None]) -> Callable[[str, float], None]:
 
 @contextmanager
 def _finish_step_on_signal(note: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C or SIGTERM into a request to stop after the step; a second Ctrl-C stops at once."""
-    asked = False
+    """Turns the first Ctrl-C or SIGTERM into a request to stop after the step; a second Ctrl-C stops at once.
+
+    Before the training loop asks for the first time there is nothing to save, and the first one stops at once, too.
+    """
+    asked = training = False
 
     def ask(number: int, frame: object) -> None:
         nonlocal asked
-        if asked and number == signal.SIGINT:
+        if not training or (asked and number == signal.SIGINT):
             raise KeyboardInterrupt
         asked = True
         note("stopping after this step (Ctrl-C again to stop at once, without saving)")
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, ask) for number in numbers]
+
+    def should_stop() -> bool:
+        nonlocal training
+        training = True
+        return asked
+
     try:
-        yield lambda: asked
+        yield should_stop
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
 
 
-def _draw(out: Path, *, dense: bool) -> None:
+def _draw(out: Path, *, dense: bool, quiet: bool) -> None:
     """Leaves the loss and expert-load figures in the run folder; a run is not lost for want of a figure."""
     from analyses import run_plots, runs
     from model.errors import HunyuanError
 
     try:
         run = runs.load_run(out)
-        save_figure(run_plots.plot_training(run), out / "loss.png")
+        save_figure(run_plots.plot_training(run), out / "loss.png", quiet=quiet)
         if not dense:
-            save_figure(run_plots.plot_expert_load(run), out / "expert_load.png")
+            save_figure(run_plots.plot_expert_load(run), out / "expert_load.png", quiet=quiet)
     except (HunyuanError, OSError) as error:
         print(f"no figures were drawn: {error}", file=sys.stderr)

@@ -39,11 +39,15 @@ def save_checkpoint(
     state: dict[str, Any],
     keep: int,
 ) -> Path:
-    """Writes the checkpoint of `step` and then removes all but the newest `keep`; CheckpointError when it cannot be written."""
+    """Writes the checkpoint of `step`, then removes later ones and all but the newest `keep`.
+
+    CheckpointError when it cannot be written.
+    """
     folder = _folder(run, step)
     aside = folder.with_name(f".{folder.name}.writing")
     try:
-        shutil.rmtree(aside, ignore_errors=True)  # what an earlier crash left
+        for left_over in folder.parent.glob(".step-*.writing"):  # of an earlier crash
+            shutil.rmtree(left_over, ignore_errors=True)
         aside.mkdir(parents=True)
         _save_tensors(net.state_dict(), aside / MODEL)
         _save_tensors(_moments(net, optimizer), aside / OPTIMIZER)
@@ -54,6 +58,7 @@ def save_checkpoint(
             _sync(path)
         if folder.exists():  # the same step of a run that was taken back to an earlier one
             shutil.rmtree(folder)
+        _sync(aside)
         aside.rename(folder)
         _sync(folder.parent)
     except (OSError, SafetensorError) as error:
@@ -62,8 +67,11 @@ def save_checkpoint(
             f"the checkpoint of step {step} could not be written to {folder.parent} ({error}): free some space and resume; "
             f"{_what_is_left(run)}"
         ) from error
-    for old in steps_saved(run)[:-keep]:
-        shutil.rmtree(_folder(run, old), ignore_errors=True)
+    saved = steps_saved(run)
+    older = [other for other in saved if other <= step]
+    later = [other for other in saved if other > step]  # damaged ones, which the run was resumed before
+    for other in older[:-keep] + later:
+        shutil.rmtree(_folder(run, other), ignore_errors=True)
     return folder
 
 
@@ -88,16 +96,20 @@ def restore(
             optimizer.state[parameter]["step"] = moments[f"{name}.step"].to(parameter.device)
     states = load_file(folder / GENERATORS)
     for name, generator in generators.items():
-        generator.set_state(states[name])
+        try:
+            generator.set_state(states[name])
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{folder} was saved on another kind of device than {generator.device}: resume it where it began"
+            ) from error
     state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
     return state
 
 
 def steps_saved(run: Path) -> list[int]:
     """Steps of the complete checkpoints of a run, in order."""
-    return sorted(
-        int(path.name.removeprefix("step-")) for path in (run / "checkpoints").glob("step-*") if path.is_dir()
-    )
+    names = (path.name.removeprefix("step-") for path in (run / "checkpoints").glob("step-*") if path.is_dir())
+    return sorted(int(name) for name in names if name.isdigit())  # a copy that somebody set aside is not one
 
 
 def newest_intact(run: Path) -> tuple[Path, list[str]]:
@@ -147,7 +159,10 @@ def load_model(folder: str | Path, kind: type[M]) -> M:
     with torch.device("meta"):
         net = kind(HunyuanConfig.from_file(run))
     weights = load_file(folder / MODEL)
-    net.load_state_dict(weights, assign=True)  # type: ignore[call-arg]
+    try:
+        net.load_state_dict(weights, assign=True)  # type: ignore[call-arg]
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder} holds a model of another shape than {run / 'config.json'} says") from error
     net.eval()
     return net
 

@@ -1,8 +1,10 @@
 """The section [data] of a run file: where the text comes from and in which shares."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from model.errors import ConfigError
 
@@ -41,6 +43,22 @@ class DataConfig:
                 problems.append(f"data.{name} is {getattr(self, name)!r}: give a path as a string, or leave it out")
         if problems:
             raise ConfigError(problems)
+
+    def absolute(self) -> "DataConfig":
+        """The same with paths that hold from any working folder, as a run that is resumed elsewhere needs them."""
+
+        def place(source: str) -> str:
+            return (
+                source if source == "stdlib" or source.startswith("hf:") else str(Path(source).expanduser().absolute())
+            )
+
+        return dataclasses.replace(
+            self,
+            sources=tuple(map(place, self.sources)),
+            anneal_sources=tuple(map(place, self.anneal_sources)),
+            tokenizer=self.tokenizer and place(self.tokenizer),
+            cache_dir=self.cache_dir and place(self.cache_dir),
+        )
 
     @property
     def all_sources(self) -> tuple[str, ...]:

@@ -158,7 +158,7 @@ class Sampler:
 def validation_batches(
     shards: Mapping[str, TokenShard], sequence_length: int, batch_size: int, max_tokens: int
 ) -> Iterator[np.ndarray]:
-    """The first sequences of each shard in order, int64 (n, S + 1), the targets of a shard never twice.
+    """Sequences spread evenly over each shard, in order, int64 (n, S + 1), the targets of a shard never twice.
 
     `max_tokens` is shared in proportion to the shards' sizes, at least one sequence each; a shard shorter than a
     sequence gives all it has as one.
@@ -167,9 +167,10 @@ def validation_batches(
     for shard in shards.values():
         length = min(sequence_length, len(shard) - 1)
         wanted = max(1, max_tokens * len(shard) // total // length)
-        count = min((len(shard) - 1) // length, wanted)
-        for first in range(0, count, batch_size):
-            index = np.arange(first, min(first + batch_size, count))[:, None] * length
+        there = (len(shard) - 1) // length
+        chosen = np.arange(min(there, wanted)) * there // min(there, wanted)
+        for first in range(0, len(chosen), batch_size):
+            index = chosen[first : first + batch_size, None] * length
             yield shard.tokens[index + np.arange(length + 1)].astype(np.int64)
 
 

@@ -56,6 +56,10 @@ def generate(
         raise ConfigError(["the prompt is empty: give at least one token, such as the end-of-text token"])
     if max_new_tokens < 1:
         raise ConfigError([f"max_new_tokens is {max_new_tokens}: it must be at least 1"])
+    if len(prompt) >= limit:
+        raise ConfigError(
+            [f"the prompt has {len(prompt)} tokens and the model's context is {limit}: shorten the prompt"]
+        )
     if len(prompt) + max_new_tokens > limit:
         raise ConfigError(
             [

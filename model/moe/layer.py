@@ -19,6 +19,7 @@ class MoEStats(NamedTuple):
 
     balance_loss: Tensor  # () load-balance loss: 1 is balanced
     choices_per_expert: Tensor  # (E,) the router's choices, before any capacity
+    tokens_per_expert: Tensor  # (E,) choices that each expert computed
     dropped: Tensor  # () choices without an expert
     recycled: Tensor  # () choices moved to another expert
 
@@ -74,5 +75,7 @@ class MoE(nn.Module):
         aux_loss = c.router_aux_loss_coef * balance
         if c.router_z_loss_coef:
             aux_loss = aux_loss + c.router_z_loss_coef * router_z_loss(logits)
-        stats = MoEStats(balance.detach(), routing.choices_per_expert, routing.dropped, routing.recycled)
+        stats = MoEStats(
+            balance.detach(), routing.choices_per_expert, routing.tokens_per_expert, routing.dropped, routing.recycled
+        )
         return output, aux_loss, stats

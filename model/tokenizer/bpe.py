@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -46,6 +47,16 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Special tokens, and ids beyond the vocabulary, give no text; broken UTF-8 gives U+FFFD."""
         return self._backend.decode(ids, skip_special_tokens=True)
+
+    def byte_lengths(self) -> np.ndarray:
+        """Bytes of text that each token id stands for (vocab_size,); special tokens and gaps have none."""
+        lengths = np.zeros(self.vocab_size, np.int64)
+        special = {id for id, token in self._backend.get_added_tokens_decoder().items() if token.special}
+        byte_level = isinstance(self._backend.decoder, decoders.ByteLevel)  # there a character stands for a byte
+        for token, id in self._backend.get_vocab(with_added_tokens=True).items():
+            if id not in special:
+                lengths[id] = len(token) if byte_level else len(self.decode([id]).encode())
+        return lengths
 
     def stream(self) -> "TextStream":
         return TextStream(self._backend)

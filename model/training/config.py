@@ -35,7 +35,7 @@ class TrainingConfig:
     anneal_fraction: float = 0.05  # of the steps, the last ones (Hunyuan-Large, arXiv:2411.02265)
     final_ratio: float = 0.1  # of the peak, where annealing ends (ibid.)
     seed: int = 0  # of the weights, the data order and the routing
-    device: str = "auto"  # cpu, cuda, cuda:1; auto takes the accelerator where there is one
+    device: str = "auto"  # cpu, cuda, cuda:1; auto takes a CUDA device where there is one
     precision: Precision = "auto"  # of matrix products; auto is bfloat16 on an accelerator, float32 on a processor
     compile: bool = False  # torch.compile of every block
     recompute: bool = False  # forget activations inside a block and compute them again in the backward pass

@@ -25,7 +25,7 @@ from model.training.settings import RunSettings
 
 # Of the last line of metrics.jsonl, which is an evaluated one when the run is finished.
 SUMMARY_KEYS = [
-    *("loss", "val_loss", "val_bits_per_byte", "tokens_per_second", "mfu"),
+    *("loss", "val_loss", "val_bits_per_byte"),
     *("aux_loss", "dropped_fraction", "recycled_fraction", "load_imbalance"),
 ]
 
@@ -40,9 +40,10 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class StepResult:
-    """One optimizer step: its mean loss, its gradient norm before clipping, and what routing did in its micro-batches."""
+    """One optimizer step: its mean losses, its gradient norm before clipping, and what routing did in its micro-batches."""
 
     loss: float
+    aux_loss: float
     grad_norm: float
     routing: MoEStats | None
 
@@ -138,6 +139,9 @@ class _Session:
         c, status = self.config, "finished"
         mark_time, mark_step = time.perf_counter(), self.step
         while self.step < self.steps:
+            if should_stop():
+                status = "interrupted"
+                break
             result = self._train_step()
             self.step += 1
             last = self.step == self.steps
@@ -157,9 +161,6 @@ class _Session:
                 self.seconds += time.perf_counter() - mark_time  # since the last line
                 self._save()
                 mark_time, mark_step = time.perf_counter(), self.step
-            if not last and should_stop():
-                status = "interrupted"
-                break
         if self.saved_step != self.step:
             self.seconds += time.perf_counter() - mark_time
             self._save()
@@ -168,22 +169,24 @@ class _Session:
     def _train_step(self) -> StepResult:
         """Gradients of every micro-batch, the check for finite values, then the update."""
         self.net.train()
-        losses, routing = [], []
+        losses, aux_losses, routing = [], [], []
         for batch in self.task.micro_batches(self.step):
             with transforms.autocast(self.device, self.dtype):
                 output = self.task.forward(self.net, batch, self.generators["routing"])
             assert output.loss is not None, "a task's forward pass is given labels"
             ((output.loss + output.aux_loss) / self.config.micro_batches).backward()
             losses.append(output.loss.detach())
+            aux_losses.append(output.aux_loss.detach())
             if output.stats is not None:
                 routing.append(output.stats)
         gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        result = StepResult(float(torch.stack(losses).mean()), float(norm), merge_stats(routing))
+        loss, aux_loss = (float(torch.stack(values).mean()) for values in (losses, aux_losses))
+        result = StepResult(loss, aux_loss, float(norm), merge_stats(routing))
         if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
             raise TrainingError(
                 f"the loss is {result.loss} and the gradient norm {result.grad_norm} at step {self.step + 1}: stopped before "
-                f"the update; the last good checkpoint is that of step {self.saved_step}; lower training.learning_rate"
+                f"the update; {self._last_good()}; start a new run with a lower training.learning_rate"
             )
         if result.grad_norm > self.config.max_grad_norm:  # most steps are spared a pass over every gradient
             torch.nn.utils.clip_grads_with_norm_(self.net.parameters(), self.config.max_grad_norm, norm)
@@ -192,6 +195,11 @@ class _Session:
         self.optimizer.zero_grad(set_to_none=True)
         self._balance(result.routing)
         return result
+
+    def _last_good(self) -> str:
+        if self.saved_step == 0:
+            return "nothing had been saved"
+        return f"the last good checkpoint is that of step {self.saved_step}"
 
     def _learning_rate(self, step: int) -> float:
         return self.config.learning_rate * learning_rate_ratio(self.config, step, self.steps)
@@ -213,12 +221,17 @@ class _Session:
             "tokens": tokens,
             "flops": tokens * self.flops_per_token,
             "loss": result.loss,
+            "aux_loss": result.aux_loss,
             "lr": self._learning_rate(self.step - 1),
             "grad_norm": result.grad_norm,
             "tokens_per_second": speed,
             "seconds": self.seconds,
-            "mfu": 6 * self.activated_params * speed / self.peak_flops,
+            "mfu": self._mfu(speed),
         } | routing_metrics(result.routing)
+
+    def _mfu(self, speed: float) -> float:
+        """Model FLOPs utilisation: 6 FLOPs per activated parameter and token, over the measured ceiling."""
+        return 6 * self.activated_params * speed / self.peak_flops
 
     def _evaluate(self) -> dict[str, float]:
         self.net.eval()
@@ -226,6 +239,7 @@ class _Session:
             return self.task.evaluate(self.net)
 
     def _save(self) -> None:
+        self.log.sync()  # a resumed run cuts the log at its checkpoint and computes nothing before it again
         state = {"seconds": self.seconds, "last_row": self.last_row, "unhealthy": self.watch.unhealthy}
         keep = self.config.keep_checkpoints
         save_checkpoint(self.folder, self.step, self.net, self.optimizer, self.generators, state, keep)
@@ -242,5 +256,8 @@ class _Session:
             "activated_params": self.activated_params,
             "peak_flops": self.peak_flops,
         } | {key: self.last_row[key] for key in SUMMARY_KEYS if key in self.last_row}
+        if self.seconds > 0:  # of the whole run, not of its last lines
+            speed = self.step * self.config.global_batch_tokens / self.seconds
+            self.summary |= {"tokens_per_second": speed, "mfu": self._mfu(speed)}
         write_json(self.folder / "summary.json", self.summary)
         self.reporter.finish(self.summary)

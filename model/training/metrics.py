@@ -22,23 +22,25 @@ def merge_stats(parts: list[MoEStats]) -> MoEStats | None:
     """One step's routing from its micro-batches, each stacked over layers: the counts summed, the balance loss averaged."""
     if not parts:
         return None
-    balance_loss, choices, dropped, recycled = (torch.stack(values).sum(dim=0) for values in zip(*parts, strict=True))
-    return MoEStats(balance_loss / len(parts), choices, dropped, recycled)
+    balance_loss, choices, tokens, dropped, recycled = (
+        torch.stack(values).sum(dim=0) for values in zip(*parts, strict=True)
+    )
+    return MoEStats(balance_loss / len(parts), choices, tokens, dropped, recycled)
 
 
 def routing_metrics(routing: MoEStats | None) -> dict[str, Any]:
     """The routing keys of a line of metrics.jsonl; a dense model has zeros and no load."""
     if routing is None:
-        none = {"aux_loss": 0.0, "dropped_fraction": 0.0, "recycled_fraction": 0.0, "load_imbalance": 1.0}
+        none = {"balance_loss": 0.0, "dropped_fraction": 0.0, "recycled_fraction": 0.0, "load_imbalance": 1.0}
         return none | {"tokens_per_expert": []}
     choices = routing.choices_per_expert
     total = int(choices.sum())
     return {
-        "aux_loss": float(routing.balance_loss.mean()),
+        "balance_loss": float(routing.balance_loss.mean()),
         "dropped_fraction": int(routing.dropped.sum()) / total,
         "recycled_fraction": int(routing.recycled.sum()) / total,
-        "load_imbalance": load_imbalance(choices),
-        "tokens_per_expert": choices.tolist(),
+        "load_imbalance": load_imbalance(choices),  # of what the router asked for
+        "tokens_per_expert": routing.tokens_per_expert.tolist(),  # of what the experts computed
     }
 
 

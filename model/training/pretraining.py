@@ -25,6 +25,7 @@ class Pretraining:
 
     def __init__(self, settings: RunSettings, corpus: Corpus, steps: int, device: torch.device) -> None:
         self.training, self.corpus, self.device = settings.training, corpus, device
+        self.byte_lengths = corpus.tokenizer.byte_lengths()
         annealing = anneal_start(self.training, steps) * self.training.batch_sequences
         length, seed = self.training.sequence_length, self.training.seed
         self.sampler = Sampler.from_config(settings.data, corpus, length, seed, annealing)
@@ -44,15 +45,15 @@ class Pretraining:
     def evaluate(self, net: Hunyuan) -> dict[str, float]:
         """val_loss in nats per token and val_bits_per_byte, on text that is never trained on, routed without a capacity."""
         c = self.training
-        total, tokens = 0.0, 0
+        total, tokens, text_bytes = 0.0, 0, 0
         batches = validation_batches(self.corpus.validation, c.sequence_length, c.micro_batch_size, c.evaluation_tokens)
         for batch in batches:
             ids = torch.from_numpy(batch).to(self.device)
             loss = net(ids[:, :-1], ids[:, 1:]).loss
             count = ids[:, 1:].numel()
             total, tokens = total + float(loss) * count, tokens + count
-        loss = total / tokens
-        return {"val_loss": loss, "val_bits_per_byte": loss / math.log(2) / self.corpus.bytes_per_token}
+            text_bytes += int(self.byte_lengths[batch[:, 1:]].sum())
+        return {"val_loss": total / tokens, "val_bits_per_byte": total / math.log(2) / text_bytes}
 
 
 def pretrain(
@@ -70,6 +71,7 @@ def pretrain(
     checkpoint. should_stop is asked after every step.
     """
     device = transforms.pick_device(settings.training.device)
+    transforms.check_memory(settings.model, device)
     if not resume:
         run_folder.refuse_other_run(folder)  # before minutes are spent on the data
     corpus = prepare_corpus(settings.data, settings.model.vocab_size, progress)

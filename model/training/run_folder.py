@@ -55,7 +55,12 @@ def settings_of(folder: Path) -> RunSettings:
 
 def check_same_data(folder: Path, corpus: Corpus) -> None:
     """Refuses to go on with other text than the run began with."""
-    recorded = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["data"]["fingerprint"]
+    try:
+        recorded = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["data"]["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder / 'environment.json'} cannot be read, which says what text the run began with: bring it back"
+        ) from error
     if recorded != corpus.fingerprint:
         raise CheckpointError(
             f"the data of {folder} has changed since it began (fingerprint {recorded[:12]}, now {corpus.fingerprint[:12]}): "
@@ -87,7 +92,7 @@ def environment(corpus: Corpus, device: torch.device) -> dict[str, Any]:
 
 
 class MetricsLog:
-    """metrics.jsonl, a line at a time; each line is on its way to the disk when `write` returns."""
+    """metrics.jsonl, a line at a time, each handed to the system when `write` returns."""
 
     def __init__(self, folder: Path, last_step: int) -> None:
         """Continues after `last_step`: lines of later steps, which a resumed run computes again, are cut off."""
@@ -102,6 +107,9 @@ class MetricsLog:
     def write(self, row: dict[str, Any]) -> None:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
+
+    def sync(self) -> None:
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # a full disk was reported by the write that met it

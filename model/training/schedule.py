@@ -11,14 +11,15 @@ from model.training.config import TrainingConfig
 
 
 def anneal_start(config: TrainingConfig, steps: int) -> int:
-    """The first step (from 0) of the annealing phase."""
-    return steps - math.ceil(round(config.anneal_fraction * steps, 9))
+    """The first step (from 0) of the annealing phase; a run of fewer steps than 1 / anneal_fraction has none."""
+    return steps - math.floor(config.anneal_fraction * steps)
 
 
 def learning_rate_ratio(config: TrainingConfig, step: int, steps: int) -> float:
     """The learning rate of step `step` (from 0) of `steps`, over its peak.
 
-    Linear to 1 over the warm-up; cosine to decay_ratio; linear to final_ratio, which the last step has.
+    Linear to 1 over the warm-up; cosine to decay_ratio; linear to final_ratio, which the last step has
+    where there is an annealing phase.
     """
     warmup = math.ceil(config.warmup_fraction * steps)
     anneal = anneal_start(config, steps)

@@ -40,6 +40,11 @@ class RunSettings:
                 parts[name] = make(dict(sections.get(name, {})))
             except ConfigError as error:
                 problems += error.problems
+        if not problems and parts["training"].sequence_length > parts["model"].max_position_embeddings:
+            problems.append(
+                f"training.sequence_length is {parts['training'].sequence_length}: the model's context, "
+                f"model.max_position_embeddings, is {parts['model'].max_position_embeddings}; lower one or raise the other"
+            )
         if problems:
             raise ConfigError(problems)
         return cls(**parts)

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import functools
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from model.config import HunyuanConfig
+from model.counts import total_params
 from model.errors import ConfigError
 from model.layers import cpu
 from model.layers.transformer import Hunyuan
@@ -19,7 +21,7 @@ from model.training.config import TrainingConfig
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of a name; auto takes the accelerator where there is one."""
+    """The device of a name; auto takes a CUDA device where there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -59,22 +61,40 @@ def prepare(net: Hunyuan, config: TrainingConfig, device: torch.device) -> None:
             layer.compile()
 
 
-def _check_grouped_product(model: HunyuanConfig, config: TrainingConfig, device: torch.device) -> None:
-    """Refuses what torch's grouped product cannot do, before a step fails inside it."""
-    if model.is_dense:
+def check_memory(model: HunyuanConfig, device: torch.device) -> None:
+    """Refuses a model whose weights, gradients and two AdamW moments, 16 bytes a parameter, are more than the device has."""
+    if device.type == "cuda":
+        there = torch.cuda.get_device_properties(device).total_memory
+    elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    else:
         return
+    needed = 16 * total_params(model)
+    if needed > there:
+        raise ConfigError(
+            [
+                f"training this model takes {needed / 1e9:,.0f} GB before activations and {device.type} has {there / 1e9:,.0f} GB: "
+                "take a smaller model"
+            ]
+        )
+
+
+def _check_grouped_product(model: HunyuanConfig, config: TrainingConfig, device: torch.device) -> None:
+    """Refuses what torch's grouped product cannot do, before a step fails inside it; oneDNN takes everything."""
     dtype = compute_dtype(config, device)
-    problems = []
-    if dtype == torch.bfloat16:  # rows must be aligned to 16 bytes
-        problems = [
-            f"model.{name} is {getattr(model, name)}: in bfloat16 the experts need a multiple of 8"
-            for name in ("hidden_size", "intermediate_size")
-            if getattr(model, name) % 8
-        ]
-    elif config.compile and device.type != "cpu":
-        problems = [
-            "training.compile on an accelerator needs training.precision bfloat16: torch traces its grouped product in no other"
-        ]
+    if model.is_dense or (cpu.ONEDNN and device.type == "cpu" and dtype == torch.float32):
+        return
+    multiple = 16 // dtype.itemsize  # rows must be aligned to 16 bytes
+    precision = str(dtype).removeprefix("torch.")
+    problems = [
+        f"model.{name} is {getattr(model, name)}: in {precision} the experts need a multiple of {multiple} on {device.type}"
+        for name in ("hidden_size", "intermediate_size")
+        if getattr(model, name) % multiple
+    ]
+    if config.compile and dtype != torch.bfloat16:
+        problems.append(
+            "training.compile needs training.precision bfloat16 here: torch traces its grouped product in no other"
+        )
     if problems:
         raise ConfigError(problems)
 

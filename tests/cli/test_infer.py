@@ -31,7 +31,7 @@ def trained(tmp_path_factory):
     (folder / "short.jsonl").write_text(short)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transforms, "measure_peak_flops", lambda device, dtype: 1e11)
-        patch.setattr("hunyuan_cli.commands.train._draw", lambda out, dense: None)
+        patch.setattr("hunyuan_cli.commands.train._draw", lambda out, **_: None)
         patch.setenv("HUNYUAN_CACHE", str(folder / "cache"))
         for source in ("sentences.txt", "short.jsonl"):
             out = folder / source.partition(".")[0]

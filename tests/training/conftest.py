@@ -67,7 +67,7 @@ def pretrain(settings, tmp_path, monkeypatch):
 
     def run(*changes, folder=tmp_path / "run", resume=False, stop_after=None, task=pretraining.Pretraining) -> Recorder:
         recorder, chosen = Recorder(), settings(*changes)
-        asked = iter(range(stop_after - 1, -1, -1)) if stop_after else None
+        asked = iter(range(stop_after, -1, -1)) if stop_after else None  # asked before every step
         with monkeypatch.context() as patch:
             patch.setattr(pretraining, "Pretraining", task)
             stop = (lambda: next(asked) == 0) if asked else lambda: False

@@ -2,14 +2,17 @@
 
 import json
 import shutil
+import signal
 
 import pytest
 from safetensors.torch import load_file
-from tiny import TENSORS, assert_same_run, checkpoint, rows_of, write_text
+from tiny import TENSORS, TINY, assert_same_run, checkpoint, rows_of, write_text
 
 from model.checkpoint.native import steps_saved
 from model.errors import CheckpointError
-from model.training import run_folder
+from model.training import pretraining, run_folder
+from model.training.events import Silent
+from model.training.pretraining import Pretraining
 from model.training.settings import RunSettings
 
 MODELS = {
@@ -65,6 +68,88 @@ def test_a_finished_run_resumes_to_its_end_and_changes_nothing(pretrain, tmp_pat
     assert (recorder.summary["status"], recorder.rows, recorder.plan.start_step) == ("finished", [], 12)
     assert_same_run(tmp_path / "run", tmp_path / "before", 12)
     assert recorder.summary == json.loads((tmp_path / "before" / "summary.json").read_text())
+
+
+# --- ended before the first checkpoint ---------------------------------------------------------------------------------
+
+
+KILL = "import os; from model.training import loop, run_folder; die = lambda *given: os.kill(os.getpid(), 9)\n"
+
+
+def killed(process, text, folder, code):
+    """A `hunyuan train` that is ended by SIGKILL at the place that `code` gives the function `die`."""
+    settings = [word for setting in RECYCLE for word in ("--set", setting)]
+    child = process("--out", folder, "--config", TINY, "--data", text, *settings, code=KILL + code)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == -signal.SIGKILL, err
+    assert steps_saved(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "left"),
+    [
+        ("loop.save_checkpoint", {"run.toml", "config.json", "tokenizer.json", "environment.json", "metrics.jsonl"}),
+        ("run_folder.write_json", {"run.toml"}),
+    ],
+    ids=["steps but no checkpoint", "run.toml alone"],
+)
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(
+    process, pretrain, text, cache, tmp_path, monkeypatch, place, left
+):
+    folder = tmp_path / "run"
+    killed(process, text, folder, f"{place} = die")
+    assert {path.name for path in folder.iterdir()} - {"checkpoints"} == left
+    if "metrics.jsonl" in left:
+        assert [row["step"] for row in rows_of(folder)] == [1, 2, 3]
+    settings = (folder / "run.toml").read_bytes()
+    monkeypatch.setenv("HUNYUAN_CACHE", str(cache))
+    pretraining.pretrain(folder, run_folder.settings_of(folder), Silent(), resume=True)
+    pretrain(*RECYCLE, folder=tmp_path / "whole")
+    assert_same_run(folder, tmp_path / "whole", 12)
+    assert [row["step"] for row in rows_of(folder)] == list(range(1, 13))
+    assert {path.name for path in folder.iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
+    assert (folder / "run.toml").read_bytes() == settings
+    for name in ("config.json", "tokenizer.json"):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+class Dying(Pretraining):
+    """Ends in step 3 (from 1), after two lines of metrics."""
+
+    def micro_batches(self, step):
+        if step == 2:
+            raise KeyboardInterrupt
+        return super().micro_batches(step)
+
+
+@pytest.mark.parametrize("record", ["config.json", "environment.json", "tokenizer.json", "metrics.jsonl"])
+def test_a_record_that_is_missing_or_cut_short_is_written_again(pretrain, tmp_path, record):
+    pretrain(*RECYCLE, folder=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(*RECYCLE, task=Dying)
+    folder = tmp_path / "run"
+    (folder / record).write_text('{"ste')
+    (folder / "checkpoints" / ".step-00000003.writing").mkdir(parents=True)  # of a checkpoint that was begun
+    recorder = pretrain(*RECYCLE, resume=True)
+    assert recorder.plan.start_step == 0
+    assert [row["step"] for row in recorder.rows] == list(range(1, 13))
+    assert_same_run(folder, tmp_path / "whole", 12)
+    assert json.loads((folder / "config.json").read_text()) == json.loads((tmp_path / "whole/config.json").read_text())
+    assert "fingerprint" in json.loads((folder / "environment.json").read_text())["data"]
+    assert not list(folder.rglob(".*"))
+
+
+def test_before_the_first_checkpoint_other_text_may_be_brought(pretrain, text, tmp_path):
+    """Nothing has been learnt from the old one."""
+    mine = tmp_path / "mine.txt"
+    shutil.copy(text, mine)
+    source = f'data.sources=["{mine}"]'
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(source, task=Dying)
+    write_text(mine, seed=1)
+    assert pretrain(source, resume=True).plan.start_step == 0
+    pretrain(source, folder=tmp_path / "whole")
+    assert_same_run(tmp_path / "run", tmp_path / "whole", 12)
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------
@@ -134,6 +219,31 @@ def test_lines_after_the_checkpoint_and_a_line_cut_short_are_written_again(pretr
         log.write('{"step": 9, "loss": 1.0}\n{"step": 10, "lo')
     pretrain(*RECYCLE, resume=True)
     assert_same_run(stopped, tmp_path / "whole", 12)
+
+
+@pytest.mark.parametrize(
+    ("written", "edited"),
+    [
+        ("hidden_size = 32", "hidden_size = 48"),
+        ("num_experts = 4", "num_experts = 8"),
+        ("num_hidden_layers = 2", "num_hidden_layers = 4"),
+        ("expert_bias_update_rate = 0.01", "expert_bias_update_rate = 0.0"),  # a buffer that is no more
+    ],
+)
+def test_a_shape_that_was_edited_in_run_toml_is_one_sentence(pretrain, stopped, written, edited):
+    settings = (stopped / "run.toml").read_text()
+    assert settings.count(f"\n{written}\n") == 1
+    (stopped / "run.toml").write_text(settings.replace(f"\n{written}\n", f"\n{edited}\n"))
+    rows = rows_of(stopped)
+    with pytest.raises(CheckpointError) as caught:
+        pretraining.pretrain(stopped, run_folder.settings_of(stopped), Silent(), resume=True)
+    assert str(caught.value) == (
+        f"{checkpoint(stopped, 8)} holds a model of another shape than run.toml says: undo the change there"
+    )
+    assert (rows_of(stopped), steps_saved(stopped)) == (rows, [6, 8])
+    (stopped / "run.toml").write_text(settings)
+    pretraining.pretrain(stopped, run_folder.settings_of(stopped), Silent(), resume=True)
+    assert_same_run(stopped, stopped.with_name("whole"), 12)
 
 
 # --- the folder ------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ def stats(*choices, dropped=0, recycled=0, balance=1.0):
     """One micro-batch's routing, stacked over the layers in `choices`."""
     layers = len(choices)
     return MoEStats(
-        torch.full((layers,), balance), torch.tensor(choices),
+        torch.full((layers,), balance), torch.tensor(choices), torch.tensor(choices),
         torch.full((layers,), dropped), torch.full((layers,), recycled),
     )  # fmt: skip
 
@@ -37,7 +37,7 @@ def test_micro_batches_are_summed_and_their_balance_loss_averaged():
 def test_fractions_are_of_all_choices_of_all_layers():
     row = routing_metrics(stats([10, 30], [20, 20], dropped=8, recycled=2, balance=1.25))
     assert row == {
-        "aux_loss": 1.25, "dropped_fraction": 0.2, "recycled_fraction": 0.05, "load_imbalance": 1.25,
+        "balance_loss": 1.25, "dropped_fraction": 0.2, "recycled_fraction": 0.05, "load_imbalance": 1.25,
         "tokens_per_expert": [[10, 30], [20, 20]],
     }  # fmt: skip
 
