@@ -8,7 +8,7 @@ DEMO := runs/demo
 
 .PHONY: demo test lint clean
 
-# The constraints file pins torch: an open range takes the newest build with gigabytes of CUDA libraries.
+# The constraints file pins versions known to work together; pip takes a CPU build of torch where it is told of one.
 $(BIN)/hunyuan: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .

@@ -171,6 +171,8 @@ def _serve(name: str, work: Workload, pipe: Any) -> None:
                     synchronize(device)
                     seconds.append(time.perf_counter() - start if rate is None else 1 / rate)
                 pipe.send((seconds, _peak_memory(device)))
+        except EOFError:  # the asker is done
+            return
         except HunyuanError as error:
             pipe.send(error)
         except Exception as error:

@@ -71,12 +71,8 @@ def check_memory(model: HunyuanConfig, device: torch.device) -> None:
         return
     needed = 16 * total_params(model)
     if needed > there:
-        raise ConfigError(
-            [
-                f"training this model takes {needed / 1e9:,.0f} GB before activations and {device.type} has {there / 1e9:,.0f} GB: "
-                "take a smaller model"
-            ]
-        )
+        sizes = f"{needed / 1e9:,.0f} GB before activations and {device.type} has {there / 1e9:,.0f} GB"
+        raise ConfigError([f"training this model takes {sizes}: take a smaller model"])
 
 
 def _check_grouped_product(model: HunyuanConfig, config: TrainingConfig, device: torch.device) -> None:
