@@ -68,7 +68,7 @@ def pretrain(
     """Trains `settings` from scratch into a new run folder, or goes on with the run in it; returns the run's summary.
 
     A resumed run is given its own settings (run_folder.settings_of), and begins anew when it was ended before its first
-    checkpoint. should_stop is asked after every step.
+    checkpoint. should_stop is asked before every step.
     """
     device = transforms.pick_device(settings.training.device)
     transforms.check_memory(settings.model, device)
