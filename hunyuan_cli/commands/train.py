@@ -86,7 +86,7 @@ def train(
         if device is not None:
             chosen = _with_device(chosen, device)
     else:
-        sections = read_sections(config) if config else {}
+        sections: dict[str, dict[str, Any]] = read_sections(config) if config else {"model": {"preset": "toy"}}
         options = {
             ("model", "preset"): model, ("data", "sources"): data, ("training", "steps"): steps,
             ("training", "tokens"): tokens, ("training", "flops"): flops, ("training", "seed"): seed,

@@ -72,6 +72,7 @@ def pretrain(
     """
     device = transforms.pick_device(settings.training.device)
     transforms.check_memory(settings.model, device)
+    transforms.check_grouped_product(settings.model, settings.training, device)
     if not resume:
         run_folder.refuse_other_run(folder)  # before minutes are spent on the data
     corpus = prepare_corpus(settings.data, settings.model.vocab_size, progress)

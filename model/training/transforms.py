@@ -53,7 +53,7 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 
 def prepare(net: Hunyuan, config: TrainingConfig, device: torch.device) -> None:
     """Recomputation and compilation of every block, in place; parameter names stay."""
-    _check_grouped_product(net.config, config, device)
+    check_grouped_product(net.config, config, device)
     for layer in net.layers:
         if config.recompute:
             layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
@@ -75,7 +75,7 @@ def check_memory(model: HunyuanConfig, device: torch.device) -> None:
         raise ConfigError([f"training this model takes {sizes}: take a smaller model"])
 
 
-def _check_grouped_product(model: HunyuanConfig, config: TrainingConfig, device: torch.device) -> None:
+def check_grouped_product(model: HunyuanConfig, config: TrainingConfig, device: torch.device) -> None:
     """Refuses what torch's grouped product cannot do, before a step fails inside it; oneDNN takes everything."""
     dtype = compute_dtype(config, device)
     if model.is_dense or (cpu.ONEDNN and device.type == "cpu" and dtype == torch.float32):
