@@ -93,11 +93,15 @@ class HunyuanConfig:
     @classmethod
     def from_name(cls, name: str, **changes: Any) -> Self:
         """A preset by name (model/presets.py), with some fields changed."""
-        from model.presets import PRESETS
+        from model.presets import COMPARED, PRESETS
 
-        if not isinstance(name, str) or name not in PRESETS:  # a run file may hold anything
-            raise ConfigError([f"there is no model named {name!r}: choose one of {', '.join(PRESETS)}"])
-        return cls.from_dict(PRESETS[name] | changes)
+        if not isinstance(name, str) or name not in PRESETS | COMPARED:  # a run file may hold anything
+            raise ConfigError([f"there is no model named {name!r}: choose one of {', '.join(PRESETS | COMPARED)}"])
+        if name in PRESETS:
+            return cls.from_dict(PRESETS[name] | changes)
+        from model.architectures import buildable_config
+
+        return cls.from_dict(buildable_config(COMPARED[name], name).to_dict() | changes)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:

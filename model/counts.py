@@ -1,12 +1,27 @@
-"""Parameters, FLOPs and cache bytes of a configuration in closed form; no torch.
+"""Parameters, FLOPs and cache bytes of a model in closed form; no torch.
 
 Every count is an integer and equal to what the built model holds, allocates or computes (tests/model/test_counts.py).
-Activated means used for one token: a tied embedding counts once, of the routed experts only moe_topk count.
+Activated means used for one token: a tied embedding counts once, of the routed experts only the chosen ones count.
+A model is a HunyuanConfig or, for the systems that are only counted, a ModelShape.
+
+D hidden, V vocabulary, L layers, E experts, K experts per token, F width of an expert, P head size.
 """
 
 from dataclasses import dataclass
 
 from model.config import HunyuanConfig
+from model.shape import ModelShape, shape_of
+from model.storage import BF16, Storage
+
+RULES = {
+    "embedding": "V * D, once; the head too where tied",
+    "attention": "projections q, k, v, o and their biases; a borrowing layer (CLA) has no k and v",
+    "shared": "3 * D * width of what every token visits: dense blocks and shared experts",
+    "routed": "3 * D * F * E per layer; activated K of the E",
+    "router": "D * E per layer, and one bias per expert where the model has it",
+    "norms": "2 D per layer, D at the end, and those inside attention",
+    "head": "V * D; 0 where tied to the embedding",
+}
 
 
 @dataclass(frozen=True)
@@ -17,66 +32,90 @@ class ParameterCount:
     activated: int
 
 
-def parameter_counts(config: HunyuanConfig) -> dict[str, ParameterCount]:
-    """Parameters by component: embedding, attention, shared, routed, router, norms, head. A dense block is `shared`."""
-    c = config
-    owners = len(c.cache_layers)  # a layer that borrows its keys and values has no k and v projection
-    query_size, kv_size = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
-    attention = c.num_hidden_layers * 2 * c.hidden_size * query_size + owners * 2 * c.hidden_size * kv_size
-    if c.attention_bias:
-        attention += c.num_hidden_layers * (query_size + c.hidden_size) + owners * 2 * kv_size
-    expert = 3 * c.hidden_size * c.intermediate_size  # gate, up and down
-    always = expert * (1 if c.is_dense else c.num_shared_expert) * c.num_hidden_layers
-    routed, routed_activated, router = 0, 0, 0
-    if not c.is_dense:
-        routed, routed_activated = (expert * n * c.num_hidden_layers for n in (c.num_experts, c.moe_topk))
-        router = c.hidden_size * c.num_experts * c.num_hidden_layers
-    norms = (2 * c.num_hidden_layers + 1) * c.hidden_size
-    norms += 2 * c.head_dim * c.num_hidden_layers if c.use_qk_norm else 0
-    embedding = c.vocab_size * c.hidden_size
+def parameter_counts(model: HunyuanConfig | ModelShape) -> dict[str, ParameterCount]:
+    """Parameters by component, in the order of RULES; a dense block is `shared`."""
+    shape = shape_of(model)
+    hidden = shape.hidden_size
+    blocks = [layer.feed_forward for layer in shape.layers]
+    attentions = [layer.attention for layer in shape.layers]
+    embedding = shape.vocab_size * hidden
     same = {
         "embedding": embedding,
-        "attention": attention,
-        "shared": always,
-        "router": router,
-        "norms": norms,
-        "head": 0 if c.tie_word_embeddings else embedding,
+        "attention": sum(attention.weights(hidden) + attention.biases(hidden) for attention in attentions),
+        "shared": sum(3 * hidden * block.shared_size for block in blocks),
+        "router": sum(block.num_experts * (hidden + block.router_bias) for block in blocks),
+        "norms": hidden + sum(2 * hidden + attention.norms for attention in attentions),
+        "head": 0 if shape.tied else embedding,
     }
     counts = {name: ParameterCount(count, count) for name, count in same.items()}
-    return counts | {"routed": ParameterCount(routed, routed_activated)}
+    expert = [3 * hidden * block.routed_size for block in blocks]
+    counts["routed"] = ParameterCount(
+        sum(size * block.num_experts for size, block in zip(expert, blocks, strict=True)),
+        sum(size * block.topk for size, block in zip(expert, blocks, strict=True)),
+    )
+    return {name: counts[name] for name in RULES}
 
 
-def total_params(config: HunyuanConfig) -> int:
-    return sum(count.total for count in parameter_counts(config).values())
+def total_params(model: HunyuanConfig | ModelShape) -> int:
+    return sum(count.total for count in parameter_counts(model).values())
 
 
-def activated_params(config: HunyuanConfig) -> int:
-    return sum(count.activated for count in parameter_counts(config).values())
+def activated_params(model: HunyuanConfig | ModelShape) -> int:
+    return sum(count.activated for count in parameter_counts(model).values())
 
 
-def forward_flops_per_token(config: HunyuanConfig, context: int) -> int:
+def flops_by_component(model: HunyuanConfig | ModelShape, context: int) -> dict[str, int]:
     """FLOPs of one token's forward pass: 2 per multiply-add of every matrix product, attention over `context` keys.
 
     The mean causal query sees half of the context; by the field's convention (PaLM, arXiv:2204.02311, appendix B, and
-    torch's counter) the full square is counted. Norms, rotations and softmax are left out, as there.
+    torch's counter) the full square is counted, of a sliding window the full window. Norms, rotations, biases and softmax
+    are left out, as there. `attention` is its projections, `scores` queries by keys and probabilities by values.
     """
-    counts = parameter_counts(config)
-    matrices = sum(counts[name].activated for name in ("attention", "shared", "routed", "router"))
-    if config.attention_bias:  # additions, not products
-        query_size, kv_size = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
-        matrices -= config.num_hidden_layers * (query_size + config.hidden_size)
-        matrices -= len(config.cache_layers) * 2 * kv_size
-    head = config.vocab_size * config.hidden_size
-    scores = 2 * context * config.num_attention_heads * config.head_dim * config.num_hidden_layers
-    return 2 * (matrices + head + scores)
+    shape = shape_of(model)
+    hidden = shape.hidden_size
+    attentions = [layer.attention for layer in shape.layers]
+    blocks = [layer.feed_forward for layer in shape.layers]
+    multiply_adds = {
+        "attention": sum(attention.weights(hidden) for attention in attentions),
+        "scores": sum(a.values_per_key * min(context, a.window or context) for a in attentions),
+        "shared": sum(3 * hidden * block.shared_size for block in blocks),
+        "routed": sum(3 * hidden * block.routed_size * block.topk for block in blocks),
+        "router": sum(hidden * block.num_experts for block in blocks),
+        "head": shape.vocab_size * hidden,
+    }
+    return {name: 2 * count for name, count in multiply_adds.items()}
 
 
-def training_flops_per_token(config: HunyuanConfig, context: int) -> int:
+def forward_flops_per_token(model: HunyuanConfig | ModelShape, context: int) -> int:
+    """The sum of flops_by_component."""
+    return sum(flops_by_component(model, context).values())
+
+
+def training_flops_per_token(model: HunyuanConfig | ModelShape, context: int) -> int:
     """FLOPs of one token's forward and backward pass; backward computes two products for each of the forward's."""
-    return 3 * forward_flops_per_token(config, context)
+    return 3 * forward_flops_per_token(model, context)
 
 
-def kv_cache_bytes(config: HunyuanConfig, *, tokens: int, batch: int = 1, bytes_per_value: int = 2) -> int:
-    """Bytes of keys and values for `batch` sequences of `tokens` tokens (table 2 of the report is tokens=1 in bf16)."""
-    values = 2 * config.num_key_value_heads * config.head_dim * len(config.cache_layers)
-    return values * tokens * batch * bytes_per_value
+def kv_cache_bytes(
+    model: HunyuanConfig | ModelShape,
+    *,
+    tokens: int,
+    batch: int = 1,
+    storage: Storage = BF16,
+    block_size: int = 1,
+    tensor_parallel: int = 1,
+) -> int:
+    """Bytes of keys and values, on one device, for `batch` sequences of `tokens` tokens (table 2 of the report: tokens=1).
+
+    Paged allocation rounds each sequence up to whole blocks of `block_size` tokens. Tensor parallelism shares out heads:
+    a device holds ceil(heads / tensor_parallel) of them, so beyond the number of key-value heads each has a whole one, and
+    a latent cache (MLA), which is for all heads, lies on every device. A layer with a sliding window keeps that many tokens.
+    """
+    total = 0
+    for layer in shape_of(model).layers:
+        attention = layer.attention
+        heads = -(-attention.cache_heads // tensor_parallel)
+        token = sum(storage.row_bytes(heads * values) for values in attention.cache_rows)
+        kept = min(tokens, attention.window or tokens)
+        total += token * -(-kept // block_size) * block_size
+    return total * batch

@@ -53,3 +53,66 @@ PRESETS: dict[str, dict[str, Any]] = {
     "ladder-1024": _ladder(1024, 16, 64),
     "ladder-1536": _ladder(1536, 24, 128),
 }  # fmt: skip
+
+# Systems of other people, in the keys of their released config.json (model/architectures.py reads them): the report's
+# compared ones and what its readers compare with today.
+_LLAMA: dict[str, Any] = {
+    "model_type": "llama", "vocab_size": 128_256, "num_key_value_heads": 8, "max_position_embeddings": 131_072,
+    "rope_theta": 500_000.0,
+}  # fmt: skip
+_DEEPSEEK: dict[str, Any] = {
+    "num_attention_heads": 128, "q_lora_rank": 1536, "kv_lora_rank": 512, "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64, "v_head_dim": 128, "max_position_embeddings": 163_840,
+}  # fmt: skip
+_DEEPSEEK_V2 = _DEEPSEEK | {
+    "model_type": "deepseek_v2", "vocab_size": 102_400, "hidden_size": 5120, "intermediate_size": 12_288,
+    "moe_intermediate_size": 1536, "num_hidden_layers": 60, "n_routed_experts": 160, "n_shared_experts": 2,
+    "num_experts_per_tok": 6, "first_k_dense_replace": 1,
+}  # fmt: skip
+_QWEN3: dict[str, Any] = {
+    "model_type": "qwen3_moe", "vocab_size": 151_936, "num_key_value_heads": 4, "head_dim": 128, "num_experts": 128,
+    "num_experts_per_tok": 8, "max_position_embeddings": 40_960, "rope_theta": 1_000_000.0, "rms_norm_eps": 1e-6,
+}  # fmt: skip
+
+COMPARED: dict[str, dict[str, Any]] = {
+    "hunyuan-a13b": {
+        "model_type": "hunyuan_v1_moe", "vocab_size": 128_167, "hidden_size": 4096, "intermediate_size": 3072,
+        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "num_experts": 64,
+        "num_shared_expert": 1, "moe_topk": 8, "use_qk_norm": True, "tie_word_embeddings": True,
+        "max_position_embeddings": 32_768,
+    },
+    "llama-3.1-8b": _LLAMA | {
+        "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32, "num_attention_heads": 32,
+    },
+    "llama-3.1-70b": _LLAMA | {
+        "hidden_size": 8192, "intermediate_size": 28_672, "num_hidden_layers": 80, "num_attention_heads": 64,
+    },
+    "llama-3.1-405b": _LLAMA | {
+        "hidden_size": 16_384, "intermediate_size": 53_248, "num_hidden_layers": 126, "num_attention_heads": 128,
+    },
+    "mixtral-8x7b": {
+        "model_type": "mixtral", "vocab_size": 32_000, "hidden_size": 4096, "intermediate_size": 14_336,
+        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "num_local_experts": 8,
+        "num_experts_per_tok": 2, "max_position_embeddings": 32_768, "rope_theta": 1_000_000.0,
+    },
+    "mixtral-8x22b": {
+        "model_type": "mixtral", "vocab_size": 32_000, "hidden_size": 6144, "intermediate_size": 16_384,
+        "num_hidden_layers": 56, "num_attention_heads": 48, "num_key_value_heads": 8, "num_local_experts": 8,
+        "num_experts_per_tok": 2, "max_position_embeddings": 65_536, "rope_theta": 1_000_000.0,
+    },
+    "deepseek-v2": _DEEPSEEK_V2,
+    "deepseek-v2.5": _DEEPSEEK_V2,  # V2 trained further: the same shape
+    "deepseek-v3": _DEEPSEEK | {
+        "model_type": "deepseek_v3", "vocab_size": 129_280, "hidden_size": 7168, "intermediate_size": 18_432,
+        "moe_intermediate_size": 2048, "num_hidden_layers": 61, "n_routed_experts": 256, "n_shared_experts": 1,
+        "num_experts_per_tok": 8, "first_k_dense_replace": 3,
+    },
+    "qwen3-30b-a3b": _QWEN3 | {
+        "hidden_size": 2048, "intermediate_size": 6144, "moe_intermediate_size": 768, "num_hidden_layers": 48,
+        "num_attention_heads": 32,
+    },
+    "qwen3-235b-a22b": _QWEN3 | {
+        "hidden_size": 4096, "intermediate_size": 12_288, "moe_intermediate_size": 1536, "num_hidden_layers": 94,
+        "num_attention_heads": 64,
+    },
+}  # fmt: skip

@@ -217,6 +217,76 @@ def test_a_table_too_wide_is_turned_and_nothing_is_cut(capsys):
     assert "measure number 39" in capsys.readouterr().out.splitlines()[0]
 
 
+ROWS = [{"variant": "MHA", "bytes": 2_000_000}, {"variant": "none", "bytes": None, "loss": 2.5, "gone": None}]
+
+
+@pytest.mark.parametrize("format", ["table", "json", "csv"])
+def test_rows_need_no_pandas(format):
+    code = (
+        "import sys; from hunyuan_cli.console import emit\n"
+        f"emit({ROWS}, format='{format}'); emit({{'x': 1, 'rows': {ROWS}}}, format='{format}')\n"
+        "print([m for m in ('pandas', 'numpy', 'torch') if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.stderr == "[]\n" and "MHA" in done.stdout
+
+
+def test_rows_may_lack_values_and_their_ints_stay_ints(capsys):
+    emit(ROWS)
+    assert capsys.readouterr().out.splitlines() == [
+        " variant   bytes     loss",
+        " ────────────────────────",
+        " MHA        2 MB        –",
+        " none          –   2.5000",
+    ]
+    emit(ROWS, format="csv")
+    assert capsys.readouterr().out == "variant,bytes,loss,gone\nMHA,2000000,,\nnone,,2.5,\n"
+    emit(ROWS, format="json")
+    assert json.loads(capsys.readouterr().out) == ROWS
+
+
+def test_csv_of_a_frame_is_what_pandas_writes(capsys):
+    frame = FRAME.assign(count=pd.array([3, None], "Int64"), wide=[1e300, float("inf")], text=['a,"b"', "c\nd"])
+    for table in (frame, frame[["loss"]], frame[:0], pd.DataFrame()):
+        emit(table, format="csv")
+        assert capsys.readouterr().out == table.to_csv(index=False)
+
+
+def test_numbers_are_to_the_right_and_all_else_to_the_left(capsys):
+    emit([{"mixed": 1, "number": 1, "flag": True}, {"mixed": "long", "number": 1.25, "flag": False}])
+    assert capsys.readouterr().out.splitlines()[2:] == [" 1            1   True", " long      1.25   False"]
+
+
+def test_a_dict_of_rows_is_a_table_of_its_own(capsys):
+    parts = {"attention": {"total": 10, "activated": 10}, "experts": {"total": 160, "rule": "16 of 10"}}
+    result = {"total": 170, "components": parts, "flops_per_token": {"exact": 1, "six_n": 2}}
+    emit(result)
+    assert capsys.readouterr().out.splitlines()[:6] == [
+        "components",
+        "",
+        " components   total   activated   rule",
+        " ─────────────────────────────────────────",
+        " attention       10          10   –",
+        " experts        160           –   16 of 10",
+    ]
+    emit(result, format="csv")
+    assert capsys.readouterr().out.splitlines()[:2] == ["components,total,activated,rule", "attention,10,10,"]
+    emit({"rows": ROWS, **result}, format="csv")
+    assert capsys.readouterr().out.startswith("variant,")
+    emit(result, format="json")
+    assert json.loads(capsys.readouterr().out) == result
+
+
+def test_a_note_stands_below_tables_only(capsys):
+    note = "[all] sizes are decimal " + "and long " * 20 + "."
+    emit({"a": 1, "rows": ROWS}, note=note)
+    out = capsys.readouterr().out
+    assert out.endswith(f" 1\n\n{note}\n") and out.count("note") == out.count("None") == 0
+    for format in ("json", "csv"):
+        emit({"a": 1, "rows": ROWS}, note=note, format=format)
+        assert "decimal" not in capsys.readouterr().out
+
+
 def test_people_read_numbers_with_units():
     assert [human_count(n) for n in (0, 999, 12_345, 999_960, 52_000_000_000, 1e21)] == [
         "0", "999", "12.3K", "1M", "52B", "1e+21"]  # fmt: skip

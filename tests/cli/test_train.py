@@ -253,6 +253,9 @@ def test_there_must_be_a_run_to_resume(hunyuan, tmp_path, out):
 
 def test_the_first_signal_asks_and_a_second_ctrl_c_stops_at_once():
     notes, before = [], signal.signal(signal.SIGTERM, lambda number, frame: pytest.fail("not handled"))
+    ctrl_c = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell ignores it for what runs in the background
     try:
         with _finish_step_on_signal(notes.append) as asked:
             assert not asked()
@@ -268,4 +271,5 @@ def test_the_first_signal_asks_and_a_second_ctrl_c_stops_at_once():
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, ctrl_c)
     assert notes[0].startswith("stopping after this step")

@@ -9,6 +9,7 @@ from model.errors import ConfigError
 from model.generation.generate import GenerationStats, generate
 from model.generation.sampling import Sampling
 from model.layers.transformer import Hunyuan
+from model.storage import STORAGE
 
 CONFIG = HunyuanConfig.from_name(
     "toy", vocab_size=61, hidden_size=32, intermediate_size=24, head_dim=8, num_experts=4, max_position_embeddings=16,
@@ -48,7 +49,7 @@ def test_stats():
     for _ in generate(NET, PROMPT, max_new_tokens=4, sampling=GREEDY, stats=stats):
         clock.append(stats.decode_seconds)
     assert (stats.prompt_tokens, stats.new_tokens, stats.stop_reason) == (3, 4, "length")
-    assert stats.cache_bytes == kv_cache_bytes(CONFIG, tokens=3 + 4, bytes_per_value=4)
+    assert stats.cache_bytes == kv_cache_bytes(CONFIG, tokens=3 + 4, storage=STORAGE["fp32"])
     assert stats.prefill_seconds > 0 and clock == sorted(clock) and clock[-1] > 0
     assert stats.to_dict()["decode_tokens_per_second"] == 3 / stats.decode_seconds  # the first token is the prefill's
     assert GenerationStats(new_tokens=1).to_dict()["decode_tokens_per_second"] is None

@@ -16,6 +16,7 @@ from model.counts import kv_cache_bytes
 from model.layers.attention import Attention
 from model.layers.rope import rope_base, rope_table, rotate
 from model.layers.transformer import Hunyuan
+from model.storage import STORAGE
 
 SMALL = HunyuanConfig.from_name(
     "toy", vocab_size=61, hidden_size=24, intermediate_size=16, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
@@ -121,7 +122,7 @@ def test_allocated_cache_equals_the_closed_form(variant, dtype):
     config = SMALL.replace(**VARIANTS[variant])
     cache = KVCache(config, batch=3, max_tokens=7, dtype=dtype)
     storages = (tensor.untyped_storage() for slot in cache.slots.values() for tensor in slot)
-    expected = kv_cache_bytes(config, tokens=7, batch=3, bytes_per_value=dtype.itemsize)
+    expected = kv_cache_bytes(config, tokens=7, batch=3, storage=STORAGE["fp32" if dtype == torch.float32 else "bf16"])
     assert cache.bytes == sum({s.data_ptr(): s.nbytes() for s in storages}.values()) == expected
     assert len(cache.slots) == math.ceil(config.num_hidden_layers / config.cla_share_factor)
 

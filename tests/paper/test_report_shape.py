@@ -7,6 +7,7 @@ from model.config import HunyuanConfig
 from model.counts import activated_params, kv_cache_bytes, total_params
 from model.layers.rope import rope_base
 from model.moe.router import drop, recycle
+from model.storage import STORAGE
 
 LARGE = HunyuanConfig.from_name("hunyuan-large")
 HEADS = {"MHA": (80, 1), "GQA": (8, 1), "MQA": (1, 1), "CLA": (80, 2), "GQA+CLA": (8, 2)}
@@ -44,7 +45,7 @@ def test_kv_cache_at_256k_tokens(name, gib):
     """The saving of "almost 95%"; and bytes grow with the batch and the width of a value."""
     config = variant(name)
     assert kv_cache_bytes(config, tokens=256 * 1024) == gib * 2**30
-    assert kv_cache_bytes(config, tokens=128 * 1024, batch=3, bytes_per_value=4) == 3 * gib * 2**30
+    assert kv_cache_bytes(config, tokens=128 * 1024, batch=3, storage=STORAGE["fp32"]) == 3 * gib * 2**30
 
 
 def test_released_rope_base():
