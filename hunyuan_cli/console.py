@@ -1,19 +1,23 @@
 """Results to standard output, everything else to standard error.
 
-    emit(frame or dict, format="table", output=None)   a table to read, one JSON document, or CSV
+    emit(rows or dict, format="table", output=None)    a table to read, one JSON document, or CSV
     save_figure(figure, path)                          .png, .svg or .pdf, the same bytes for the same figure
     with progress("packing", total=9) as advance: ...  a bar for what takes over two seconds
     stderr(message)                                    one line that a person should see
 
-Files appear whole or not at all. rich, pandas and matplotlib are imported where they are used: --help needs none.
+Files appear whole or not at all. rich and matplotlib are imported where they are used, --help needing neither; pandas
+never, for it alone takes longer than a small command may: a frame is known by what it can do.
 """
 
+import csv
 import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from io import BytesIO, StringIO
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,20 +54,29 @@ def progress(description: str, total: int | None = None) -> Iterator[Callable[[i
 # --- results ---------------------------------------------------------------------------------------------------------
 
 
-def emit(
-    result: "pd.DataFrame | Mapping[str, Any]", *, format: str = "table", output: Path | None = None, title: str = ""
-) -> None:
-    """Write a result: a frame, or a dict of values, nested dicts and tables (frames or lists of dicts).
+Rows = tuple[list[str], list[Mapping[str, Any]]]  # the columns in order; the rows, which may lack some of them
 
-    JSON is the whole dict, a frame being a list of rows. CSV is the first table in it.
+
+def emit(
+    result: "pd.DataFrame | Sequence[Mapping[str, Any]] | Mapping[str, Any]",
+    *,
+    format: str = "table",
+    output: Path | None = None,
+    title: str = "",
+    note: str = "",
+) -> None:
+    """Write a result: a table (a frame or a list of dicts), or a dict of values, nested dicts and tables.
+
+    JSON is the whole result, a frame being a list of rows. CSV is the first table in it.
+    A note is for readers of tables: it stands below them, and nowhere else.
     """
     format = result_format(format, output)
     if format == "json":
         text = json.dumps(_plain(result), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     elif format == "csv":
-        text = next(iter(_tables(result, title).values())).to_csv(index=False)
+        text = _csv(*next(iter(_tables(result, title).values())))
     else:
-        text = _render(result, title, to_terminal=output is None and sys.stdout.isatty())
+        text = _render(result, title, note, to_terminal=output is None and sys.stdout.isatty())
     if output is None:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -77,9 +90,13 @@ def result_format(format: str, output: Path | None) -> str:
     return suffix[1:] if format == "table" and suffix in (".json", ".csv") else format
 
 
+def _is_frame(value: Any) -> bool:
+    return hasattr(value, "to_dict") and hasattr(value, "columns")
+
+
 def _plain(value: Any) -> Any:
     """The same value in what JSON knows; what is not a number there (NaN, infinity) becomes null."""
-    if hasattr(value, "to_dict") and hasattr(value, "columns"):
+    if _is_frame(value):
         value = value.to_dict("records")
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
@@ -104,20 +121,18 @@ def _missing(value: Any) -> bool:
         return False
 
 
-def _tables(result: Any, title: str) -> "dict[str, pd.DataFrame]":
-    """The tables of a result by title: its frames and lists of rows, then whatever single values are left."""
-    import pandas as pd
-
-    if isinstance(result, pd.DataFrame):
-        return {title: result}
-    tables: dict[str, pd.DataFrame] = {}
+def _tables(result: Any, title: str) -> dict[str, Rows]:
+    """The tables of a result by title: frames, lists of rows, dicts of rows, then whatever single values are left."""
+    if not isinstance(result, Mapping):
+        return {title: _rows(result)}
+    tables: dict[str, Rows] = {}
     values: dict[str, Any] = {}
     for key, value in result.items():
         name = str(key).replace("_", " ")
-        if isinstance(value, pd.DataFrame):
-            tables[name] = value
-        elif isinstance(value, (list, tuple)) and value and all(isinstance(row, Mapping) for row in value):
-            tables[name] = pd.DataFrame(value)
+        if _is_frame(value) or (isinstance(value, (list, tuple)) and _all_mappings(value)):
+            tables[name] = _rows(value)
+        elif isinstance(value, Mapping) and _all_mappings(value.values()):
+            tables[name] = _rows([{key: entry, **row} for entry, row in value.items()])
         elif isinstance(value, Mapping):
             values |= {f"{key}.{inner}": item for inner, item in value.items()}
         elif not isinstance(value, (list, tuple)):
@@ -125,8 +140,27 @@ def _tables(result: Any, title: str) -> "dict[str, pd.DataFrame]":
         elif value:
             values[key] = "; ".join(map(str, value))
     if values:
-        tables[title] = pd.DataFrame([values])
+        tables[title] = _rows([values])
     return tables
+
+
+def _all_mappings(items: Collection[Any]) -> bool:
+    return bool(items) and all(isinstance(item, Mapping) for item in items)
+
+
+def _rows(table: Any) -> Rows:
+    if _is_frame(table):
+        return list(table.columns), table.to_dict("records")
+    return list(dict.fromkeys(name for row in table for name in row)), list(table)
+
+
+def _csv(columns: list[str], rows: list[Mapping[str, Any]]) -> str:
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow(["" if _missing(row.get(name)) else row[name] for name in columns])
+    return text.getvalue()
 
 
 # --- tables for reading ----------------------------------------------------------------------------------------------
@@ -134,56 +168,54 @@ def _tables(result: Any, title: str) -> "dict[str, pd.DataFrame]":
 PIPE_WIDTH = 120
 
 
-def _render(result: Any, title: str, to_terminal: bool) -> str:
+def _render(result: Any, title: str, note: str, to_terminal: bool) -> str:
     from rich.console import Console
 
     # In a pipe nothing is cut or folded, however long the line; a terminal folds cells to its width.
     console = Console(width=None if to_terminal else 10_000, force_terminal=to_terminal)
     room = console.width if to_terminal else PIPE_WIDTH
     with console.capture() as capture:
-        for heading, frame in _tables(result, title).items():
-            frame = frame.dropna(axis="columns", how="all")
-            if frame.empty:
+        for heading, (columns, rows) in _tables(result, title).items():
+            columns = [name for name in columns if not all(_missing(row.get(name)) for row in rows)]
+            if not columns:
                 continue
-            table = _table(frame, heading, transposed=False)
+            table = _table(columns, rows, heading, transposed=False)
             width = console.measure(table, options=console.options.update(width=10_000)).maximum
-            if width > room and len(frame) < len(frame.columns):
-                table = _table(frame, heading, transposed=True)
+            if width > room and len(rows) < len(columns):
+                table = _table(columns, rows, heading, transposed=True)
             console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n") + "\n"
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    return "\n".join([*lines, note]).strip("\n") + "\n"
 
 
-def _table(frame: "pd.DataFrame", title: str, transposed: bool) -> "Table":
+def _table(columns: list[str], rows: list[Mapping[str, Any]], title: str, transposed: bool) -> "Table":
     """A rich table; columns `x` and `x_sd` are shown as one, mean ± standard deviation."""
-    from pandas.api.types import is_numeric_dtype
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    names = [str(name) for name in frame.columns]
-    shown = [name for name in names if not (name.endswith("_sd") and name[:-3] in names)]
-    rows = []
-    for record in frame.to_dict("records"):
-        cells = [human(record[name], name) for name in shown]
-        spreads = [record.get(f"{name}_sd") for name in shown]
-        rows.append(
-            [
-                cell if _missing(spread) else f"{cell} ± {human(spread, name)}"
-                for cell, spread, name in zip(cells, spreads, shown, strict=True)
-            ]
-        )
+    shown = [name for name in columns if not (name.endswith("_sd") and name[:-3] in columns)]
+    lines = [[_cell(row, name) for name in shown] for row in rows]
     headings = [name.replace("_", " ") for name in shown]
-    numeric = [is_numeric_dtype(frame[name]) for name in shown]
+    numeric = [all(_is_number(row.get(name)) or _missing(row.get(name)) for row in rows) for name in shown]
     if transposed:
-        rows = [list(column) for column in zip(headings, *rows, strict=True)]
-        headings, rows = rows[0], rows[1:]
+        headings, *lines = [list(line) for line in zip(headings, *lines, strict=True)]
         numeric = [False] + [True] * (len(headings) - 1)
     table = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for heading, right in zip(headings, numeric, strict=True):
         table.add_column(Text(heading), justify="right" if right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))  # Text: a name with [brackets] is no markup
+    for line in lines:
+        table.add_row(*map(Text, line))  # Text: a name with [brackets] is no markup
     return table
+
+
+def _cell(row: Mapping[str, Any], name: str) -> str:
+    value, spread = row.get(name), row.get(f"{name}_sd")
+    return human(value, name) if _missing(spread) else f"{human(value, name)} ± {human(spread, name)}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def human(value: Any, name: str = "") -> str:
@@ -264,8 +296,6 @@ def write_atomically(path: Path, content: bytes, *, quiet: bool = False) -> None
 
 def save_figure(figure: "Figure", path: Path, *, quiet: bool = False) -> None:
     """Save a figure in the format of its suffix, without the date and version that would change its bytes."""
-    from io import BytesIO
-
     import matplotlib
 
     from hunyuan_cli.options import FIGURE_SUFFIXES
