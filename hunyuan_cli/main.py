@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hunyuan_cli.commands import bench, compare, infer, train
+from hunyuan_cli.commands import bench, compare, infer, kv_cache, params, train
 from hunyuan_cli.console import stderr
 from model.errors import HunyuanError
 
@@ -31,6 +31,8 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("infer")(infer.infer)
 app.command("compare")(compare.compare)
+app.command("kv-cache")(kv_cache.kv_cache)
+app.command("params")(params.params)
 app.add_typer(bench.app, name="bench")
 
 

@@ -4,14 +4,19 @@ parse_context   "256K"  -> 262_144          tokens of context: binary, as contex
 parse_number    "2M"    -> 2_000_000.0      tokens, parameters, FLOPs: decimal K M B (or G) T, or 1e15
 parse_count     "2M"    -> 2_000_000        the same, whole
 parse_bytes     "141GB" -> 141_000_000_000  memory: decimal units, or binary ones (GiB)
+parse_fraction  "10%"   -> 0.1
+parse_list      "8K,32K" with one of these  several sizes at once
 """
 
 import re
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import typer
+
+Choice = TypeVar("Choice")
 
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -46,6 +51,30 @@ def parse_count(text: str | int) -> int:
 def parse_bytes(text: str | int) -> int:
     """A size of memory in bytes."""
     return _whole(_size(text, _BYTES), text, "a size in bytes: write 141GB, 80GiB or 512MB")
+
+
+def parse_list(text: str, parse: Callable[[str], int]) -> list[int]:
+    """Several sizes with commas between them, such as 8K,32K: each one once, in the order given."""
+    return list(dict.fromkeys(parse(item) for item in str(text).split(",")))
+
+
+def parse_fraction(text: str | float) -> float:
+    """A share from 0 up to but without 1: 10% or 0.1."""
+    number, percent = str(text).strip().removesuffix("%"), str(text).strip().endswith("%")
+    try:
+        share = float(number) / (100 if percent else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise typer.BadParameter(f"'{text}' is not a share below all of it: write 10% or 0.1")
+    return share
+
+
+def known(option: str, name: str, table: Mapping[str, Choice]) -> Choice:
+    """The entry of that name; others are refused with the known ones."""
+    if name not in table:
+        raise typer.BadParameter(f"{option} '{name}' is not known: choose from {', '.join(table)}")
+    return table[name]
 
 
 def _size(text: str | float, units: dict[str, int]) -> Decimal | None:
@@ -87,16 +116,21 @@ Seed = Annotated[int, _SEED]
 OptionalSeed = Annotated[int | None, _SEED]
 Device = Annotated[str, _DEVICE]
 OptionalDevice = Annotated[str | None, _DEVICE]
-Context = Annotated[
-    int, typer.Option("--context", parser=parse_context, metavar="TOKENS", help="Context length, such as 32K or 256K.")
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        metavar="NAME|PATH",
+        help="A model by name, a config.json, or a folder that holds one; repeatable. A wrong name lists the known ones.",
+    ),
 ]
-Batch = Annotated[int, typer.Option("--batch", min=1, help="Sequences at once.")]
+ModelSet = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="model.KEY=VALUE", help="Change a key of the model's configuration; repeatable."),
+]
 Tokens = Annotated[
     int | None, typer.Option("--tokens", parser=parse_count, metavar="TOKENS", help="Tokens, such as 2M or 1.5B.")
 ]
 Flops = Annotated[
     float | None, typer.Option("--flops", parser=parse_number, metavar="FLOPS", help="FLOPs, such as 1e15.")
-]
-Memory = Annotated[
-    int | None, typer.Option("--memory", parser=parse_bytes, metavar="BYTES", help="Memory, such as 141GB or 80GiB.")
 ]

@@ -9,11 +9,11 @@ default there is the size of some particular model has none here.
 
 import difflib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from model.config import HunyuanConfig
+from model.config import HunyuanConfig, unknown_key
 from model.errors import ConfigError
 from model.presets import COMPARED, PRESETS
 from model.shape import Attention, FeedForward, LatentAttention, Layer, ModelShape, shape_of
@@ -42,13 +42,19 @@ def load_values(name_or_path: str | Path) -> dict[str, Any]:
     return values
 
 
-def load_shape(name_or_path: str | Path) -> ModelShape:
-    """The shape of a preset, a config.json, or a folder that holds one; ConfigError lists everything that is wrong."""
-    return read_shape(load_values(name_or_path), str(name_or_path))
+def load_shape(name_or_path: str | Path, changes: Mapping[str, Any] | None = None) -> ModelShape:
+    """The shape of a preset, a config.json, or a folder that holds one, with some keys changed.
+
+    ConfigError lists everything that is wrong.
+    """
+    return read_shape(load_values(name_or_path) | dict(changes or {}), str(name_or_path), changed=changes or {})
 
 
-def read_shape(values: dict[str, Any], name: str) -> ModelShape:
-    """The shape that a config.json describes: one of READERS by its model_type, this project's own where it has none."""
+def read_shape(values: dict[str, Any], name: str, *, changed: Iterable[str] = ()) -> ModelShape:
+    """The shape that a config.json describes: one of READERS by its model_type, this project's own where it has none.
+
+    A config.json holds much that has no bearing on sizes; a key in `changed` that is not read is refused.
+    """
     if "model_type" not in values:
         return shape_of(HunyuanConfig.from_dict(values), name)
     kind = values["model_type"]
@@ -65,6 +71,7 @@ def read_shape(values: dict[str, Any], name: str) -> ModelShape:
         tied=keys.flag("tie_word_embeddings", False),
         max_position_embeddings=keys.size("max_position_embeddings"),
     )
+    keys.problems += [unknown_key(key, sorted(keys.read), "model") for key in changed if key not in keys.read]
     if keys.problems:
         raise ConfigError([f"{name} cannot be counted: {problem}" for problem in dict.fromkeys(keys.problems)])
     return shape
@@ -121,40 +128,45 @@ class _Keys:
     def __init__(self, values: dict[str, Any]) -> None:
         self.values = values
         self.problems: list[str] = []
+        self.read: set[str] = set()
 
-    def _refuse(self, key: str, expected: str) -> int:
+    def find(self, *names: str) -> tuple[str, Any]:
+        """The first of these names that is there, and its value; null counts as not there."""
+        self.read.update(names)
+        key = next((name for name in names if self.values.get(name) is not None), names[0])
+        return key, self.values.get(key)
+
+    def refuse(self, key: str, expected: str) -> int:
         shown = f"{key} is {self.values[key]!r}" if key in self.values else f"{key} is missing"
         self.problems.append(f"{shown}: it must be {expected}")
         return 1
 
     def size(self, *names: str, default: int | None = None, least: int = 1, most: int = 10**9) -> int:
-        """A whole number under the first of these names that is there; null counts as not there."""
-        key = next((name for name in names if self.values.get(name) is not None), names[0])
-        value = self.values.get(key)
+        """A whole number."""
+        key, value = self.find(*names)
         if value is None and default is not None:
             return default
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            return self._refuse(key, f"a whole number from {least} to {most:,}")
+            return self.refuse(key, f"a whole number from {least} to {most:,}")
         return value
 
     def optional_size(self, key: str) -> int | None:
-        return self.size(key) if self.values.get(key) is not None else None
+        return self.size(key) if self.find(key)[1] is not None else None
 
     def flag(self, key: str, default: bool) -> bool:
-        value = self.values.get(key, default)
-        if not isinstance(value, bool):
-            self._refuse(key, "true or false")
-        return bool(value)
+        value = self.find(key)[1]
+        if value is not None and not isinstance(value, bool):
+            self.refuse(key, "true or false")
+        return default if value is None else bool(value)
 
     def per_layer(self, *names: str, layers: range, default: int, least: int = 1) -> list[int]:
         """One number for all layers, or a list with one for each."""
-        key = next((name for name in names if self.values.get(name) is not None), names[0])
-        value = self.values.get(key)
+        key, value = self.find(*names)
         if not isinstance(value, list):
             return [self.size(key, default=default, least=least)] * len(layers)
         whole = all(isinstance(item, int) and not isinstance(item, bool) and least <= item <= 10**9 for item in value)
         if len(value) != len(layers) or not whole:
-            self._refuse(key, f"one whole number, or a list of {len(layers)}")
+            self.refuse(key, f"one whole number, or a list of {len(layers)}")
             return [1] * len(layers)
         return value
 
@@ -163,24 +175,24 @@ class _Keys:
         heads = self.size("num_attention_heads")
         kv_heads = self.size("num_key_value_heads", default=heads)
         if heads % kv_heads:
-            self._refuse("num_key_value_heads", f"a divisor of the {heads} attention heads")
-        if self.values.get("head_dim") is not None:
+            self.refuse("num_key_value_heads", f"a divisor of the {heads} attention heads")
+        if self.find("head_dim")[1] is not None:
             return heads, kv_heads, self.size("head_dim")
         hidden = self.size("hidden_size")
         if hidden % heads:
-            self._refuse("num_attention_heads", f"a divisor of hidden_size {hidden} where head_dim is not given")
+            self.refuse("num_attention_heads", f"a divisor of hidden_size {hidden} where head_dim is not given")
         return heads, kv_heads, max(1, hidden // heads)
 
     def windows(self, layers: range, *, switched: bool = False) -> list[int | None]:
         """The sliding window of each layer. `switched`: Qwen's use_sliding_window turns it on, from max_window_layers on."""
         window = self.optional_size("sliding_window")
-        kinds = self.values.get("layer_types")
+        _, kinds = self.find("layer_types")
         if kinds is not None:
             known = ("full_attention", "sliding_attention")
             if not isinstance(kinds, list) or len(kinds) != len(layers) or any(kind not in known for kind in kinds):
-                self._refuse("layer_types", f"a list of {len(layers)} of {' and '.join(known)}")
+                self.refuse("layer_types", f"a list of {len(layers)} of {' and '.join(known)}")
             elif window is None and known[1] in kinds:
-                self._refuse("sliding_window", "given where layer_types has sliding_attention")
+                self.refuse("sliding_window", "given where layer_types has sliding_attention")
             else:
                 return [window if kind == known[1] else None for kind in kinds]
             return [None] * len(layers)
@@ -194,7 +206,7 @@ class _Keys:
         count = self.size(*names)
         topk = self.size("num_experts_per_tok", default=2 if names[0] == "num_local_experts" else None)
         if topk > count:
-            self._refuse("num_experts_per_tok", f"between 1 and the {count} experts")
+            self.refuse("num_experts_per_tok", f"between 1 and the {count} experts")
         return count, topk
 
 
@@ -231,9 +243,9 @@ def _qwen3_moe(keys: _Keys, layers: range) -> Iterable[Layer]:
     """A mixture in every decoder_sparse_step-th layer, but for mlp_only_layers."""
     count, topk = keys.experts("num_experts", "num_local_experts")
     block = FeedForward(routed_size=keys.size("moe_intermediate_size"), num_experts=count, topk=topk)
-    step, dense = keys.size("decoder_sparse_step", default=1), keys.values.get("mlp_only_layers") or []
+    step, dense = keys.size("decoder_sparse_step", default=1), keys.find("mlp_only_layers")[1] or []
     if not isinstance(dense, list):
-        keys._refuse("mlp_only_layers", "a list of layers")
+        keys.refuse("mlp_only_layers", "a list of layers")
         dense = []
     for index, layer in enumerate(_qwen3(keys, layers)):
         mixture = index not in dense and (index + 1) % step == 0
@@ -280,7 +292,7 @@ def _hunyuan(keys: _Keys, layers: range) -> Iterable[Layer]:
     topk = keys.per_layer("moe_topk", "num_experts_per_tok", layers=layers, default=1)
     shared = keys.per_layer("num_shared_expert", layers=layers, default=1, least=0)
     if max(topk, default=1) > count:
-        keys._refuse("moe_topk", f"between 1 and the {count} experts")
+        keys.refuse("moe_topk", f"between 1 and the {count} experts")
     mixed = keys.flag("use_mixed_mlp_moe", True)
     for index in layers:
         attention = Attention(

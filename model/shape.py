@@ -24,9 +24,10 @@ class Attention:
     qkv_bias: bool = False
     output_bias: bool = False
 
-    def weights(self, hidden: int) -> int:
-        """Parameters of the matrix products: q, k, v, o."""
-        return hidden * self.head_dim * (2 * self.heads + (2 * self.kv_heads if self.owns_cache else 0))
+    def weights(self, hidden: int, tensor_parallel: int = 1) -> int:
+        """Parameters of the matrix products q, k, v and o; on one of several devices those of its heads."""
+        heads, kv_heads = -(-self.heads // tensor_parallel), -(-self.kv_heads // tensor_parallel)
+        return hidden * self.head_dim * (2 * heads + (2 * kv_heads if self.owns_cache else 0))
 
     def biases(self, hidden: int) -> int:
         heads = self.heads + (2 * self.kv_heads if self.owns_cache else 0)
@@ -69,12 +70,14 @@ class LatentAttention:
     window: int | None = None
     owns_cache: bool = True
 
-    def weights(self, hidden: int) -> int:
-        query = self.heads * (self.qk_nope_head_dim + self.qk_rope_head_dim)
+    def weights(self, hidden: int, tensor_parallel: int = 1) -> int:
+        """Parameters of the matrix products; the projections to the latents lie on every one of several devices."""
+        heads = -(-self.heads // tensor_parallel)
+        query = heads * (self.qk_nope_head_dim + self.qk_rope_head_dim)
         queries = hidden * query if self.q_lora_rank is None else self.q_lora_rank * (hidden + query)
         latent = hidden * (self.kv_lora_rank + self.qk_rope_head_dim)
-        expanded = self.kv_lora_rank * self.heads * (self.qk_nope_head_dim + self.v_head_dim)
-        return queries + (latent if self.owns_cache else 0) + expanded + self.heads * self.v_head_dim * hidden
+        expanded = self.kv_lora_rank * heads * (self.qk_nope_head_dim + self.v_head_dim)
+        return queries + (latent if self.owns_cache else 0) + expanded + heads * self.v_head_dim * hidden
 
     def biases(self, hidden: int) -> int:
         return ((self.q_lora_rank or 0) + self.kv_lora_rank + self.qk_rope_head_dim + hidden) * self.bias

@@ -1,0 +1,263 @@
+"""What fits: how many sequences of which length a model serves in a memory, and how fast it can decode at most.
+
+A replica is `tensor_parallel` devices that share out heads, experts' widths and the vocabulary; `devices` hold one or more
+replicas. On each device the memory goes to a reserve, weights, activations and the cache, and the largest batch is the
+last with which all four fit. T tokens in one pass, D hidden, V vocabulary.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from model.counts import kv_cache_bytes, parameter_counts
+from model.errors import ConfigError
+from model.shape import Attention, ModelShape
+from model.storage import BF16, STORAGE, Storage
+from model.variants import Variant, with_variant
+
+# int8 and int4 weights share a scale among 128 values, as GPTQ (arXiv:2210.17323) and AWQ (arXiv:2306.00978) do.
+WEIGHTS = {name: STORAGE[name].with_group(128) for name in ("bf16", "fp8", "int8", "int4")}
+NO_LIMIT = 2**40  # tokens: a context beyond it is called unlimited, as with sliding windows in every layer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """Where and how a model is served; ConfigError says what cannot be."""
+
+    memory: int = 0  # bytes of one device
+    devices: int = 1
+    tensor_parallel: int | None = None  # devices of one replica; None is all
+    weights: Storage = BF16  # of attention and experts; embedding, head, router and norms stay bf16
+    cache: Storage = BF16
+    reserve: float = 0.1  # of each device's memory, for the engine, graphs and fragmentation
+    block_size: int = 16  # tokens of one page of the cache
+    prefill_chunk: int = 8192  # tokens in one pass
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.devices % self.replica_devices:
+            problems.append(
+                f"{self.devices} devices cannot be shared by replicas of {self.replica_devices}: give a tensor "
+                "parallelism that divides them"
+            )
+        if not 0 <= self.reserve < 1:
+            problems.append(f"a reserve of {self.reserve:.0%} leaves no memory: give 0% or more, and less than 100%")
+        if problems:
+            raise ConfigError(problems)
+
+    @property
+    def replica_devices(self) -> int:
+        return self.tensor_parallel or self.devices
+
+    @property
+    def replicas(self) -> int:
+        return self.devices // self.replica_devices
+
+
+def device_memory(shape: ModelShape, serving: Serving, *, context: int, batch: int) -> dict[str, int]:
+    """Bytes on one device by term, for `batch` sequences of `context` tokens on its replica; in the order they are taken."""
+    return {
+        "reserve": math.ceil(serving.memory * serving.reserve),
+        "weights": weight_bytes(shape, serving),
+        "activations": activation_bytes(shape, serving, context=context, batch=batch),
+        "cache": _cache_bytes(shape, serving, context, batch, serving.block_size),
+    }
+
+
+def weight_bytes(shape: ModelShape, serving: Serving, batch: int | None = None) -> int:
+    """Bytes of weights on one device; with a batch, only those that one decoding step reads.
+
+    A step of `batch` tokens reads E (1 - (1 - K/E)^batch) of a layer's E experts, if each token chooses its K independently
+    and evenly; of the embedding it reads a few rows, not counted, but the whole head.
+    """
+    hidden, devices = shape.hidden_size, serving.replica_devices
+    products = 0.0
+    for layer in shape.layers:
+        block = layer.feed_forward
+        experts = float(block.num_experts)
+        if batch is not None and block.num_experts:
+            experts *= 1 - (1 - block.topk / block.num_experts) ** batch
+        products += layer.attention.weights(hidden, devices)
+        products += 3 * hidden * (-(-block.shared_size // devices) + experts * -(-block.routed_size // devices))
+    counts = parameter_counts(shape)
+    biases = sum(layer.attention.biases(hidden) for layer in shape.layers)
+    matrices = 1 if shape.tied or batch is not None else 2
+    vocabulary = matrices * hidden * -(-shape.vocab_size // devices)
+    small = vocabulary + counts["router"].total + counts["norms"].total + biases
+    return serving.weights.row_bytes(math.ceil(products)) + BF16.row_bytes(small)
+
+
+def activation_bytes(shape: ModelShape, serving: Serving, *, context: int, batch: int) -> int:
+    """Bytes that one pass holds at once in bf16: the larger block of any layer, and float32 logits of the last tokens.
+
+    T is the larger of a chunk of the prompt and one token of every sequence. A block holds the residual, its normed copy
+    and its output, and inside either queries, keys, values and the attended, or the dispatched rows, gate and up, and
+    their product.
+    """
+    devices = serving.replica_devices
+    tokens = max(min(serving.prefill_chunk, context), batch)
+    widest = 0
+    for layer in shape.layers:
+        attention, block = layer.attention, layer.feed_forward
+        heads = -(-attention.heads // devices)
+        if isinstance(attention, Attention):
+            kv_heads = -(-attention.kv_heads // devices)
+            inner = 2 * attention.head_dim * (heads + kv_heads)
+        else:
+            inner = 2 * heads * (attention.qk_nope_head_dim + attention.qk_rope_head_dim + attention.v_head_dim)
+        rows = block.topk * shape.hidden_size * 2  # to the routed experts and back
+        width = -(-block.shared_size // devices) + block.topk * -(-block.routed_size // devices)
+        widest = max(widest, inner, rows + 3 * width)
+    logits = 4 * batch * -(-shape.vocab_size // devices)
+    return 2 * tokens * (3 * shape.hidden_size + widest) + logits
+
+
+def _cache_bytes(shape: ModelShape, serving: Serving, context: int, batch: int, block_size: int) -> int:
+    return kv_cache_bytes(
+        shape,
+        tokens=context,
+        batch=batch,
+        storage=serving.cache,
+        block_size=block_size,
+        tensor_parallel=serving.replica_devices,
+    )
+
+
+def limiting_term(terms: Mapping[str, int], memory: int) -> str | None:
+    """The first term, in the order they are taken, that no longer fits; None when all do."""
+    taken = 0
+    for name, size in terms.items():
+        taken += size
+        if taken > memory:
+            return name
+    return None
+
+
+def largest_batch(shape: ModelShape, serving: Serving, context: int) -> int:
+    """The most sequences of `context` tokens that one replica holds; 0 when not even one."""
+    return _largest(
+        lambda batch: limiting_term(device_memory(shape, serving, context=context, batch=batch), serving.memory) is None
+    )
+
+
+def longest_context(shape: ModelShape, serving: Serving, batch: int) -> int:
+    """The longest context of `batch` sequences on one replica; 0 when not even one token, at most NO_LIMIT."""
+    return _largest(
+        lambda tokens: limiting_term(device_memory(shape, serving, context=tokens, batch=batch), serving.memory) is None
+    )
+
+
+def _largest(fits: Callable[[int], bool]) -> int:
+    """The largest number up to NO_LIMIT that fits, of a question that turns from yes to no once."""
+    low, high = 0, 1
+    while high <= NO_LIMIT and fits(high):
+        low, high = high, 2 * high
+    while high - low > 1 and low < NO_LIMIT:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def largest_batch_rows(
+    variants: Iterable[Variant], servings: Iterable[Serving], contexts: Iterable[int]
+) -> list[dict[str, Any]]:
+    """Per variant, cache format and context: the largest batch, every term on one device with it, what stops one more."""
+    rows = []
+    for variant, serving, context in product(variants, servings, contexts):
+        shape = variant.shape
+        batch = largest_batch(shape, serving, context)
+        full = limiting_term(device_memory(shape, serving, context=context, batch=batch + 1), serving.memory)
+        rows.append(
+            _names(variant, serving)
+            | {"context": context, "largest_batch": batch, "concurrent_sequences": batch * serving.replicas}
+            | {"limited_by": full}
+            | _terms(shape, serving, context, max(1, batch))
+        )
+    return rows
+
+
+def longest_context_rows(
+    variants: Iterable[Variant], servings: Iterable[Serving], batches: Iterable[int]
+) -> list[dict[str, Any]]:
+    """Per variant, cache format and batch of one replica: the longest context, every term, what stops one more token.
+
+    None is no limit; trained_context is the length that the model is meant for, whatever the memory allows.
+    """
+    rows = []
+    for variant, serving, batch in product(variants, servings, batches):
+        shape = variant.shape
+        context = longest_context(shape, serving, batch)
+        full = limiting_term(device_memory(shape, serving, context=context + 1, batch=batch), serving.memory)
+        unlimited = context >= NO_LIMIT
+        rows.append(
+            _names(variant, serving)
+            | {"batch": batch, "longest_context": None if unlimited else context}
+            | {"limited_by": None if unlimited else full, "trained_context": shape.max_position_embeddings}
+            | _terms(shape, serving, max(1, context), batch)
+        )
+    return rows
+
+
+def _names(variant: Variant, serving: Serving) -> dict[str, Any]:
+    return {"model": variant.shape.name, "variant": variant.name, "own": variant.own, "dtype": serving.cache.name}
+
+
+def _terms(shape: ModelShape, serving: Serving, context: int, batch: int) -> dict[str, int]:
+    """Every term; where nothing fits, those of one sequence or token, with less than nothing free."""
+    terms = device_memory(shape, serving, context=context, batch=batch)
+    rounding = terms["cache"] - _cache_bytes(shape, serving, context, batch, block_size=1)
+    sizes = {f"{name}_bytes": size for name, size in terms.items()}
+    return sizes | {"page_rounding_bytes": rounding, "free_bytes": serving.memory - sum(terms.values())}
+
+
+def decode_rows(
+    variants: Iterable[Variant],
+    servings: Iterable[Serving],
+    contexts: Iterable[int],
+    batches: Iterable[int],
+    *,
+    bandwidth: float,
+) -> list[dict[str, Any]]:
+    """Decoding at the limit of memory bandwidth (bytes a second of one device): each step reads weights and the whole cache.
+
+    No engine is faster; computing, communication and launches come on top. tokens_per_second is that of all replicas with
+    `batch` sequences each, times_mha the gain over the same model with MHA.
+    """
+
+    def step(shape: ModelShape, serving: Serving, context: int, batch: int) -> tuple[int, int]:
+        return weight_bytes(shape, serving, batch), _cache_bytes(shape, serving, context, batch, block_size=1)
+
+    rows = []
+    for variant, serving, context, batch in product(variants, servings, contexts, batches):
+        weights, cache = step(variant.shape, serving, context, batch)
+        speed = batch * bandwidth / (weights + cache)
+        rows.append(
+            _names(variant, serving)
+            | {"context": context, "batch": batch, "weights_read_bytes": weights, "cache_read_bytes": cache}
+            | {"tokens_per_second": speed * serving.replicas, "tokens_per_second_per_sequence": speed / batch}
+            | {"times_mha": sum(step(with_variant(variant.shape, "MHA"), serving, context, batch)) / (weights + cache)}
+        )
+    return rows
+
+
+def serving_notes(variants: Iterable[Variant], serving: Serving) -> list[str]:
+    """What a reader of the rows should know, one sentence each."""
+    notes = []
+    for variant in variants:
+        copies = cache_copies(variant.shape, serving)
+        if copies > 1:
+            heads = max(layer.attention.cache_heads for layer in variant.shape.layers)
+            notes.append(
+                f"{variant.shape.name} {variant.name}: the cache has {heads} head{'s' * (heads > 1)} for "
+                f"{serving.replica_devices} devices, so each key and value is held {copies:.3g} times; replicas of fewer "
+                "devices (--tensor-parallel) hold more"
+            )
+    return notes
+
+
+def cache_copies(shape: ModelShape, serving: Serving) -> float:
+    """How often a replica holds each key and value: above 1 where devices outnumber the heads of the cache."""
+    once = kv_cache_bytes(shape, tokens=1)
+    return serving.replica_devices * kv_cache_bytes(shape, tokens=1, tensor_parallel=serving.replica_devices) / once

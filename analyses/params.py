@@ -1,0 +1,83 @@
+"""How big a model is: parameters by component, FLOPs per token, and the memory that training it takes."""
+
+import dataclasses
+from typing import Any, Literal
+
+from model.config import HunyuanConfig
+from model.counts import RULES, activated_params, flops_by_component, parameter_counts, total_params
+from model.memory import TrainingMemory, training_memory
+from model.shape import ModelShape, shape_of
+
+FLOPS_RULES = {
+    "attention": "2 per weight of the projections",
+    "scores": "4 * H * P * context per layer: queries by keys, probabilities by values",
+    "shared": "2 per weight",
+    "routed": "2 per weight of the K chosen experts",
+    "router": "2 * D * E per layer",
+    "head": "2 * V * D, tied or not",
+}
+MEMORY_RULES = {
+    "weights": "4 bytes a parameter: float32 under autocast",
+    "gradients": "4 bytes a parameter",
+    "optimizer": "8 bytes a parameter: AdamW's two moments",
+    "compute_copies": "weights in bfloat16, or the layers that FSDP has gathered",
+    "activations": "what each block leaves for the backward pass",
+    "head": "the loss: chunks of logits, and the gradients it makes in the forward pass",
+    "total": "",
+}
+
+
+def params_report(
+    model: HunyuanConfig | ModelShape,
+    *,
+    context: int = 4096,
+    batch: int = 1,
+    precision: Literal["bfloat16", "float32"] = "bfloat16",
+    devices: int = 1,
+    expert_parallel: int = 1,
+) -> dict[str, Any]:
+    """The document of `hunyuan params`: counts of parameters, FLOPs per token, bytes per device.
+
+    exact is training (three forward passes' worth of FLOPs), to be held against six_n and paper, 9.59 N + 2.3e8, with N
+    the activated parameters. `batch` is that of one device and micro-batch.
+    """
+    shape = shape_of(model)
+    activated = activated_params(shape)
+    forward = flops_by_component(shape, context)
+    memory = training_memory(
+        shape, batch=batch, context=context, precision=precision, devices=devices, expert_parallel=expert_parallel
+    )
+    return {
+        "model": shape.name,
+        "total": total_params(shape),
+        "activated": activated,
+        "components": {
+            name: {"total": count.total, "activated": count.activated, "rule": RULES[name]}
+            for name, count in parameter_counts(shape).items()
+        },
+        "flops_per_token": {
+            "exact": 3 * sum(forward.values()),
+            "six_n": 6 * activated,
+            "paper": 9.59 * activated + 2.3e8,
+            "forward": sum(forward.values()),
+            "context": context,
+            "components": {name: {"forward": count, "rule": FLOPS_RULES[name]} for name, count in forward.items()},
+        },
+        "training_memory": {
+            "batch": batch,
+            "context": context,
+            "precision": precision,
+            "devices": devices,
+            "expert_parallel": expert_parallel,
+            "per_device": memory_by_part(memory),
+        },
+    }
+
+
+def memory_by_part(memory: TrainingMemory) -> dict[str, dict[str, Any]]:
+    """Bytes on one device with what each block leaves kept, and with every block recomputed instead."""
+    parts = dataclasses.asdict(memory) | {"total": memory.total, "total_recomputed": memory.total_recomputed}
+    return {
+        part: {"bytes": parts[part], "recomputed_bytes": parts.get(f"{part}_recomputed", parts[part]), "rule": rule}
+        for part, rule in MEMORY_RULES.items()
+    }
