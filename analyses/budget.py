@@ -1,8 +1,8 @@
 """What fits: how many sequences of which length a model serves in a memory, and how fast it can decode at most.
 
-A replica is `tensor_parallel` devices that share out heads, experts' widths and the vocabulary; `devices` hold one or more
-replicas. On each device the memory goes to a reserve, weights, activations and the cache, and the largest batch is the
-last with which all four fit. T tokens in one pass, D hidden, V vocabulary.
+A replica is `tensor_parallel` devices that share out heads (or, with data-parallel attention, the sequences), experts'
+widths and the vocabulary; `devices` hold one or more replicas. On each device the memory goes to a reserve, weights,
+activations and the cache, and the largest batch is the last with which all four fit.
 """
 
 import math
@@ -29,6 +29,7 @@ class Serving:
     memory: int = 0  # bytes of one device
     devices: int = 1
     tensor_parallel: int | None = None  # devices of one replica; None is all
+    data_parallel_attention: bool = False  # each device attends for sequences of its own, with all heads
     weights: Storage = BF16  # of attention and experts; embedding, head, router and norms stay bf16
     cache: Storage = BF16
     reserve: float = 0.1  # of each device's memory, for the engine, graphs and fragmentation
@@ -52,6 +53,11 @@ class Serving:
         return self.tensor_parallel or self.devices
 
     @property
+    def attention_devices(self) -> int:
+        """Devices that share out the heads of one sequence."""
+        return 1 if self.data_parallel_attention else self.replica_devices
+
+    @property
     def replicas(self) -> int:
         return self.devices // self.replica_devices
 
@@ -62,7 +68,7 @@ def device_memory(shape: ModelShape, serving: Serving, *, context: int, batch: i
         "reserve": math.ceil(serving.memory * serving.reserve),
         "weights": weight_bytes(shape, serving),
         "activations": activation_bytes(shape, serving, context=context, batch=batch),
-        "cache": _cache_bytes(shape, serving, context, batch, serving.block_size),
+        "cache": cache_bytes(shape, serving, context, batch, serving.block_size),
     }
 
 
@@ -73,13 +79,12 @@ def weight_bytes(shape: ModelShape, serving: Serving, batch: int | None = None) 
     and evenly; of the embedding it reads a few rows, not counted, but the whole head.
     """
     hidden, devices = shape.hidden_size, serving.replica_devices
-    products = 0.0
+    products = float(sum(layer.attention.weights(hidden, serving.attention_devices) for layer in shape.layers))
     for layer in shape.layers:
         block = layer.feed_forward
         experts = float(block.num_experts)
         if batch is not None and block.num_experts:
             experts *= 1 - (1 - block.topk / block.num_experts) ** batch
-        products += layer.attention.weights(hidden, devices)
         products += 3 * hidden * (-(-block.shared_size // devices) + experts * -(-block.routed_size // devices))
     counts = parameter_counts(shape)
     biases = sum(layer.attention.biases(hidden) for layer in shape.layers)
@@ -101,9 +106,9 @@ def activation_bytes(shape: ModelShape, serving: Serving, *, context: int, batch
     widest = 0
     for layer in shape.layers:
         attention, block = layer.attention, layer.feed_forward
-        heads = -(-attention.heads // devices)
+        heads = -(-attention.heads // serving.attention_devices)
         if isinstance(attention, Attention):
-            kv_heads = -(-attention.kv_heads // devices)
+            kv_heads = -(-attention.kv_heads // serving.attention_devices)
             inner = 2 * attention.head_dim * (heads + kv_heads)
         else:
             inner = 2 * heads * (attention.qk_nope_head_dim + attention.qk_rope_head_dim + attention.v_head_dim)
@@ -114,14 +119,16 @@ def activation_bytes(shape: ModelShape, serving: Serving, *, context: int, batch
     return 2 * tokens * (3 * shape.hidden_size + widest) + logits
 
 
-def _cache_bytes(shape: ModelShape, serving: Serving, context: int, batch: int, block_size: int) -> int:
+def cache_bytes(shape: ModelShape, serving: Serving, context: int, batch: int, block_size: int = 1) -> int:
+    """Bytes of keys and values on one device, for `batch` sequences on its replica."""
+    own_sequences = -(-batch * serving.attention_devices // serving.replica_devices)
     return kv_cache_bytes(
         shape,
         tokens=context,
-        batch=batch,
+        batch=own_sequences,
         storage=serving.cache,
         block_size=block_size,
-        tensor_parallel=serving.replica_devices,
+        tensor_parallel=serving.attention_devices,
     )
 
 
@@ -207,7 +214,7 @@ def _names(variant: Variant, serving: Serving) -> dict[str, Any]:
 def _terms(shape: ModelShape, serving: Serving, context: int, batch: int) -> dict[str, int]:
     """Every term; where nothing fits, those of one sequence or token, with less than nothing free."""
     terms = device_memory(shape, serving, context=context, batch=batch)
-    rounding = terms["cache"] - _cache_bytes(shape, serving, context, batch, block_size=1)
+    rounding = terms["cache"] - cache_bytes(shape, serving, context, batch)
     sizes = {f"{name}_bytes": size for name, size in terms.items()}
     return sizes | {"page_rounding_bytes": rounding, "free_bytes": serving.memory - sum(terms.values())}
 
@@ -227,7 +234,7 @@ def decode_rows(
     """
 
     def step(shape: ModelShape, serving: Serving, context: int, batch: int) -> tuple[int, int]:
-        return weight_bytes(shape, serving, batch), _cache_bytes(shape, serving, context, batch, block_size=1)
+        return weight_bytes(shape, serving, batch), cache_bytes(shape, serving, context, batch)
 
     rows = []
     for variant, serving, context, batch in product(variants, servings, contexts, batches):
@@ -251,8 +258,8 @@ def serving_notes(variants: Iterable[Variant], serving: Serving) -> list[str]:
             heads = max(layer.attention.cache_heads for layer in variant.shape.layers)
             notes.append(
                 f"{variant.shape.name} {variant.name}: the cache has {heads} head{'s' * (heads > 1)} for "
-                f"{serving.replica_devices} devices, so each key and value is held {copies:.3g} times; replicas of fewer "
-                "devices (--tensor-parallel) hold more"
+                f"{serving.replica_devices} devices, so each key and value is held {copies:.3g} times; --tensor-parallel "
+                f"{heads} or --dp-attention avoids it"
             )
     return notes
 
@@ -260,4 +267,5 @@ def serving_notes(variants: Iterable[Variant], serving: Serving) -> list[str]:
 def cache_copies(shape: ModelShape, serving: Serving) -> float:
     """How often a replica holds each key and value: above 1 where devices outnumber the heads of the cache."""
     once = kv_cache_bytes(shape, tokens=1)
-    return serving.replica_devices * kv_cache_bytes(shape, tokens=1, tensor_parallel=serving.replica_devices) / once
+    on_each = kv_cache_bytes(shape, tokens=1, tensor_parallel=serving.attention_devices)
+    return serving.attention_devices * on_each / once

@@ -1,14 +1,14 @@
 """Pictures of cache memory: bytes against context by variant, and the frontier of batch against context."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, NullLocator
 
-from analyses.budget import Serving, device_memory, largest_batch
+from analyses.budget import Serving, cache_bytes, device_memory, largest_batch
 from analyses.plots import GREY, LINES, color, count_axis, label, legend_below, make_figure
-from model.counts import kv_cache_bytes
 from model.variants import Variant
 
 
@@ -24,13 +24,13 @@ def plot_kv_cache(
     several = len({variant.shape.name for variant in variants}) > 1
     for index, variant in enumerate(variants):
         name = f"{variant.shape.name} {variant.name}" if several else variant.name
-        style = {
+        style: dict[str, Any] = {
             "color": color(index),
             "linestyle": LINES[index % len(LINES)],
             "linewidth": 2.4 if variant.own and not several else 1.6,
             "label": f"{name} (the model's own)" if variant.own and not several else name,
         }
-        panels[0].plot(grid, [_cache(variant, serving, tokens, batch) for tokens in grid], **style)
+        panels[0].plot(grid, [cache_bytes(variant.shape, serving, tokens, batch) for tokens in grid], **style)
         if serving.memory:
             batches = [largest_batch(variant.shape, serving, tokens) * serving.replicas for tokens in grid]
             fitting = [(tokens, count) for tokens, count in zip(grid, batches, strict=True) if count]
@@ -60,16 +60,6 @@ def short_context(tokens: int) -> str:
         if tokens >= size:
             return f"{tokens / size:.4g}{unit}"
     return str(tokens)
-
-
-def _cache(variant: Variant, serving: Serving, tokens: int, batch: int) -> int:
-    return kv_cache_bytes(
-        variant.shape,
-        tokens=tokens,
-        batch=batch,
-        storage=serving.cache,
-        tensor_parallel=serving.replica_devices,
-    )
 
 
 def _memory_lines(panel: Axes, variants: Sequence[Variant], serving: Serving, batch: int) -> None:

@@ -62,6 +62,14 @@ TensorParallel = Annotated[
     int | None,
     typer.Option("--tensor-parallel", min=1, help="Devices of one replica; by default all.", rich_help_panel=_FITS),
 ]
+DataParallelAttention = Annotated[
+    bool,
+    typer.Option(
+        "--dp-attention",
+        help="Each device of a replica attends for sequences of its own, as latent attention is served.",
+        rich_help_panel=_FITS,
+    ),
+]
 Weights = Annotated[
     str,
     typer.Option(
@@ -95,6 +103,7 @@ def kv_cache(
     gpu: Gpu = None,
     devices: Devices = 1,
     tensor_parallel: TensorParallel = None,
+    data_parallel_attention: DataParallelAttention = False,
     weights: Weights = "bf16",
     reserve: Reserve = "10%",
     block_size: BlockSize = 16,
@@ -135,6 +144,7 @@ def kv_cache(
             memory=room or 0,
             devices=devices,
             tensor_parallel=tensor_parallel,
+            data_parallel_attention=data_parallel_attention,
             weights=stored_weights,
             cache=storage,
             reserve=parse_fraction(reserve),
