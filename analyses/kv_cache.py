@@ -65,6 +65,13 @@ def kv_cache_table(
     return pd.DataFrame(rows)
 
 
+def check_measured(storages: Sequence[Storage]) -> None:
+    """Refuses the formats that the real cache is not allocated in."""
+    for storage in storages:
+        if storage.name not in MEASURED:
+            raise ConfigError([f"--measure cannot allocate {storage.name}: give --dtype {' or '.join(MEASURED)}"])
+
+
 def measure_cache(
     config: HunyuanConfig, variant: Variant, *, context: int, batch: int, storage: Storage, limit: int | None = None
 ) -> dict[str, Any] | None:
@@ -76,8 +83,7 @@ def measure_cache(
 
     from model.cache import KVCache
 
-    if storage.name not in MEASURED:
-        raise ConfigError([f"--measure cannot allocate {storage.name}: give --dtype {' or '.join(MEASURED)}"])
+    check_measured([storage])
     built = _built(config, variant.shape)
     if built is None:
         return None
@@ -88,6 +94,10 @@ def measure_cache(
 
     while context > 1 and closed_form(context) > limit:
         context //= 2
+    if closed_form(context) > limit:
+        raise ConfigError(
+            [f"even one token of {batch:,} sequences is too much to allocate here: give a smaller --batch"]
+        )
     cache = KVCache(built, batch=batch, max_tokens=context, dtype=getattr(torch, MEASURED[storage.name]))
     storages = [tensor.untyped_storage() for slot in cache.slots.values() for tensor in slot]
     measured = sum({memory.data_ptr(): memory.nbytes() for memory in storages}.values())

@@ -30,13 +30,15 @@ def plot_kv_cache(
             "linewidth": 2.4 if variant.own and not several else 1.6,
             "label": f"{name} (the model's own)" if variant.own and not several else name,
         }
-        panels[0].plot(grid, [cache_bytes(variant.shape, serving, tokens, batch) for tokens in grid], **style)
+        # As floats: a whole number beyond 64 bits is no number to matplotlib.
+        panels[0].plot(grid, [float(cache_bytes(variant.shape, serving, tokens, batch)) for tokens in grid], **style)
         if serving.memory:
             batches = [largest_batch(variant.shape, serving, tokens) * serving.replicas for tokens in grid]
             fitting = [(tokens, count) for tokens, count in zip(grid, batches, strict=True) if count]
             panels[1].plot([tokens for tokens, _ in fitting], [count for _, count in fitting], **style)
     for panel in panels:
         panel.set_xscale("log", base=2)
+        panel.set_xlim(first, last)
         panel.set_yscale("log")
         panel.set_xticks([tick for tick in (2**power for power in range(0, 41, 2)) if first <= tick <= last])
         panel.xaxis.set_minor_locator(NullLocator())
@@ -49,6 +51,11 @@ def plot_kv_cache(
     if serving.memory:
         _memory_lines(panels[0], variants, serving, batch)
         count_axis(panels[1].yaxis)
+        if not any(len(line.get_xdata()) for line in panels[1].lines):
+            panels[1].set_ylim(1, 10)  # an empty logarithmic axis has no limits of its own
+            panels[1].text(
+                0.5, 0.5, "not even one sequence fits", transform=panels[1].transAxes, ha="center", color=GREY
+            )
         label(panels[1], "context, tokens", "sequences at once", f"what fits ({_where(serving)})")
     legend_below(figure, panels[0], columns=3)
     return figure

@@ -1,6 +1,5 @@
 """How big a model is: parameters by component, FLOPs per token, and the memory that training it takes."""
 
-import dataclasses
 from typing import Any, Literal
 
 from model.config import HunyuanConfig
@@ -22,7 +21,7 @@ MEMORY_RULES = {
     "optimizer": "8 bytes a parameter: AdamW's two moments",
     "compute_copies": "weights in bfloat16, or the layers that FSDP has gathered",
     "activations": "what each block leaves for the backward pass",
-    "head": "the loss: chunks of logits, and the gradients it makes in the forward pass",
+    "working": "at the fullest moment: the loss, its logits and gradients, or gradients on their way through a block",
     "total": "",
 }
 
@@ -75,9 +74,27 @@ def params_report(
 
 
 def memory_by_part(memory: TrainingMemory) -> dict[str, dict[str, Any]]:
-    """Bytes on one device with what each block leaves kept, and with every block recomputed instead."""
-    parts = dataclasses.asdict(memory) | {"total": memory.total, "total_recomputed": memory.total_recomputed}
+    """Bytes on one device at the fullest moment of a step: blocks' activations kept, and every block recomputed instead.
+
+    That moment is the loss or the backward pass of a block, in which a recomputed block's activations are there, too.
+    """
+    in_loss = memory.head >= memory.block + memory.in_flight
+    kept = {
+        "weights": memory.weights,
+        "gradients": memory.gradients,
+        "optimizer": memory.optimizer,
+        "compute_copies": memory.compute_copies,
+        "activations": memory.activations,
+        "working": max(memory.head, memory.in_flight),
+        "total": memory.total,
+    }
+    recomputed = kept | {
+        "compute_copies": memory.compute_copies_recomputed,
+        "activations": memory.activations_recomputed - (memory.block if in_loss else 0),
+        "working": memory.head if in_loss else memory.in_flight,
+        "total": memory.total_recomputed,
+    }
     return {
-        part: {"bytes": parts[part], "recomputed_bytes": parts.get(f"{part}_recomputed", parts[part]), "rule": rule}
+        part: {"bytes": kept[part], "recomputed_bytes": recomputed[part], "rule": rule}
         for part, rule in MEMORY_RULES.items()
     }

@@ -224,7 +224,9 @@ def human(value: Any, name: str = "") -> str:
         return "–"
     if hasattr(value, "item"):
         value = value.item()
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, (int, float)):
         return str(value)
     if not math.isfinite(value):
         return str(value)

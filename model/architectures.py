@@ -3,17 +3,19 @@
     load_shape("mixtral-8x22b")          a preset (model/presets.py)
     load_shape("downloads/some-model")   a config.json, or the folder that holds one, of a known model_type or of a run
 
-One reader per family of model types. Key names and defaults are those of transformers' configuration classes; a key whose
-default there is the size of some particular model has none here.
+One reader per family of model types. Key names and defaults are those of transformers' configuration classes, and what its
+model does not read is not read here either; a key whose default there is the size of some particular model has none here.
 """
 
 import difflib
 import json
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from model.config import HunyuanConfig, unknown_key
+from model.config_keys import ConfigKeys
 from model.errors import ConfigError
 from model.presets import COMPARED, PRESETS
 from model.shape import Attention, FeedForward, LatentAttention, Layer, ModelShape, shape_of
@@ -25,7 +27,11 @@ def load_values(name_or_path: str | Path) -> dict[str, Any]:
     if name in PRESETS or name in COMPARED:
         return dict(PRESETS.get(name) or COMPARED[name])
     path = Path(name_or_path)
-    if not path.exists():
+    try:
+        missing = not path.exists()
+    except OSError as error:  # a name too long for the file system, a folder closed to the user
+        raise ConfigError([f"{reprlib.repr(name)} cannot be read: {error.strerror}"]) from error
+    if missing:
         known = [*PRESETS, *COMPARED]
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}, or name a config.json"
@@ -59,8 +65,10 @@ def read_shape(values: dict[str, Any], name: str, *, changed: Iterable[str] = ()
         return shape_of(HunyuanConfig.from_dict(values), name)
     kind = values["model_type"]
     if not isinstance(kind, str) or kind not in READERS:
-        raise ConfigError([f"{name} has the model type {kind!r}, which is not known: known are {', '.join(READERS)}"])
-    keys = _Keys(values)
+        raise ConfigError(
+            [f"{name} has the model type {reprlib.repr(kind)}, which is not known: known are {', '.join(READERS)}"]
+        )
+    keys = ConfigKeys(values)
     layers = READERS[kind](keys, range(keys.size("num_hidden_layers", most=10_000)))
     shape = ModelShape(
         name=name,
@@ -112,7 +120,9 @@ def buildable_config(values: dict[str, Any], name: str) -> HunyuanConfig:
         "num_shared_expert": block.shared_size // width if block.num_experts else 0,
         "moe_topk": block.topk or 1,
     }
-    alike = {key: values[key] for key in ("rope_theta", "rms_norm_eps", "initializer_range") if key in values}
+    rope = values.get("rope_parameters")  # where transformers 5 writes rope_theta
+    given = (rope if isinstance(rope, dict) else {}) | values
+    alike = {key: given[key] for key in ("rope_theta", "rms_norm_eps", "initializer_range") if key in given}
     config = HunyuanConfig.from_dict(sizes | alike)
     if shape_of(config).layers != shape.layers:
         raise ConfigError([f"{name} is counted but not built here: its layers differ from this project's block"])
@@ -122,140 +132,76 @@ def buildable_config(values: dict[str, Any], name: str) -> HunyuanConfig:
 # --- readers ---------------------------------------------------------------------------------------------------------
 
 
-class _Keys:
-    """Checked access to the keys of a config.json; a bad value becomes a problem, and reading goes on with a harmless 1."""
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        self.values = values
-        self.problems: list[str] = []
-        self.read: set[str] = set()
-
-    def find(self, *names: str) -> tuple[str, Any]:
-        """The first of these names that is there, and its value; null counts as not there."""
-        self.read.update(names)
-        key = next((name for name in names if self.values.get(name) is not None), names[0])
-        return key, self.values.get(key)
-
-    def refuse(self, key: str, expected: str) -> int:
-        shown = f"{key} is {self.values[key]!r}" if key in self.values else f"{key} is missing"
-        self.problems.append(f"{shown}: it must be {expected}")
-        return 1
-
-    def size(self, *names: str, default: int | None = None, least: int = 1, most: int = 10**9) -> int:
-        """A whole number."""
-        key, value = self.find(*names)
-        if value is None and default is not None:
-            return default
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            return self.refuse(key, f"a whole number from {least} to {most:,}")
-        return value
-
-    def optional_size(self, key: str) -> int | None:
-        return self.size(key) if self.find(key)[1] is not None else None
-
-    def flag(self, key: str, default: bool) -> bool:
-        value = self.find(key)[1]
-        if value is not None and not isinstance(value, bool):
-            self.refuse(key, "true or false")
-        return default if value is None else bool(value)
-
-    def per_layer(self, *names: str, layers: range, default: int, least: int = 1) -> list[int]:
-        """One number for all layers, or a list with one for each."""
-        key, value = self.find(*names)
-        if not isinstance(value, list):
-            return [self.size(key, default=default, least=least)] * len(layers)
-        whole = all(isinstance(item, int) and not isinstance(item, bool) and least <= item <= 10**9 for item in value)
-        if len(value) != len(layers) or not whole:
-            self.refuse(key, f"one whole number, or a list of {len(layers)}")
-            return [1] * len(layers)
-        return value
-
-    def heads(self) -> tuple[int, int, int]:
-        """Query heads, key-value heads and head size, which must agree with each other."""
-        heads = self.size("num_attention_heads")
-        kv_heads = self.size("num_key_value_heads", default=heads)
-        if heads % kv_heads:
-            self.refuse("num_key_value_heads", f"a divisor of the {heads} attention heads")
-        if self.find("head_dim")[1] is not None:
-            return heads, kv_heads, self.size("head_dim")
-        hidden = self.size("hidden_size")
-        if hidden % heads:
-            self.refuse("num_attention_heads", f"a divisor of hidden_size {hidden} where head_dim is not given")
-        return heads, kv_heads, max(1, hidden // heads)
-
-    def windows(self, layers: range, *, switched: bool = False) -> list[int | None]:
-        """The sliding window of each layer. `switched`: Qwen's use_sliding_window turns it on, from max_window_layers on."""
-        window = self.optional_size("sliding_window")
-        _, kinds = self.find("layer_types")
-        if kinds is not None:
-            known = ("full_attention", "sliding_attention")
-            if not isinstance(kinds, list) or len(kinds) != len(layers) or any(kind not in known for kind in kinds):
-                self.refuse("layer_types", f"a list of {len(layers)} of {' and '.join(known)}")
-            elif window is None and known[1] in kinds:
-                self.refuse("sliding_window", "given where layer_types has sliding_attention")
-            else:
-                return [window if kind == known[1] else None for kind in kinds]
-            return [None] * len(layers)
-        if switched and not self.flag("use_sliding_window", False):
-            return [None] * len(layers)
-        first = self.size("max_window_layers", default=0, least=0) if switched else 0
-        return [window if index >= first else None for index in layers]
-
-    def experts(self, *names: str) -> tuple[int, int]:
-        """Routed experts, and how many of them take a token."""
-        count = self.size(*names)
-        topk = self.size("num_experts_per_tok", default=2 if names[0] == "num_local_experts" else None)
-        if topk > count:
-            self.refuse("num_experts_per_tok", f"between 1 and the {count} experts")
-        return count, topk
-
-
-def _llama(keys: _Keys, layers: range, *, qk_norm: bool = False, switched: bool = False) -> Iterable[Layer]:
-    """Dense: Llama, Mistral, Qwen3, Hunyuan's dense models."""
-    if keys.flag("mlp_bias", False):
-        keys.problems.append("mlp_bias is true: biases of the MLP are not counted here")
-    heads, kv_heads, head_dim = keys.heads()
-    bias = keys.flag("attention_bias", False)
+def _dense(
+    keys: ConfigKeys,
+    layers: range,
+    *needed: str,
+    windows: Iterable[int | None] = (),
+    qk_norm: bool = False,
+    biased: bool = True,
+) -> Iterable[Layer]:
+    """Attention and a dense block in every layer. `needed` keys have no usual value; `biased`: attention_bias is read."""
+    heads, kv_heads, head_dim = keys.heads(*needed)
+    bias = biased and keys.flag("attention_bias", False)
     block = FeedForward(shared_size=keys.size("intermediate_size"))
-    for window in keys.windows(layers, switched=switched):
+    for window in windows or [None] * len(layers):
         attention = Attention(
             heads=heads, kv_heads=kv_heads, head_dim=head_dim, window=window, qk_norm=qk_norm, qkv_bias=bias, output_bias=bias
         )  # fmt: skip
         yield Layer(attention=attention, feed_forward=block)
 
 
-def _qwen3(keys: _Keys, layers: range) -> Iterable[Layer]:
-    return _llama(keys, layers, qk_norm=True, switched=True)
+def _llama(keys: ConfigKeys, layers: range) -> Iterable[Layer]:
+    keys.no_mlp_bias()
+    return _dense(keys, layers)
 
 
-def _hunyuan_dense(keys: _Keys, layers: range) -> Iterable[Layer]:
-    return _llama(keys, layers, qk_norm=True)
+def _mistral(keys: ConfigKeys, layers: range) -> Iterable[Layer]:
+    """With layer_types it is what transformers calls ministral."""
+    return _dense(keys, layers, "num_key_value_heads", windows=keys.windows(layers, keys.window()), biased=False)
 
 
-def _mixtral(keys: _Keys, layers: range) -> Iterable[Layer]:
-    count, topk = keys.experts("num_local_experts", "num_experts")
+def _qwen3(keys: ConfigKeys, layers: range) -> Iterable[Layer]:
+    window = keys.window(switched=True)
+    by_start = window is not None and keys.find("layer_types")[1] is None
+    start = keys.size("max_window_layers", least=0) if by_start else 0
+    windows = keys.windows(layers, window, start)
+    return _dense(keys, layers, "num_key_value_heads", "head_dim", windows=windows, qk_norm=True)
+
+
+def _hunyuan_dense(keys: ConfigKeys, layers: range) -> Iterable[Layer]:
+    return _dense(keys, layers, qk_norm=True)
+
+
+def _mixtral(keys: ConfigKeys, layers: range) -> Iterable[Layer]:
+    count, topk = keys.experts("num_local_experts", "num_experts", topk=2)
     block = FeedForward(routed_size=keys.size("intermediate_size"), num_experts=count, topk=topk)
-    for layer in _llama(keys, layers):
+    windows = [keys.optional_size("sliding_window")] * len(layers)
+    for layer in _dense(keys, layers, "num_key_value_heads", windows=windows, biased=False):
         yield Layer(attention=layer.attention, feed_forward=block)
 
 
-def _qwen3_moe(keys: _Keys, layers: range) -> Iterable[Layer]:
-    """A mixture in every decoder_sparse_step-th layer, but for mlp_only_layers."""
+def _qwen3_moe(keys: ConfigKeys, layers: range) -> Iterable[Layer]:
+    """A mixture in every decoder_sparse_step-th layer, but for mlp_only_layers; its window is for all layers."""
     count, topk = keys.experts("num_experts", "num_local_experts")
     block = FeedForward(routed_size=keys.size("moe_intermediate_size"), num_experts=count, topk=topk)
-    step, dense = keys.size("decoder_sparse_step", default=1), keys.find("mlp_only_layers")[1] or []
-    if not isinstance(dense, list):
+    step, (_, dense) = keys.size("decoder_sparse_step", default=1), keys.find("mlp_only_layers")
+    if dense is not None and (not isinstance(dense, list) or any(type(index) is not int for index in dense)):
         keys.refuse("mlp_only_layers", "a list of layers")
-        dense = []
-    for index, layer in enumerate(_qwen3(keys, layers)):
+    dense = set(dense) if isinstance(dense, list) and "mlp_only_layers" not in keys.refused else set()
+    window = keys.window(switched=True)
+    attentions = _dense(keys, layers, "num_key_value_heads", windows=[window] * len(layers), qk_norm=True)
+    for index, layer in enumerate(attentions):
         mixture = index not in dense and (index + 1) % step == 0
         yield Layer(attention=layer.attention, feed_forward=block if mixture else layer.feed_forward)
 
 
-def _deepseek(keys: _Keys, layers: range, *, router_bias: bool = False) -> Iterable[Layer]:
+def _deepseek(keys: ConfigKeys, layers: range, *, router_bias: bool = False) -> Iterable[Layer]:
     """Latent attention; the first layers dense, then fine-grained experts beside shared ones."""
+    keys.no_mlp_bias()
+    keys.need("q_lora_rank", "n_shared_experts", *(("first_k_dense_replace",) if router_bias else ()))
     attention = LatentAttention(
-        heads=keys.size("num_attention_heads"),
+        heads=keys.size("num_attention_heads", most=100_000),
         q_lora_rank=keys.optional_size("q_lora_rank"),
         kv_lora_rank=keys.size("kv_lora_rank"),
         qk_nope_head_dim=keys.size("qk_nope_head_dim"),
@@ -276,11 +222,11 @@ def _deepseek(keys: _Keys, layers: range, *, router_bias: bool = False) -> Itera
         yield Layer(attention=attention, feed_forward=mixture if is_mixture else dense)
 
 
-def _deepseek_v3(keys: _Keys, layers: range) -> Iterable[Layer]:
+def _deepseek_v3(keys: ConfigKeys, layers: range) -> Iterable[Layer]:
     return _deepseek(keys, layers, router_bias=True)
 
 
-def _hunyuan(keys: _Keys, layers: range) -> Iterable[Layer]:
+def _hunyuan(keys: ConfigKeys, layers: range) -> Iterable[Layer]:
     """As released: Hunyuan-Large, and A13B, whose expert counts and widths may be lists, one entry a layer."""
     heads, kv_heads, head_dim = keys.heads()
     bias = keys.flag("attention_bias", False)
@@ -289,10 +235,11 @@ def _hunyuan(keys: _Keys, layers: range) -> Iterable[Layer]:
     count = keys.size("num_experts", default=1)
     width = keys.size("intermediate_size")
     widths = keys.per_layer("moe_intermediate_size", layers=layers, default=width)
-    topk = keys.per_layer("moe_topk", "num_experts_per_tok", layers=layers, default=1)
+    topk_key, _ = keys.find("moe_topk", "num_experts_per_tok")
+    topk = keys.per_layer(topk_key, layers=layers, default=1)
     shared = keys.per_layer("num_shared_expert", layers=layers, default=1, least=0)
     if max(topk, default=1) > count:
-        keys.refuse("moe_topk", f"between 1 and the {count} experts")
+        keys.refuse(topk_key, f"between 1 and the {count} experts", beside="num_experts")
     mixed = keys.flag("use_mixed_mlp_moe", True)
     for index in layers:
         attention = Attention(
@@ -308,12 +255,12 @@ def _hunyuan(keys: _Keys, layers: range) -> Iterable[Layer]:
         yield Layer(attention=attention, feed_forward=mixture if count > 1 else FeedForward(shared_size=width))
 
 
-READERS: dict[str, Callable[[_Keys, range], Iterable[Layer]]] = {
+READERS: dict[str, Callable[[ConfigKeys, range], Iterable[Layer]]] = {
     "hunyuan": _hunyuan,
     "hunyuan_v1_moe": _hunyuan,
     "hunyuan_v1_dense": _hunyuan_dense,
     "llama": _llama,
-    "mistral": _llama,
+    "mistral": _mistral,
     "mixtral": _mixtral,
     "deepseek_v2": _deepseek,
     "deepseek_v3": _deepseek_v3,

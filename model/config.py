@@ -159,10 +159,13 @@ def _problems(c: HunyuanConfig) -> list[str]:
                 "initializer_range capacity_factor").split()  # fmt: skip
     for name in positive:
         require(getattr(c, name) > 0, f"model.{name} is {getattr(c, name)}: it must be above 0")
+    for name in positive[: positive.index("rope_theta")]:
+        most = {"num_hidden_layers": 10_000, "num_attention_heads": 100_000}.get(name, 10**9)  # as in other config.json
+        require(getattr(c, name) <= most, f"model.{name} is {getattr(c, name)}: it must be at most {most:,}")
     for name in "num_shared_expert router_aux_loss_coef router_z_loss_coef expert_bias_update_rate".split():
         require(getattr(c, name) >= 0, f"model.{name} is {getattr(c, name)}: it must be 0 (off) or above")
     require(c.head_dim % 2 == 0, f"model.head_dim is {c.head_dim}: RoPE turns pairs, so it must be even")
-    if c.num_attention_heads > 0 and c.num_key_value_heads > 0:
+    if 0 < c.num_attention_heads <= 100_000 and c.num_key_value_heads > 0:
         divisors = [g for g in range(1, c.num_attention_heads + 1) if c.num_attention_heads % g == 0]
         require(
             c.num_key_value_heads in divisors,

@@ -39,7 +39,7 @@ def with_variant(shape: ModelShape, name: str) -> ModelShape:
     pattern: list[tuple[Attention | LatentAttention, int]] = []
     for part in name.upper().replace(" ", "").split("/"):
         terms, star, count = part.partition("*")
-        if star and not (count.isdecimal() and 0 < int(count) <= 10_000):
+        if star and not (re.fullmatch("[0-9]{1,5}", count) and 0 < int(count) <= 10_000):
             raise ConfigError([f"variant {name!r} repeats a layer {count!r} times: give a number from 1 to 10,000"])
         pattern += [_attention(shape, terms, name)] * int(count or 1)
     seen: dict[tuple[Attention | LatentAttention, int], int] = {}  # layers of each kind so far
@@ -53,14 +53,9 @@ def with_variant(shape: ModelShape, name: str) -> ModelShape:
 
 def own_variant(shape: ModelShape) -> str:
     """The name of the model's own attention, such as GQA+CLA; of layers that differ, with *n and /."""
-    names = []
-    for kind in (_owner(layer.attention) for layer in shape.layers):
-        share = _share(shape, kind)
-        heads = "MLA" if isinstance(kind, LatentAttention) else _heads_name(kind)
-        shared = "" if share == 1 else "CLA" if share == 2 else f"CLA:{share}"
-        window = "" if kind.window is None else f"SWA:{kind.window}"
-        heads = "" if heads == "MHA" and (shared or window) else heads
-        names.append("+".join(term for term in (heads, shared, window) if term))
+    kinds = [_owner(layer.attention) for layer in shape.layers]
+    named = {kind: _kind_name(shape, kind) for kind in dict.fromkeys(kinds)}
+    names = [named[kind] for kind in kinds]
     period = next(p for p in range(1, len(names) + 1) if all(a == b for a, b in zip(names, names[p:], strict=False)))
     runs = [(name, len(list(run))) for name, run in groupby(names[:period])]
     return "/".join(name if count == 1 else f"{name}*{count}" for name, count in runs)
@@ -74,17 +69,34 @@ def variants_of(shape: ModelShape, names: Sequence[str] = ()) -> list[Variant]:
     shapes = {name: shape if name == own else with_variant(shape, name) for name in names}
     if shape not in shapes.values():
         shapes[own] = shape
-    return [Variant(name, changed, changed == shape) for name, changed in shapes.items()]
+    marked = own if own in shapes else next(name for name, changed in shapes.items() if changed == shape)
+    return [Variant(name, changed, name == marked) for name, changed in shapes.items()]
 
 
 def _owner(attention: Attention | LatentAttention) -> Attention | LatentAttention:
     return dataclasses.replace(attention, owns_cache=True)
 
 
-def _heads_name(attention: Attention) -> str:
-    if attention.kv_heads == attention.heads:
+def _kind_name(shape: ModelShape, kind: Attention | LatentAttention) -> str:
+    """The terms of one kind of layer, with a number only where without it another one would be meant."""
+    share = _share(shape, kind)
+    heads = _heads_name(shape.layers[0].attention, kind)
+    shared = "" if share == 1 else "CLA" if share == 2 == max(2, _share(shape)) else f"CLA:{share}"
+    window = "" if kind.window is None else f"SWA:{kind.window}"
+    heads = "" if heads == "MHA" and (shared or window) else heads
+    return "+".join(term for term in (heads, shared, window) if term)
+
+
+def _heads_name(own: Attention | LatentAttention, kind: Attention | LatentAttention) -> str:
+    if isinstance(kind, LatentAttention):
+        usual = _latent(own, [], kind.window)
+        sizes = (kind.kv_lora_rank, kind.qk_rope_head_dim)
+        return "MLA" if sizes == (usual.kv_lora_rank, usual.qk_rope_head_dim) else "MLA:{}:{}".format(*sizes)
+    if kind.kv_heads == kind.heads:
         return "MHA"
-    return "MQA" if attention.kv_heads == 1 else "GQA"
+    if kind.kv_heads == 1:
+        return "MQA"
+    return "GQA" if kind.kv_heads == _kv_heads(own, [], "") else f"GQA:{kind.kv_heads}"
 
 
 def _share(shape: ModelShape, kind: Attention | LatentAttention | None = None) -> int:

@@ -73,6 +73,14 @@ class Attention(nn.Module):
         return KeysValues(*(cache.store(self.layer, keys, values) if cache else (keys, values)))
 
 
+def repeats_heads(queries: Tensor) -> bool:
+    """Whether keys and values are repeated for the query heads of their group before attention.
+
+    No fused kernel of torch 2.11 on a GPU takes float32 in groups: the scores, B * H * S^2, would be kept for backward.
+    """
+    return queries.device.type == "cuda" and queries.dtype == torch.float32
+
+
 def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Attention of the last S tokens, queries (B, H, S, P), over all tokens so far, keys and values (B, G, S', P)."""
     new, total = queries.shape[2], keys.shape[2]
@@ -81,6 +89,9 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     if 1 < new < total:  # a chunk after a cached prefix: query i sees the prefix and the chunk up to itself
         mask = torch.ones(new, total, dtype=torch.bool, device=queries.device).tril(total - new)
     grouped = queries.shape[1] != keys.shape[1]
+    if grouped and repeats_heads(queries):
+        each = queries.shape[1] // keys.shape[1]
+        keys, values, grouped = keys.repeat_interleave(each, dim=1), values.repeat_interleave(each, dim=1), False
     return F.scaled_dot_product_attention(
         queries, keys, values, attn_mask=mask, is_causal=1 < new == total, enable_gqa=grouped
     )

@@ -13,10 +13,10 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from model.config import HunyuanConfig
-from model.counts import total_params
 from model.errors import ConfigError
 from model.layers import cpu
 from model.layers.transformer import Hunyuan
+from model.memory import state_bytes
 from model.training.config import TrainingConfig
 
 
@@ -62,14 +62,14 @@ def prepare(net: Hunyuan, config: TrainingConfig, device: torch.device) -> None:
 
 
 def check_memory(model: HunyuanConfig, device: torch.device) -> None:
-    """Refuses a model whose weights, gradients and two AdamW moments, 16 bytes a parameter, are more than the device has."""
+    """Refuses a model whose weights, gradients and two AdamW moments are more than the device has."""
     if device.type == "cuda":
         there = torch.cuda.get_device_properties(device).total_memory
     elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     else:
         return
-    needed = 16 * total_params(model)
+    needed = state_bytes(model)
     if needed > there:
         sizes = f"{needed / 1e9:,.0f} GB before activations and {device.type} has {there / 1e9:,.0f} GB"
         raise ConfigError([f"training this model takes {sizes}: take a smaller model"])

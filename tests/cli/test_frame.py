@@ -254,7 +254,7 @@ def test_csv_of_a_frame_is_what_pandas_writes(capsys):
 
 def test_numbers_are_to_the_right_and_all_else_to_the_left(capsys):
     emit([{"mixed": 1, "number": 1, "flag": True}, {"mixed": "long", "number": 1.25, "flag": False}])
-    assert capsys.readouterr().out.splitlines()[2:] == [" 1            1   True", " long      1.25   False"]
+    assert capsys.readouterr().out.splitlines()[2:] == [" 1            1   yes", " long      1.25   no"]
 
 
 def test_a_dict_of_rows_is_a_table_of_its_own(capsys):

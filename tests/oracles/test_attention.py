@@ -13,6 +13,7 @@ import torch
 from model.cache import KVCache
 from model.config import HunyuanConfig
 from model.counts import kv_cache_bytes
+from model.layers import attention
 from model.layers.attention import Attention
 from model.layers.rope import rope_base, rope_table, rotate
 from model.layers.transformer import Hunyuan
@@ -99,6 +100,19 @@ def test_attention_equals_the_released_form(share, heads, extra):
         for b in range(2):
             expected = released_attention(layer, layers[owner], hidden[index, b], hidden[owner, b], config)
             torch.testing.assert_close(output[b].double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_repeated_heads_attend_as_groups_do(heads, monkeypatch):
+    """What a GPU does in float32: the outputs and all gradients of the grouped product."""
+    queries, *keys_values = (torch.randn(2, count, 7, 8, requires_grad=True) for count in (4, heads, heads))
+    cotangent, results = torch.randn(2, 4, 7, 8), []
+    for repeats in (False, True):
+        monkeypatch.setattr(attention, "repeats_heads", lambda _, repeats=repeats: repeats)
+        output = attention.causal_attention(queries, *keys_values)
+        results.append((output, *torch.autograd.grad(output, (queries, *keys_values), cotangent)))
+    for grouped, repeated in zip(*results, strict=True):
+        torch.testing.assert_close(repeated, grouped, rtol=1e-5, atol=1e-5)
 
 
 @every_variant

@@ -201,6 +201,40 @@ def test_a_compiled_mixture_trains_to_the_same_losses(pretrain, tmp_path, monkey
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("device", [CPU, CUDA], ids=str)
+def test_a_model_whose_state_is_more_than_the_device_has_is_refused(settings, monkeypatch, device):
+    """16 bytes a parameter: one byte less than that is too little."""
+    model = settings().model
+    needed = 16 * sum(parameter.numel() for parameter in Hunyuan(model).parameters())
+
+    def has(there):
+        properties = types.SimpleNamespace(total_memory=there if device == CUDA else 0)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+        pages = {"SC_PHYS_PAGES": there if device == CPU else 0, "SC_PAGE_SIZE": 1}
+        monkeypatch.setattr(transforms.os, "sysconf", pages.get)
+
+    has(needed)
+    transforms.check_memory(model, device)
+    has(needed - 1)
+    with pytest.raises(ConfigError) as caught:
+        transforms.check_memory(model, device)
+    sizes = f"{needed / 1e9:,.0f} GB before activations and {device.type} has {(needed - 1) / 1e9:,.0f} GB"
+    assert str(caught.value) == f"training this model takes {sizes}: take a smaller model"
+
+
+def test_memory_is_not_asked_of_a_system_that_does_not_tell(settings, monkeypatch):
+    monkeypatch.setattr(transforms.os, "sysconf_names", {})
+    monkeypatch.setattr(transforms, "state_bytes", lambda model: 10**30)
+    transforms.check_memory(settings().model, CPU)
+
+
+def test_a_run_that_cannot_fit_leaves_no_folder(pretrain, monkeypatch, tmp_path):
+    monkeypatch.setattr(transforms.os, "sysconf", lambda name: 1)
+    with pytest.raises(ConfigError, match="take a smaller model"):
+        pretrain()
+    assert not (tmp_path / "run").exists()
+
+
 class Library:
     """Stands in for ctypes: keeps what the C library is told, and what it answers when there is a real one behind."""
 
