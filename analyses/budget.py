@@ -100,7 +100,7 @@ def activation_bytes(shape: ModelShape, serving: Serving, *, context: int, batch
     A pass has a chunk of a prompt, or one token of every sequence if that is more. Beside its input, the residual, the
     attended and a normed copy a block holds queries, keys, values and heads; or the rows of the routed experts, their gate
     and up, the activated gate and its product with up; or the same of the shared ones and the routed output. This
-    project's own pass on a GPU takes 2 to 6% more (examples/serving_memory.json).
+    project's own pass on a GPU takes 1 to 5% more (examples/memory/serving_memory.json).
     """
     devices, hidden = serving.replica_devices, shape.hidden_size
     tokens = max(min(serving.prefill_chunk, context), batch)

@@ -51,11 +51,10 @@ def plot_kv_cache(
     if serving.memory:
         _memory_lines(panels[0], variants, serving, batch)
         count_axis(panels[1].yaxis)
-        if not any(len(line.get_xdata()) for line in panels[1].lines):
+        if not any(largest_batch(variant.shape, serving, first) for variant in variants):
             panels[1].set_ylim(1, 10)  # an empty logarithmic axis has no limits of its own
-            panels[1].text(
-                0.5, 0.5, "not even one sequence fits", transform=panels[1].transAxes, ha="center", color=GREY
-            )
+            nothing = "not even one sequence fits"
+            panels[1].text(0.5, 0.5, nothing, transform=panels[1].transAxes, ha="center", color=GREY)
         label(panels[1], "context, tokens", "sequences at once", f"what fits ({_where(serving)})")
     legend_below(figure, panels[0], columns=3)
     return figure

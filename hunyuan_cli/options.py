@@ -20,6 +20,8 @@ Choice = TypeVar("Choice")
 
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
+MOST = 2**63 - 1  # of whole sizes: what tensors and figures can count
+
 _NUMBER = re.compile(r"([0-9]+(?:[,_][0-9]+)*(?:\.[0-9]*)?(?:e\+?[0-9]{1,3})?)\s*([a-z]*)", re.IGNORECASE)
 _BINARY = {"": 1, "k": 2**10, "m": 2**20}
 _DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
@@ -87,7 +89,7 @@ def _size(text: str | float, units: dict[str, int]) -> Decimal | None:
 
 
 def _whole(size: Decimal | None, text: str | float, expected: str) -> int:
-    if size is None or size != size.to_integral_value():
+    if size is None or size != size.to_integral_value() or size > MOST:
         raise typer.BadParameter(f"'{text}' is not {expected}")
     return int(size)
 

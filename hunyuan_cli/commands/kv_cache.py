@@ -31,7 +31,8 @@ Formats = Annotated[
     str, typer.Option("--dtype", metavar="NAME,...", help="Cache formats: bf16, fp16, fp32, fp8, int8, int4.")
 ]
 GroupSize = Annotated[
-    int, typer.Option("--group-size", min=1, help="Values that share a scale and a zero point in int8 and int4.")
+    int,
+    typer.Option("--group-size", min=1, max=10**9, help="Values that share a scale and a zero point in int8 and int4."),
 ]
 VariantNames = Annotated[
     list[str] | None,
@@ -57,10 +58,12 @@ Gpu = Annotated[
         "--gpu", metavar="NAME", help="A device that has both, such as h200 or mi300x.", rich_help_panel=_FITS
     ),
 ]
-Devices = Annotated[int, typer.Option("--devices", min=1, help="Devices in all.", rich_help_panel=_FITS)]
+Devices = Annotated[int, typer.Option("--devices", min=1, max=10**6, help="Devices in all.", rich_help_panel=_FITS)]
 TensorParallel = Annotated[
     int | None,
-    typer.Option("--tensor-parallel", min=1, help="Devices of one replica; by default all.", rich_help_panel=_FITS),
+    typer.Option(
+        "--tensor-parallel", min=1, max=10**6, help="Devices of one replica; by default all.", rich_help_panel=_FITS
+    ),
 ]
 DataParallelAttention = Annotated[
     bool,
@@ -81,7 +84,7 @@ Reserve = Annotated[
     typer.Option("--reserve", metavar="SHARE", help="Share of the memory that is kept free.", rich_help_panel=_FITS),
 ]
 BlockSize = Annotated[
-    int, typer.Option("--block-size", min=1, help="Tokens in a page of the cache.", rich_help_panel=_FITS)
+    int, typer.Option("--block-size", min=1, max=10**9, help="Tokens in a page of the cache.", rich_help_panel=_FITS)
 ]
 PrefillChunk = Annotated[
     str,
@@ -192,17 +195,19 @@ def _measure(
     variants: "list[Variant]", settings: list[str] | None, context: int, batch: int, storages: "list[Storage]"
 ) -> list[dict[str, Any]]:
     """The real cache of every variant that this project builds."""
-    from analyses.kv_cache import measure_cache
+    from analyses.kv_cache import check_measured, measure_cache
     from hunyuan_cli.models import model_values
     from model.architectures import buildable_config
 
+    check_measured(storages)
+    names = dict.fromkeys(variant.shape.name for variant in variants)
+    configs = {name: buildable_config(model_values(name, settings), name) for name in names}
     rows = []
     with progress("allocating caches", total=len(variants) * len(storages)) as advance:
         for variant in variants:
             name = variant.shape.name
-            config = buildable_config(model_values(name, settings), name)
             for storage in storages:
-                row = measure_cache(config, variant, context=context, batch=batch, storage=storage)
+                row = measure_cache(configs[name], variant, context=context, batch=batch, storage=storage)
                 if row is None:
                     stderr(f"{name} {variant.name} is not built here: not measured")
                 elif row["context"] < context:
