@@ -71,7 +71,7 @@ def short_context(tokens: int) -> str:
 def _memory_lines(panel: Axes, variants: Sequence[Variant], serving: Serving, batch: int) -> None:
     """The device's memory, and what is left of it for the cache beside everything else (of the first own variant)."""
     own = next((variant for variant in variants if variant.own), variants[0])
-    terms = device_memory(own.shape, serving, context=1, batch=batch)
+    terms = device_memory(own.shape, serving, context=serving.prefill_chunk, batch=batch)
     left = serving.memory - sum(size for name, size in terms.items() if name != "cache")
     panel.axhline(serving.memory, color=GREY, linewidth=1.2, label=f"memory of a device, {serving.memory / 1e9:.4g} GB")
     if left > 0:

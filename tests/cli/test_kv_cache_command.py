@@ -1,0 +1,171 @@
+"""`hunyuan kv-cache`: its document, its tables, its pictures, and what it refuses."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hunyuan_cli.main import run
+from model.config import HunyuanConfig
+
+ROOT = Path(__file__).parents[2]
+LLAMA = {
+    "model_type": "llama", "vocab_size": 61, "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
+}  # fmt: skip
+
+
+def document(capsys, *arguments):
+    assert run(["kv-cache", *arguments, "--format", "json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_document_of_one_context_is_the_contract(capsys):
+    found = document(capsys)
+    assert {key: found[key] for key in ("model", "context", "batch", "dtype")} == {
+        "model": "hunyuan-large", "context": 262_144, "batch": 1, "dtype": "bf16",
+    }  # fmt: skip
+    rows = {row["variant"]: row for row in found["rows"]}
+    table_2 = {"MHA": 1_638_400, "GQA": 163_840, "MQA": 20_480, "CLA": 819_200, "GQA+CLA": 81_920}
+    assert {name: row["bytes_per_token"] for name, row in rows.items()} == table_2
+    assert (rows["MHA"]["bytes"], rows["GQA+CLA"]["bytes"]) == (400 * 2**30, 20 * 2**30)
+    assert [row["fraction_of_mha"] for row in rows.values()] == [1, 0.1, 0.0125, 0.5, 0.05]
+    assert [name for name, row in rows.items() if row["own"]] == ["GQA+CLA"]
+
+
+def test_grids_and_what_fits(capsys):
+    found = document(
+        capsys, "--context", "8K,32K", "--batch", "1,8", "--dtype", "bf16,fp8", "--gpu", "h200", "--devices", "8"
+    )
+    assert (found["context"], found["batch"], found["dtype"]) == ([8192, 32768], [1, 8], ["bf16", "fp8"])
+    assert len(found["rows"]) == 5 * 2 * 2 * 2
+    assert len(found["largest_batch"]) == len(found["longest_context"]) == 5 * 2 * 2
+    assert len(found["decoding"]) == 5 * 2 * 2 * 2
+    for row in found["largest_batch"] + found["longest_context"]:
+        assert row["limited_by"] == "cache" and row["free_bytes"] >= 0
+        parts = ("reserve_bytes", "weights_bytes", "activations_bytes", "cache_bytes", "free_bytes")
+        assert sum(row[part] for part in parts) == 141 * 10**9
+    assert any("MQA: the cache has 1 head for 8 devices" in note for note in found["notes"])
+
+
+def test_the_table_marks_the_models_own_and_says_once_what_is_always_the_same(capsys):
+    assert run(["kv-cache", "--memory", "141GB", "--devices", "8"]) == 0
+    out = capsys.readouterr().out
+    assert "GQA+CLA *" in out and "* the model's own" in out and "note: hunyuan-large MQA" in out
+    assert out.count("hunyuan-large") < 8
+
+
+def test_csv_is_the_first_table(capsys):
+    assert run(["kv-cache", "--format", "csv", "--gpu", "h200", "--devices", "16"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [int(row["bytes_per_token"]) for row in rows] == [1_638_400, 163_840, 20_480, 819_200, 81_920]
+
+
+def test_models_side_by_side_changed_and_from_files(capsys, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(HunyuanConfig.from_name("toy").to_dict()))
+    (tmp_path / "llama.json").write_text(json.dumps(LLAMA))
+    names = [str(tmp_path / "run"), str(tmp_path / "llama.json"), "deepseek-v2"]
+    found = document(capsys, *(part for name in names for part in ("--model", name)), "--context", "1K")
+    assert found["model"] == names
+    assert [(row["variant"], row["bytes_per_token"]) for row in found["rows"]] == [
+        ("GQA+CLA", 512), ("GQA", 3 * 2 * 2 * 6 * 2), ("MLA", 69_120),
+    ]  # fmt: skip
+    changed = document(capsys, "--model", "toy", "--set", "model.num_hidden_layers=8")
+    assert changed["rows"][0]["bytes_per_token"] == 2 * 2048
+
+
+def test_files_are_written(tmp_path, capsys):
+    assert run(["kv-cache", "--plot", str(tmp_path / "a.svg"), "--output", str(tmp_path / "a.json")]) == 0
+    assert json.loads((tmp_path / "a.json").read_text())["model"] == "hunyuan-large"
+    assert (tmp_path / "a.svg").read_text().startswith("<?xml")
+    assert capsys.readouterr().out == ""
+
+
+def test_measured_to_the_byte(capsys):
+    found = document(
+        capsys, "--model", "small", "--context", "300", "--batch", "3", "--measure", "--dtype", "bf16,fp32"
+    )
+    assert len(found["measured"]) == 10 and all(row["equal"] for row in found["measured"])
+    assert all(row["measured_bytes"] == row["closed_form_bytes"] > 0 for row in found["measured"])
+
+
+@pytest.mark.parametrize("command", ["kv-cache", "params"])
+def test_neither_torch_nor_pandas_is_loaded(command):
+    heavy = "{'torch', 'pandas', 'numpy', 'matplotlib', 'scipy'}"
+    code = f"import sys; from hunyuan_cli.main import run; run(['{command}']); "
+    code += f"print(*({heavy} & set(sys.modules)), file=sys.stderr)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stderr.strip()) == (0, ""), result.stderr
+    assert "hunyuan-large" in result.stdout
+
+
+BAD = [
+    ["--context", "0"],
+    ["--context", "-1"],
+    ["--context", "12GX"],
+    ["--context", "8K,,32K"],
+    ["--context", "1.5"],
+    ["--context", "1e400"],
+    ["--context", ""],
+    ["--batch", "0"],
+    ["--batch", "two"],
+    ["--dtype", "bf17"],
+    ["--dtype", ""],
+    ["--group-size", "0"],
+    ["--gpu", "h2000"],
+    ["--memory", "12GX"],
+    ["--memory", "0"],
+    ["--bandwidth", "fast"],
+    ["--memory", "80GB", "--reserve", "100%"],
+    ["--memory", "80GB", "--reserve", "abc"],
+    ["--memory", "80GB", "--devices", "8", "--tensor-parallel", "3"],
+    ["--memory", "80GB", "--weights", "fp5"],
+    ["--devices", "0"],
+    ["--variant", "GQB"],
+    ["--variant", "GQA:7"],
+    ["--variant", "CLA:999"],
+    ["--variant", "MHA+GQA"],
+    ["--variant", "MHA*0"],
+    ["--model", "hunyuan-larg"],
+    ["--model", "no/such/folder"],
+    ["--set", "num_experts=3"],
+    ["--set", "model.num_expert=3"],
+    ["--set", "training.steps=3"],
+    ["--model", "llama-3.1-8b", "--set", "model.no_such_key=3"],
+    ["--model", "toy", "--measure", "--dtype", "int4"],
+    ["--model", "deepseek-v2", "--measure"],
+    ["--plot", "figure.gif"],
+    ["--prefill-chunk", "none"],
+]
+
+
+@pytest.mark.parametrize("arguments", BAD, ids=" ".join)
+def test_a_mistake_is_one_sentence(arguments, capsys):
+    status = run(["kv-cache", *arguments])
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if not line.startswith("allocating")]
+    assert status in (1, 2) and out == ""
+    assert len(lines) == 1 and "bug in hunyuan" not in err and "Traceback" not in err, err
+
+
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [
+        (json.dumps(LLAMA | {"num_key_value_heads": 3}), "num_key_value_heads is 3"),
+        (json.dumps(LLAMA | {"num_attention_heads": 5}), "num_attention_heads is 5"),
+        (json.dumps(LLAMA | {"model_type": "gpt_neo"}), "known are hunyuan"),
+        (json.dumps(LLAMA | {"hidden_size": "24"}), "hidden_size is '24'"),
+        ("[1]", "not an object"),
+        ("{", "not a JSON document"),
+    ],
+)
+def test_a_config_that_lies_is_refused_by_name(content, shown, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(content)
+    assert run(["kv-cache", "--model", str(tmp_path)]) == 1
+    err = capsys.readouterr().err
+    assert shown in err and len(err.splitlines()) == 1
