@@ -79,6 +79,28 @@ def test_models_side_by_side_changed_and_from_files(capsys, tmp_path):
     assert changed["rows"][0]["bytes_per_token"] == 2 * 2048
 
 
+COMPARED = ("hunyuan-large", "llama-3.1-405b", "llama-3.1-70b", "mixtral-8x22b", "deepseek-v2", "deepseek-v2.5")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--context", "128K", *(f"--model={name}" for name in COMPARED)]])
+def test_the_readme_shows_what_is_printed(arguments, capsys):
+    assert run(["kv-cache", *arguments]) == 0
+    assert capsys.readouterr().out in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readmes_figures_of_what_fits(capsys):
+    """28 against 1 sequences of 256K, 521 against 79 tokens a second; 57, 10 and 72 sequences of 128K."""
+    machine = ["--gpu", "h200", "--devices", "8", "--weights", "fp8"]
+    found = document(capsys, *machine, "--variant", "MHA")
+    assert [row["largest_batch"] for row in found["largest_batch"]] == [1, 28]
+    assert [round(row["tokens_per_second"]) for row in found["decoding"]] == [79, 521]
+    machine += ["--context", "128K", "--model", "deepseek-v2"]
+    found = document(capsys, *machine, "--model", "hunyuan-large")
+    assert [row["largest_batch"] for row in found["largest_batch"]] == [10, 57]
+    found = document(capsys, *machine, "--variant", "MLA", "--dp-attention")
+    assert [row["largest_batch"] for row in found["largest_batch"]] == [72]
+
+
 def test_files_are_written(tmp_path, capsys):
     assert run(["kv-cache", "--plot", str(tmp_path / "a.svg"), "--output", str(tmp_path / "a.json")]) == 0
     assert json.loads((tmp_path / "a.json").read_text())["model"] == "hunyuan-large"
