@@ -1,4 +1,7 @@
-"""Memory and memory bandwidth of devices, one each, from their makers' data sheets."""
+"""Memory, memory bandwidth and peak FLOP/s of devices, one each, from their makers' data sheets.
+
+The peak is that of bfloat16 matrix products summed in float32, without sparsity; None where the maker gives none.
+"""
 
 from dataclasses import dataclass
 
@@ -7,20 +10,23 @@ from dataclasses import dataclass
 class Device:
     memory: int  # bytes
     bandwidth: int  # bytes a second
+    peak_flops: float | None  # FLOPs a second, bfloat16, dense
     source: str
 
 
 DEVICES = {
-    "a100-40gb": Device(40 * 10**9, 1_555 * 10**9, "NVIDIA A100 data sheet, SXM 40 GB"),
-    "a100-80gb": Device(80 * 10**9, 2_039 * 10**9, "NVIDIA A100 data sheet, SXM 80 GB"),
-    "h100": Device(80 * 10**9, 3_350 * 10**9, "NVIDIA H100 data sheet, SXM"),
-    "h20": Device(96 * 10**9, 4_000 * 10**9, "NVIDIA H20 data sheet"),
-    "h200": Device(141 * 10**9, 4_800 * 10**9, "NVIDIA H200 data sheet"),
-    "b200": Device(180 * 10**9, 8_000 * 10**9, "NVIDIA DGX B200 data sheet: an eighth of 1,440 GB and 64 TB/s"),
-    "l40s": Device(48 * 10**9, 864 * 10**9, "NVIDIA L40S data sheet"),
-    "rtx-4090": Device(24 * 10**9, 1_008 * 10**9, "NVIDIA Ada architecture white paper"),
-    "rtx-5090": Device(32 * 10**9, 1_792 * 10**9, "NVIDIA Blackwell RTX architecture white paper"),
-    "mi300x": Device(192 * 10**9, 5_300 * 10**9, "AMD Instinct MI300X data sheet"),
-    "mi355x": Device(288 * 10**9, 8_000 * 10**9, "AMD Instinct MI355X data sheet"),
-    "m3-ultra": Device(512 * 10**9, 819 * 10**9, "Apple Mac Studio (2025) technical specifications"),
+    "a100-40gb": Device(40 * 10**9, 1_555 * 10**9, 312e12, "NVIDIA A100 data sheet, SXM 40 GB"),
+    "a100-80gb": Device(80 * 10**9, 2_039 * 10**9, 312e12, "NVIDIA A100 data sheet, SXM 80 GB"),
+    "h100": Device(80 * 10**9, 3_350 * 10**9, 989e12, "NVIDIA H100 data sheet, SXM"),
+    "h20": Device(96 * 10**9, 4_000 * 10**9, 148e12, "NVIDIA H20 data sheet"),
+    "h200": Device(141 * 10**9, 4_800 * 10**9, 989e12, "NVIDIA H200 data sheet"),
+    "b200": Device(
+        180 * 10**9, 8_000 * 10**9, 2250e12, "NVIDIA DGX B200 data sheet: an eighth of 1,440 GB and 64 TB/s"
+    ),
+    "l40s": Device(48 * 10**9, 864 * 10**9, 362e12, "NVIDIA L40S data sheet"),
+    "rtx-4090": Device(24 * 10**9, 1_008 * 10**9, 165e12, "NVIDIA Ada architecture white paper"),
+    "rtx-5090": Device(32 * 10**9, 1_792 * 10**9, 209.5e12, "NVIDIA Blackwell RTX architecture white paper"),
+    "mi300x": Device(192 * 10**9, 5_300 * 10**9, 1307e12, "AMD Instinct MI300X data sheet"),
+    "mi355x": Device(288 * 10**9, 8_000 * 10**9, 2500e12, "AMD Instinct MI355X data sheet"),
+    "m3-ultra": Device(512 * 10**9, 819 * 10**9, None, "Apple Mac Studio (2025) technical specifications"),
 }

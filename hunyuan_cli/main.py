@@ -1,6 +1,6 @@
 """The `hunyuan` program: its commands, and the one place where an error becomes a sentence and an exit status.
 
-    0 done   1 a mistake to put right (one sentence)   2 wrong usage   130 interrupted
+    0 done   1 a mistake to put right (one sentence)   2 wrong usage   3 a part failed   130 interrupted
 
 Command modules import torch, pandas and matplotlib inside their functions, so that `hunyuan --help` loads none of them.
 """
@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hunyuan_cli.commands import bench, compare, infer, kv_cache, params, train
+from hunyuan_cli.commands import bench, compare, infer, kv_cache, params, scale_fit, scale_plan, sweep, train
 from hunyuan_cli.console import stderr
 from model.errors import HunyuanError
 
@@ -33,6 +33,9 @@ app.command("infer")(infer.infer)
 app.command("compare")(compare.compare)
 app.command("kv-cache")(kv_cache.kv_cache)
 app.command("params")(params.params)
+app.command("sweep")(sweep.sweep)
+app.command("scale-fit")(scale_fit.scale_fit)
+app.command("scale-plan")(scale_plan.scale_plan)
 app.add_typer(bench.app, name="bench")
 
 

@@ -1,0 +1,133 @@
+"""What a person sees of a scaling fit: tables of its document, and sentences under them."""
+
+from typing import Any
+
+from hunyuan_cli.console import human_count
+
+
+def tables(document: dict[str, Any]) -> dict[str, Any]:
+    """What a person reads first: budgets, laws, predictions, then what to run next."""
+    result: dict[str, Any] = {"budgets": [_budget(row) for row in document["budgets"]]}
+    laws = []
+    for name, source in _sources(document):
+        for of in ("n_opt", "d_opt"):
+            one = source.get(of)
+            if one is not None:
+                laws.append(
+                    {
+                        "law": f"{of[0].upper()}_opt, {name}",
+                        "coefficient": f"{one['coefficient']:.4g}",
+                        "exponent": f"{one['exponent']:.4f}",
+                        "interval": _interval(one.get("exponent_interval"), "{:.4f}"),
+                    }
+                )
+    result |= {f"power laws, {document['confidence']:.0%} intervals ({document['interval']})": laws} if laws else {}
+    rows = [
+        _prediction(row, name)
+        for name, source in _sources(document)
+        for row in source["predictions"]
+        if row.get("flops") is not None
+    ]
+    result |= {"predictions": rows} if rows else {}
+    if document.get("next_runs"):
+        result["what to run next, by how much narrower a FLOP makes the interval"] = [
+            {
+                "kind": row["kind"] if row["kind"] == "run" else f"budget of {row['runs']} runs",
+                "flops": f"{row['flops']:.3g}",
+                "params": human_count(row["params"]),
+                "narrower": f"{row['narrower_fraction']:.1%}",
+                "cost": f"{row['cost_flops']:.3g}",
+            }
+            for row in document["next_runs"][:4]
+        ]
+    return result
+
+
+def _sources(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Whatever has laws and predictions, by name."""
+    own = [("parabolas" if document["method"] != "parametric" else "surface", document)]
+    if document["method"] == "both" and document.get("parametric"):
+        own.append(("surface", document["parametric"]))
+    return own + [(law["name"], law) for law in document.get("laws", [])]
+
+
+def _budget(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "flops": f"{row['flops']:.4g}",
+        "runs": row["n_runs"],
+        "sizes": row["n_sizes"],
+        "params_opt": _count(row["params_opt"]),
+        "params interval": _interval(row.get("params_interval")),
+        "tokens_opt": _count(row["tokens_opt"]),
+        "loss": row["loss_opt"],
+        "flat region": _interval(row.get("flat_region")),
+        "used": row["used"],
+    }
+
+
+def _prediction(row: dict[str, Any], law: str) -> dict[str, Any]:
+    return {
+        "law": law,
+        "flops": f"{row['flops']:.4g}",
+        "flops interval": _interval(row.get("flops_interval"), "{:.3g}"),
+        "params_opt": _count(row["params_opt"]),
+        "params interval": _interval(row.get("params_interval")),
+        "tokens_opt": _count(row["tokens_opt"]),
+        "tokens interval": _interval(row.get("tokens_interval")),
+        "flat region": _interval(row.get("flat_region")),
+        "loss": row.get("loss_opt"),
+    }
+
+
+def _count(value: float | None) -> str | None:
+    return None if value is None else human_count(value)
+
+
+def _interval(ends: list[float] | None, form: str = "") -> str | None:
+    if ends is None:
+        return None
+    low, high = (form.format(end) if form else human_count(end) for end in ends)
+    return f"{low} to {high}"
+
+
+def notes(document: dict[str, Any]) -> str:
+    """Sentences under the tables."""
+    lines = []
+    cost = document["cost"]
+    if cost["rule"] == "table":
+        lines.append(f"cost: the table's own, about {cost['k1']:.3g} N D + {cost['k2']:.3g} D")
+    else:
+        lines.append(f"cost: {cost['k1']:g} N D" + (f" + {cost['k2']:g} D" if cost["k2"] else ""))
+    if document["c_min"]:
+        lines.append(f"C_min: {document['c_min']['means']}")
+    errors = document.get("leave_one_budget_out")
+    if errors:
+        worst = max(errors, key=lambda row: abs(row["error"]))
+        lines.append(
+            f"left out, the budget {worst['flops']:.3g} is predicted {worst['error']:+.1%} off in N_opt, the worst of all"
+        )
+    if document.get("parametric"):
+        lines += _surface(document["parametric"])
+    influence = [row for row in document.get("influence", []) if row["change"] is not None]
+    if influence:
+        run = influence[0]
+        lines.append(
+            f"the most influential run ({run['flops']:.3g} FLOPs, {human_count(run['params'])} parameters) moves the "
+            f"exponent by {-run['change']:+.4f}"
+        )
+    return "\n".join(lines)
+
+
+def _surface(part: dict[str, Any]) -> list[str]:
+    powers = (
+        f"{part[term]:.4g} / {of}^{part[power]:.4f}" for term, of, power in (("A", "N", "alpha"), ("B", "D", "beta"))
+    )
+    lines = [
+        f"surface: loss = {part['E']:.4g} + {' + '.join(powers)}; "
+        f"{part['starts_agreeing_fraction']:.0%} of {part['starts']} starts agree"
+    ]
+    bias = part["parabolas_on_surface"]
+    if bias:
+        exponent = f"{bias['exponent']:.4f}, a bias of {bias['bias']:+.4f}"
+        lines.append(f"on that surface, without noise, parabolas at these sizes give an exponent of {exponent}")
+    return lines

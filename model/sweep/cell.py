@@ -1,0 +1,171 @@
+"""One cell of a sweep, as a process of its own: python -m model.sweep.cell FOLDER [--threads N] [--parent PID]
+
+FOLDER is a run folder. Its run.toml says what to train, its newest checkpoint where to go on; how it ended is written to
+outcome.json: {"status": "finished" | "failed" | "diverged", "error": a sentence, "notes": [sentences]}.
+
+Exit status: 0 there is an outcome, 130 stopped after a step and saved (SIGTERM or SIGINT), 75 another process runs this cell.
+No torch before run_cell.
+"""
+
+import argparse
+import ctypes
+import fcntl
+import json
+import math
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+OUTCOME, LOCK = "outcome.json", ".lock"
+INTERRUPTED, BUSY = 130, 75  # 75 is EX_TEMPFAIL of sysexits.h
+LOCK_SECONDS = 10.0  # a killed process may take this long to let go of its cell
+WORSE_THAN_GUESSING = 0.5  # nats over ln(vocabulary), from which a loss is no result
+
+
+def run_cell(folder: Path, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
+    """Trains the cell in `folder`, or goes on with it; its outcome, or None when should_stop() ended it before its end.
+
+    Every error is an outcome: nothing is raised for a cell that cannot be trained.
+    """
+    from model.errors import HunyuanError, TrainingError
+    from model.training.pretraining import pretrain
+    from model.training.run_folder import settings_of
+
+    reporter = _Notes()
+    status, error = "failed", ""
+    details: dict[str, Any] = {}
+    try:
+        settings = settings_of(folder)
+        summary = pretrain(folder, settings, reporter, resume=True, should_stop=should_stop)
+        if summary["status"] == "interrupted":
+            return None
+        error = _bad_loss(summary["val_loss"], settings.model.vocab_size)
+        status = "diverged" if error else "finished"
+    except TrainingError as problem:
+        status, error = "diverged", str(problem)
+    except HunyuanError as problem:
+        error = str(problem)
+    except Exception as problem:
+        error = _sentence(problem)
+        details["traceback"] = traceback.format_exc()
+    return {"status": status, "error": error, "notes": reporter.notes} | details
+
+
+def hold(path: Path, seconds: float = 0.0) -> TextIO | None:
+    """An exclusive lock on a file, until it is closed or the process ends; None when another has it after `seconds`."""
+    file = path.open("a+", encoding="utf-8")
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                file.close()
+                return None
+            time.sleep(0.05)
+
+
+def die_with(parent: int) -> None:
+    """Has Linux end this process with its parent, however that ends; elsewhere only the cell's lock is left."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1  # prctl.h
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before that
+        raise SystemExit(INTERRUPTED)
+
+
+class _Notes:
+    """A Reporter that keeps what should be read later."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def start(self, plan: object) -> None:
+        del plan
+
+    def step(self, row: dict[str, Any]) -> None:
+        del row
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        del summary
+
+
+def _bad_loss(loss: float, vocab_size: int) -> str:
+    """What is wrong with a final validation loss, or nothing."""
+    guessing = math.log(vocab_size)
+    if math.isfinite(loss) and loss <= guessing + WORSE_THAN_GUESSING:
+        return ""
+    return (
+        f"the validation loss ended at {loss:.4g}, worse than guessing (ln {vocab_size} = {guessing:.4g}): "
+        "lower sweep.learning_rate.value"
+    )
+
+
+def _sentence(error: Exception) -> str:
+    import torch
+
+    memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    if memory:
+        return "the device is out of memory: lower --workers or training.micro_batch_size"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'a file'}: {error.strerror}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())} (its traceback is in {OUTCOME})"
+
+
+class _Stop:
+    """A signal ends the step that is going on; before the first step there is nothing to save, and it ends the process."""
+
+    def __init__(self) -> None:
+        self.asked = self.training = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def __call__(self) -> bool:
+        self.training = True
+        return self.asked
+
+    def _ask(self, number: int, frame: object) -> None:
+        self.asked = True
+        if not self.training:
+            raise SystemExit(INTERRUPTED)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m model.sweep.cell")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--parent", type=int, default=0)
+    given = parser.parse_args(arguments)
+    if given.parent:
+        die_with(given.parent)
+    stop = _Stop()
+    lock = hold(given.folder / LOCK, LOCK_SECONDS)
+    if lock is None:
+        return BUSY
+    with lock:
+        if (given.folder / OUTCOME).exists():  # another sweep process had the cell, and finished it
+            return 0
+        import torch
+
+        from model.training.run_folder import replace_file
+
+        if given.threads:
+            torch.set_num_threads(given.threads)
+        outcome = run_cell(given.folder, stop)
+        if outcome is None:
+            return INTERRUPTED
+        replace_file(given.folder / OUTCOME, json.dumps(outcome, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,179 @@
+"""How long a sweep will take: a few steps measured at its smallest and largest size, the rest interpolated.
+
+    python -m model.sweep.estimate JOB.json OUT.json      measure(), in a process that gives its memory back
+
+The speed in FLOP/s and the seconds of an update are taken to be power laws between the two sizes. Cells that share a GPU take
+turns on it, so that they slow each other once it has no idle time left; `busy` is the part of a lone cell's time that it has.
+An estimate, not a promise: other loads of the machine, compilation and the ray engine's start are not in it.
+"""
+
+import heapq
+import json
+import math
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from model.sweep.plan import Cell
+from model.training.settings import RunSettings
+
+MEASURE_SECONDS = 10.0  # in all, about
+START_SECONDS = 6.0  # of a cell's process: imports, the model, the last checkpoint
+MOST_TOKENS = {"cpu": 2048, "cuda": 32_768}  # of a measured micro-batch
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one size does alone on the device."""
+
+    activated: int
+    total: int
+    flops_per_second: float  # forward and backward of a micro-batch
+    update_seconds: float  # of the optimizer
+    busy: float  # part of the time in which a GPU computes; 1 on a processor
+
+
+@dataclass(frozen=True)
+class Estimate:
+    seconds: dict[str, float]  # of each cell by its id, beside the others
+    total_seconds: float  # of all, on their workers
+
+
+def estimate(cells: Sequence[Cell], *, workers: int, threads: int, gpus: list[str], processors: int) -> Estimate | None:
+    """Measures, and schedules the cells on the workers, longest first; None when the measurement failed."""
+    if not cells:
+        return Estimate({}, 0.0)
+    by_size = sorted(cells, key=lambda cell: cell.activated)
+    ends = [by_size[0]] if by_size[0].activated == by_size[-1].activated else [by_size[0], by_size[-1]]
+    with tempfile.TemporaryDirectory() as folder:
+        job, out = Path(folder, "job.json"), Path(folder, "out.json")
+        runs = [cell.settings.to_toml() for cell in ends]
+        job.write_text(json.dumps({"runs": runs, "threads": threads, "seconds": MEASURE_SECONDS}), encoding="utf-8")
+        from model.sweep.engines import module_process
+
+        gpu = {"CUDA_VISIBLE_DEVICES": gpus[0]} if gpus else {}
+        process = module_process("model.sweep.estimate", [str(job), str(out)], Path(folder, "log"), threads, gpu)
+        try:
+            process.wait(timeout=12 * MEASURE_SECONDS)
+            speeds = [Speed(**speed) for speed in json.loads(out.read_text(encoding="utf-8"))]
+        except (subprocess.TimeoutExpired, OSError, ValueError):
+            return None
+        finally:
+            process.kill()
+            process.wait()
+    crowding = workers * threads / processors
+    if gpus:
+        crowding = max(workers / processors, math.ceil(workers / len(gpus)) * speeds[0].busy)
+    seconds = {cell.id: seconds_alone(cell, speeds) * max(1.0, crowding) + START_SECONDS for cell in cells}
+    return Estimate(seconds, makespan(list(seconds.values()), workers))
+
+
+def seconds_alone(cell: Cell, speeds: Sequence[Speed]) -> float:
+    """Training and the last evaluation of one cell that has its device to itself."""
+    training = cell.settings.training
+    rate = _power_law(cell.activated, [(s.activated, s.flops_per_second) for s in speeds])
+    update = _power_law(cell.total, [(s.total, s.update_seconds) for s in speeds])
+    forward = training.evaluation_tokens * cell.flops_per_token / 3
+    return (cell.flops + forward) / rate + training.steps * update
+
+
+def makespan(seconds: Sequence[float], workers: int) -> float:
+    """The time until all are done when each worker takes the longest that is left."""
+    free = [0.0] * max(1, workers)
+    for duration in sorted(seconds, reverse=True):
+        heapq.heappush(free, heapq.heappop(free) + duration)
+    return max(free)
+
+
+def _power_law(x: float, points: Sequence[tuple[float, float]]) -> float:
+    """y of x between (and beyond) one or two points, straight in logarithms."""
+    (x0, y0), (x1, y1) = points[0], points[-1]
+    if x0 == x1:
+        return y0
+    return float(y0 * (y1 / y0) ** (math.log(x / x0) / math.log(x1 / x0)))
+
+
+def measure(settings: RunSettings, seconds: float) -> Speed:
+    """Times forward and backward of one micro-batch, of no more than MOST_TOKENS, and the update."""
+    import torch
+
+    from model.counts import activated_params, total_params, training_flops_per_token
+    from model.layers.transformer import Hunyuan
+    from model.training import transforms
+    from model.training.optimizer import build_optimizer
+
+    config, model = settings.training, settings.model
+    device = transforms.pick_device(config.device)
+    transforms.check_memory(model, device)
+    transforms.keep_freed_memory(device)
+    net = Hunyuan(model, torch.Generator().manual_seed(0)).to(device)
+    optimizer = build_optimizer(net, model, config)
+    generator = torch.Generator(device).manual_seed(0)
+    dtype = transforms.compute_dtype(config, device)
+    most = max(1, MOST_TOKENS[device.type] // config.sequence_length)
+    shape = (min(config.micro_batch_size, most), config.sequence_length + 1)
+    ids = torch.randint(model.vocab_size, shape, generator=generator, device=device)
+
+    def step() -> None:
+        with transforms.autocast(device, dtype):
+            output = net(ids[:, :-1], ids[:, 1:], generator=generator)
+        (output.loss + output.aux_loss).backward()
+
+    def timed(work: Callable[[], object]) -> float:
+        transforms.synchronize(device)
+        start = time.perf_counter()
+        work()
+        transforms.synchronize(device)
+        return time.perf_counter() - start
+
+    end = time.perf_counter() + seconds
+    for _ in range(2 if device.type == "cpu" else 4):  # the first ones choose kernels and fault memory in
+        step()
+    update = statistics.median(timed(optimizer.step) for _ in range(3))
+    times = [timed(step)]
+    while time.perf_counter() < end and len(times) < 20:
+        times.append(timed(step))
+    alone = statistics.median(times)
+    tokens = shape[0] * config.sequence_length
+    flops = tokens * training_flops_per_token(model, config.sequence_length)
+    busy = min(1.0, _device_seconds(step) / alone) if device.type == "cuda" else 1.0
+    return Speed(activated_params(model), total_params(model), flops / alone, update, busy)
+
+
+def _device_seconds(step: Callable[[], None]) -> float:
+    """What a GPU computes for one step, without the gaps in which it waits for the processor.
+
+    A long wait is queued on it first; when that is over, the whole step is queued behind it.
+    """
+    import torch
+
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    torch.cuda._sleep(1_000_000_000)  # cycles, about half a second
+    start.record()
+    step()
+    end.record()
+    torch.cuda.synchronize()
+    return float(start.elapsed_time(end)) / 1000
+
+
+def main(job: Path, out: Path) -> None:
+    import tomllib
+
+    import torch
+
+    asked: dict[str, Any] = json.loads(job.read_text(encoding="utf-8"))
+    torch.set_num_threads(asked["threads"])
+    runs = [RunSettings.from_sections(tomllib.loads(text)) for text in asked["runs"]]
+    speeds = [asdict(measure(settings, asked["seconds"] / len(runs) / 2)) for settings in runs]
+    out.write_text(json.dumps(speeds), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
