@@ -59,9 +59,13 @@ def own_cost(params: np.ndarray, flops_per_token: np.ndarray) -> CostRule:
     """The k1 and k2 >= 0 nearest to what a table's runs cost, by least squares of the relative error."""
     ones = np.ones_like(params)
     a, b = params / flops_per_token, ones / flops_per_token  # k1 a + k2 b = 1
+    scale_a, scale_b = float(a.max()), float(b.max())  # so that no square overflows
+    a, b = a / scale_a, b / scale_b
     aa, ab, bb, a1, b1 = (float((x * y).sum()) for x, y in ((a, a), (a, b), (b, b), (a, ones), (b, ones)))
     determinant = aa * bb - ab * ab
     k1, k2 = (a1 * bb - b1 * ab, b1 * aa - a1 * ab) if determinant > 1e-9 * aa * bb else (0.0, -1.0)
     k1, k2 = (k1 / determinant, k2 / determinant) if k2 >= 0 < k1 else (a1 / aa, 0.0)
+    worst = float(np.abs(k1 * a + k2 * b - 1).max())
+    k1, k2 = k1 / scale_a, k2 / scale_b
     k2 = k2 if k2 > 1e-9 * k1 * float(params.min()) else 0.0  # rounding of a plain k1 N D
-    return CostRule("table", k1, k2, float(np.abs(k1 * a + k2 * b - 1).max()))
+    return CostRule("table", k1, k2, worst)

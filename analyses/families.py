@@ -12,7 +12,7 @@ from typing import Any
 
 from model.config import HunyuanConfig
 from model.counts import activated_params
-from model.presets import PRESETS
+from model.presets import PRESETS, ladder
 
 AROUND = (0.8, 0.9, 1.1, 1.25)  # candidates around the optimum, as parts of N_opt
 SLENDER = 0.1  # how much of a miss in parameters (in log) a depth off the rule (in log) is worth
@@ -75,19 +75,8 @@ def _divisor(heads: int, most: int) -> int:
 
 
 def _report_style(hidden_size: int, layers: int, vocab_size: int) -> dict[str, Any]:
-    """As the ladder (model/presets.py): 16 experts top-1 and a shared one of width 3 D, heads of 32 to 128, 4 to a group."""
-    head_dim = 32 if hidden_size < 384 else 64 if hidden_size < 1280 else 128
-    heads = hidden_size // head_dim
-    return PRESETS["ladder-64"] | {
-        "vocab_size": vocab_size,
-        "hidden_size": hidden_size,
-        "intermediate_size": 3 * hidden_size,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": _divisor(heads, heads // 4),
-        "head_dim": head_dim,
-        "initializer_range": round(0.45 * hidden_size**-0.5, 4),
-    }
+    """The ladder's recipe at any width and depth."""
+    return ladder(hidden_size, layers) | {"vocab_size": vocab_size}
 
 
 def _as_hunyuan_large(hidden_size: int, layers: int, vocab_size: int) -> dict[str, Any]:

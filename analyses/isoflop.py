@@ -23,6 +23,8 @@ from analyses.scaling_runs import Finding, Runs
 MIN_SIZES = 4  # of a budget: three determine a parabola, the fourth is the first to tell about noise
 MIN_BUDGETS = 3
 SCATTER_LEVEL = 0.01  # significance below which the minima are said to scatter beyond the noise
+# With these, intervals cover as they should both on loss surfaces and on exact parabolas (examples/scaling_coverage.py).
+BENDS_TAKEN_OFF, BENDS_UNSURE = 0.75, 0.6
 MISFIT_LEVEL = 0.01  # the same for parabolas that misfit
 
 
@@ -87,8 +89,8 @@ def _problem(budget: BudgetFit) -> Finding | None:
     elif not budget.interior:
         side, where = ("smaller", "below") if budget.y < math.log(budget.runs.params.min()) else ("larger", "above")
         code, why = "minimum_outside", f"its minimum lies {where} the sampled sizes: add {side} ones"
-    elif budget.c_min is not None and not budget.loss > 0:
-        code, why = "bad_loss", "its fitted least loss is not positive, which the correction to C_min needs"
+    elif not budget.loss > 0:
+        code, why = "bad_loss", "its fitted least loss is not above 0"
     else:
         return None
     return Finding(code, f"budget {budget.flops:.4g} was left out: {why}", budget=budget.flops, excludes=True)
@@ -135,6 +137,7 @@ class PowerFit:
     x: np.ndarray
     y: np.ndarray
     gradients: np.ndarray
+    shape: np.ndarray  # (2,) what the bends of a loss surface add to (level, exponent)
     noise_variance: float  # of a single loss
     degrees: int  # of freedom of the noise variance
     scatter_p: float  # of the test that the minima lie on the line but for noise
@@ -160,7 +163,7 @@ class PowerFit:
         return variance * np.diag([1 / len(u), 1 / float((u * u).sum())])
 
     def half_width(self, distance: np.ndarray | float | None, confidence: float) -> np.ndarray:
-        """Half of the interval of y at x_mean + distance; of the exponent for None.
+        """Half of the interval for noise alone, of y at x_mean + distance or, for None, of the exponent.
 
         Where the minima scatter about the line by more than the noise explains (p < 0.01), the wider of both answers.
         """
@@ -177,10 +180,25 @@ class PowerFit:
         ]
         return np.maximum.reduce(widths)
 
+    def ends(self, distance: np.ndarray | float | None, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+        """The interval of y at x_mean + distance; of the exponent for None.
+
+        Where sizes lie to one side of the minima, a parabola's minimum is off by what the loss bends beyond it. How much it
+        bends (BudgetFit.bends: as a loss surface) is not known: a share of the effect is taken off, and another
+        counts as an error beside the noise. Sizes laid out alike about every minimum leave the exponent's interval as it is.
+        """
+        from scipy import special
+
+        shift = self.shape[1] if distance is None else self.shape[0] + np.asarray(distance) * self.shape[1]
+        center = self.exponent if distance is None else self.level + self.exponent * np.asarray(distance)
+        t = special.stdtrit(self.degrees, (1 + confidence) / 2)
+        half = np.hypot(self.half_width(distance, confidence), t * BENDS_UNSURE * shift)
+        return center - BENDS_TAKEN_OFF * shift - half, center - BENDS_TAKEN_OFF * shift + half
+
     def interval(self, x: float, confidence: float) -> tuple[float, float]:
         """Of exp(y) at x."""
-        center, half = float(self.at(x)), float(self.half_width(x - self.x_mean, confidence))
-        return bounded_exp(center - half), bounded_exp(center + half)
+        low, high = self.ends(x - self.x_mean, confidence)
+        return bounded_exp(float(low)), bounded_exp(float(high))
 
 
 def slope_and_level(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -210,9 +228,9 @@ def fit_power_law(budgets: Sequence[BudgetFit], of: str) -> PowerFit:
     by_exponent = (u[:, None] * dy + (v - 2 * exponent * u)[:, None] * dx) / spread
     variance, degrees = noise(budgets)
     scatter_p = _scatter_test(u, v - exponent * u, dy - exponent * dx, variance, degrees)
-    return PowerFit(
-        exponent, level, x_mean, x, y, np.stack([by_level, by_exponent]), variance, degrees, scatter_p
-    )  # fmt: skip
+    gradients = np.stack([by_level, by_exponent])
+    shape = np.einsum("abk,bk->a", gradients, np.stack([budget.bends for budget in budgets]))
+    return PowerFit(exponent, level, x_mean, x, y, gradients, shape, variance, degrees, scatter_p)
 
 
 def _scatter_test(u: np.ndarray, residual: np.ndarray, gradients: np.ndarray, variance: float, degrees: int) -> float:
@@ -230,13 +248,14 @@ def _scatter_test(u: np.ndarray, residual: np.ndarray, gradients: np.ndarray, va
 
 def law_document(law: PowerFit, confidence: float) -> dict[str, Any]:
     """A law's numbers as the contract has them."""
-    half = float(law.half_width(None, confidence))
-    at_one = law.log_coefficient, float(law.half_width(-law.x_mean, confidence))
+    low, high = law.ends(None, confidence)
+    at_one = law.ends(-law.x_mean, confidence)
     return {
-        "coefficient": bounded_exp(at_one[0]),
+        "coefficient": bounded_exp(law.log_coefficient),
         "exponent": law.exponent,
-        "exponent_interval": [law.exponent - half, law.exponent + half],
-        "coefficient_interval": [bounded_exp(at_one[0] - at_one[1]), bounded_exp(at_one[0] + at_one[1])],
-        "log10_coefficient": at_one[0] / math.log(10),
+        "exponent_interval": [float(low), float(high)],
+        "coefficient_interval": [bounded_exp(float(end)) for end in at_one],
+        "log10_coefficient": law.log_coefficient / math.log(10),
         "exponent_standard_error": math.sqrt(law.covariance[1, 1]),
+        "exponent_shape_shift": float(law.shape[1]),
     }

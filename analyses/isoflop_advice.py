@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from analyses.isoflop import IsoflopFit, PowerFit, slope_and_level
-from analyses.parabola import BudgetFit
+from analyses.parabola import BudgetFit, bounded_exp
 
 
 def leave_one_budget_out(fit: IsoflopFit) -> list[dict[str, float]]:
@@ -24,8 +24,8 @@ def leave_one_budget_out(fit: IsoflopFit) -> list[dict[str, float]]:
         exponent, level, mean = slope_and_level(x[others], y[others])
         predicted = float(level + exponent * (x[index] - mean))
         rows.append({
-            "flops": budget.flops, "params_opt": math.exp(budget.y), "predicted_params": math.exp(predicted),
-            "error": math.expm1(predicted - budget.y), "exponent_without": float(exponent),
+            "flops": budget.flops, "params_opt": math.exp(budget.y), "predicted_params": bounded_exp(predicted),
+            "error": math.expm1(min(predicted - budget.y, 700.0)), "exponent_without": float(exponent),
         })  # fmt: skip
     return rows
 
@@ -94,7 +94,7 @@ def _best_run(budget: BudgetFit, gradient: np.ndarray, variance: float) -> dict[
     gain = np.einsum("k,kc->c", gradient, p) ** 2 / (1 + (p * p).sum(axis=0))
     best = int(gain.argmax())
     return {
-        "kind": "run", "runs": 1, "flops": budget.flops, "params": math.exp(sizes[best]),
+        "kind": "run", "runs": 1, "flops": budget.flops, "params": bounded_exp(sizes[best]),
         "narrower_fraction": 1 - math.sqrt(max(1 - float(gain[best]) / variance, 0.0)), "cost_flops": budget.flops,
     }  # fmt: skip
 
@@ -114,7 +114,7 @@ def _new_budget(
     own = np.array([float((budget.gradients[1] ** 2).sum()) for budget in (*usable, end)])
     narrower = 1 - math.sqrt(float((weights**2 * own).sum()) / variance)
     return {
-        "kind": "budget", "runs": len(end.runs), "flops": end.flops * math.exp(step),
-        "params": math.exp(end.y + law.exponent * step),
-        "narrower_fraction": narrower, "cost_flops": len(end.runs) * end.flops * math.exp(step),
+        "kind": "budget", "runs": len(end.runs), "flops": end.flops * bounded_exp(step),
+        "params": bounded_exp(end.y + law.exponent * step),
+        "narrower_fraction": narrower, "cost_flops": len(end.runs) * end.flops * bounded_exp(step),
     }  # fmt: skip

@@ -7,14 +7,16 @@ parabola misfits shows as these two terms, and its far ends are not mistaken for
 
 import math
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 
-from analyses.parabola import BudgetFit, Design
+from analyses.parabola import BudgetFit, Design, distinct_sizes
 from analyses.scaling_runs import Runs
 
 OUTLIER_LEVEL = 0.01  # probability that a clean study has any run taken for an outlier
-CANDIDATE = 4.0  # robust standard deviations from a robust parabola that make a run worth testing
+CANDIDATE = 6.0  # robust standard deviations, which are small for few runs, that make a run worth testing
+MISFITS = 3.0  # root mean squares of plain parabolas' residuals that an outlier exceeds
 SMALLEST = 1e-7  # of the loss: less than this is rounding, not an outlier
 
 
@@ -58,12 +60,12 @@ def _higher_terms(design: Design, log_params: np.ndarray) -> np.ndarray:
 def find_outliers(runs: Runs) -> dict[int, float]:
     """Indices of runs whose loss the others do not explain, and the loss that the others predict there.
 
-    Candidates lie far from a parabola through three runs of their budget, the one with the least sum of absolute
-    residuals. A candidate is an outlier when its prediction from all that are none fails a t test, by Bonferroni over
-    the runs. Never so many that a budget is left with fewer than four sizes.
+    Candidates lie far from a robust parabola of their budget. A candidate is an outlier when its prediction from all that
+    are none fails a t test, by Bonferroni over the runs, and lies farther off than parabolas misfit the others. Never so
+    many that a budget is left with fewer than four sizes.
     """
     groups = [np.flatnonzero(runs.budget == index) for index in np.unique(runs.budget)]
-    groups = [group for group in groups if len(np.unique(runs.params[group])) >= 4]
+    groups = [group for group in groups if len(group) > 4 and distinct_sizes(runs.params[group]) >= 4]
     if not groups:
         return {}
     suspects = _candidates(runs, groups)
@@ -88,21 +90,32 @@ def _candidates(runs: Runs, groups: Sequence[np.ndarray]) -> set[int]:
     suspects: set[int] = set()
     for group, residual in zip(groups, residuals, strict=True):
         limit = np.maximum(CANDIDATE * scale, SMALLEST * runs.loss[group])
-        spare = len(np.unique(runs.params[group])) - 4
-        worst = np.argsort(-np.abs(residual), kind="stable")[:spare]
-        suspects |= {int(group[index]) for index in worst if abs(residual[index]) > limit[index]}
+        left = np.ones(len(group), dtype=bool)
+        for index in np.argsort(-np.abs(residual), kind="stable")[: _spare(len(group))]:
+            left[index] = False
+            if abs(residual[index]) <= limit[index] or distinct_sizes(runs.params[group][left]) < 4:
+                left[index] = True
+            else:
+                suspects.add(int(group[index]))
     return suspects
 
 
+def _spare(runs: int) -> int:
+    """How many runs of a budget may be out of line: less than half, and four are needed."""
+    return max(0, min(runs - 4, (runs - 2) // 2))
+
+
 def _robust_residuals(log_params: np.ndarray, loss: np.ndarray) -> np.ndarray:
-    """From the parabola through three runs, one of each third of the sizes, that has the least sum of |residuals|."""
+    """From the parabola through three runs that fits all but the spare ones best (least trimmed squares).
+
+    Not least absolute deviations, which run through an outlier at the end of the sizes. Of many runs, triples are taken
+    from an even selection.
+    """
     order = np.argsort(log_params, kind="stable")
-    thirds = [
-        third[np.linspace(0, len(third) - 1, min(len(third), 16)).astype(int)] for third in np.array_split(order, 3)
-    ]
-    i, j, k = (axis.ravel() for axis in np.meshgrid(*thirds, indexing="ij"))
+    chosen = order[np.linspace(0, len(order) - 1, min(len(order), 20)).astype(int)]
+    i, j, k = np.array(list(combinations(chosen.tolist(), 3))).T
     u = log_params - log_params.mean()
-    apart = (u[i] < u[j]) & (u[j] < u[k])
+    apart = (u[j] - u[i] > 1e-6) & (u[k] - u[j] > 1e-6)
     i, j, k = i[apart], j[apart], k[apart]
     if not len(i):
         return np.zeros_like(loss)
@@ -111,7 +124,8 @@ def _robust_residuals(log_params: np.ndarray, loss: np.ndarray) -> np.ndarray:
     bend = (second - first) / (u[k] - u[i])  # Newton's divided differences
     at = u[:, None]
     residuals = y[:, None] - (y[i] + (at - u[i]) * (first + (at - u[j]) * bend))
-    return residuals[:, np.abs(residuals).sum(axis=0).argmin()]
+    kept = np.sort(residuals**2, axis=0)[: len(loss) - _spare(len(loss))]
+    return residuals[:, kept.sum(axis=0).argmin()]
 
 
 def _predict(runs: Runs, groups: Sequence[np.ndarray], suspects: set[int]) -> dict[int, tuple[float, float]] | None:
@@ -123,8 +137,11 @@ def _predict(runs: Runs, groups: Sequence[np.ndarray], suspects: set[int]) -> di
     rows: list[np.ndarray] = []
     held: list[np.ndarray] = []  # of suspects, in the order of the groups
     targets = []
+    misfit = 0.0
     for number, (group, kept) in enumerate(zip(groups, trusted, strict=True)):
         design = Design(log_params[kept])
+        loss = runs.loss[kept] - runs.loss[kept].mean()
+        misfit += float(((loss - np.einsum("nk,k->n", design.basis, design.coefficients(loss))) ** 2).sum())
         for index in group:
             row = np.zeros(3 * len(groups) + 2)
             at = log_params[index : index + 1]
@@ -151,4 +168,6 @@ def _predict(runs: Runs, groups: Sequence[np.ndarray], suspects: set[int]) -> di
     predicted = out @ solution
     t = np.abs(runs.loss[names] - predicted) / (deviation * np.sqrt(1 + spread))
     p = 2 * special.stdtr(degrees, -t)
+    plain = math.sqrt(misfit / max(1, len(x) - 3 * len(groups)))
+    p = np.where(np.abs(runs.loss[names] - predicted) > MISFITS * plain, p, 1.0)
     return {name: (float(p[i]), float(predicted[i])) for i, name in enumerate(names)}

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from analyses.isoflop import PowerFit
 from analyses.laws import ScalingLaw
@@ -58,8 +59,7 @@ def _draw_parabolas(axes: Axes, result: ScaleFit) -> None:
         )
     axes.set_xscale("log")
     axes.margins(x=0.14)
-    count_axis(axes.xaxis)
-    axes.xaxis.set_minor_formatter("")
+    _count_ticks(axes.xaxis)
     label(axes, "activated parameters", "loss (nats per token)", "loss by budget (FLOPs); stars: minima")
 
 
@@ -84,14 +84,14 @@ def _draw_law(axes: Axes, result: ScaleFit, of: str, law: PowerFit | None, laws:
     at = np.geomspace(min(ends) / 1.6, max(ends) * 1.6, 200)
     if law is not None:
         x = np.log(at)
-        half = law.half_width(x - law.x_mean, result.options.confidence)
+        low, high = law.ends(x - law.x_mean, result.options.confidence)
         axes.plot(at, np.exp(law.at(x)), color=color(0), lw=1.6, label="fitted law")
         axes.fill_between(
-            at, np.exp(law.at(x) - half), np.exp(law.at(x) + half), color=color(0), alpha=0.18, lw=0,
+            at, np.exp(low), np.exp(high), color=color(0), alpha=0.18, lw=0,
             label=f"{result.options.confidence:.0%} band",
         )  # fmt: skip
-        inside, width = float(law.exponent), float(law.half_width(None, result.options.confidence))
-        title = f"${name}_{{opt}} \\propto {compute}^{{{inside:.3f}}}$ ± {width:.3f}"
+        least, most = (float(end) for end in law.ends(None, result.options.confidence))
+        title = f"${name}_{{opt}} \\propto {compute}^{{{law.exponent:.3f}}}$, {least:.3f} to {most:.3f}"
     else:
         title = f"no law for ${name}_{{opt}}$"
     for index, other in enumerate(laws):
@@ -104,9 +104,16 @@ def _draw_law(axes: Axes, result: ScaleFit, of: str, law: PowerFit | None, laws:
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
-    count_axis(axes.yaxis)
-    axes.yaxis.set_minor_formatter("")
+    _count_ticks(axes.yaxis)
     label(axes, f"training FLOPs ${compute}$", f"best {long}", title)
+
+
+def _count_ticks(axis: Any) -> None:
+    """Counts on a logarithmic axis, at 1, 2 and 5 where it spans less than two decades."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+    count_axis(axis)
+    axis.set_minor_formatter("")
 
 
 def _x(budget: BudgetFit) -> float:

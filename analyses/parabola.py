@@ -16,6 +16,8 @@ import numpy as np
 from analyses.cost import CostRule
 from analyses.scaling_runs import Runs
 
+SURFACE_EXPONENT = 0.36  # of N and D on a loss surface: Hoffmann et al. fitted again, arXiv:2404.10102, 0.348 and 0.366
+
 
 @dataclass(frozen=True)
 class Design:
@@ -129,7 +131,7 @@ class BudgetFit:
 
     @property
     def sizes(self) -> int:
-        return len(np.unique(self.runs.params))
+        return distinct_sizes(self.runs.params)
 
     @property
     def interior(self) -> bool:
@@ -177,6 +179,19 @@ class BudgetFit:
         return self.place[2]
 
     @cached_property
+    def bends(self) -> np.ndarray:
+        """What the coefficients take on from the bends that a loss surface has beyond a parabola's: (3,).
+
+        On E + A/N^r + B/D^r with D = C / 6N the loss about a budget's minimum is 2 c (cosh(r u) - 1) / r^2 for u = log N -
+        minimum, whatever A, B and C: the parabola c u^2, and what is counted here.
+        """
+        assert self.design is not None
+        u, r = self.design.log_params - self.y, SURFACE_EXPONENT
+        with np.errstate(over="ignore", invalid="ignore"):
+            bends = self.design.coefficients(self.curvature * (2 * (np.cosh(r * u) - 1) / r**2 - u * u))
+        return bends if np.isfinite(bends).all() else np.zeros(3)
+
+    @cached_property
     def gradients(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """dx, dy, dz."""
         assert self.design is not None
@@ -193,7 +208,7 @@ def fit_budget(runs: Runs, c_min: CMin | None = None) -> BudgetFit:
     """The parabola of one budget's runs; its design is None for fewer than 3 distinct sizes."""
     log_params = np.log(runs.params)
     flops, batch = _typical(runs.flops), _typical(runs.batch_tokens)
-    if len(np.unique(runs.params)) < 3:
+    if distinct_sizes(runs.params) < 3:
         return BudgetFit(flops, batch, runs, None, np.zeros(3), np.zeros(3), runs.cost, c_min)
     design = Design(log_params)
     # Subtracting a typical loss first keeps the digits of the differences, which are what is fitted.
@@ -203,6 +218,11 @@ def fit_budget(runs: Runs, c_min: CMin | None = None) -> BudgetFit:
     # Tokens at the budget's mean FLOPs, so that runs that cost a little more or less count as one budget.
     log_tokens = np.log(runs.tokens) + (math.log(flops) - np.log(runs.flops))
     return BudgetFit(flops, batch, runs, design, g, _powers(design, design.coefficients(log_tokens)), runs.cost, c_min)
+
+
+def distinct_sizes(params: np.ndarray) -> int:
+    """How many sizes there are; those within a millionth of the one below are the same."""
+    return 1 + int((np.diff(np.sort(np.log(params))) > 1e-6).sum())
 
 
 def _typical(values: np.ndarray) -> float:

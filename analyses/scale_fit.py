@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from analyses.cost import CostRule
-from analyses.isoflop import IsoflopFit, PowerFit, fit_isoflop, law_document
+from analyses.isoflop import BENDS_TAKEN_OFF, BENDS_UNSURE, IsoflopFit, PowerFit, fit_isoflop, law_document
 from analyses.isoflop_advice import influence, leave_one_budget_out, next_runs
 from analyses.isoflop_bootstrap import Draws, case_bootstrap, percentiles, residual_bootstrap
 from analyses.parabola import BudgetFit, CMin, bounded_exp
@@ -172,8 +172,10 @@ def _place_interval(
     from scipy import special
 
     t = float(special.stdtrit(law.degrees, (1 + options.confidence) / 2))
-    half = t * math.sqrt(law.noise_variance * float((budget.gradients[which] ** 2).sum()))
-    return [place - half, place + half]
+    shift = float(budget.gradients[which] @ budget.bends)
+    variance = law.noise_variance * float((budget.gradients[which] ** 2).sum())
+    center, half = place - BENDS_TAKEN_OFF * shift, t * math.hypot(math.sqrt(variance), BENDS_UNSURE * shift)
+    return [center - half, center + half]
 
 
 def _law(law: PowerFit, of: str, draws: Mapping[str, Draws], options: Options) -> dict[str, Any]:

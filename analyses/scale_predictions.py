@@ -17,6 +17,7 @@ from analyses.isoflop_bootstrap import Draws, percentiles
 from analyses.parabola import BudgetFit, bounded_exp
 from analyses.scaling_runs import Finding
 
+LARGEST_LOG = 690.0  # of FLOPs, which are to be a float
 EXTRAPOLATION = 100.0  # times beyond the sampled budgets from which a prediction is warned of
 
 
@@ -36,30 +37,41 @@ class LossLaw:
         return math.log(self.K / (loss - self.E)) / self.gamma if self.K > 0 and loss > self.E else None
 
 
-GAMMAS = np.exp(np.linspace(math.log(0.005), math.log(1.5), 600))
+GAMMAS = np.exp(np.linspace(math.log(0.005), math.log(1.5), 100))
 
 
 def fit_loss_laws(x: np.ndarray, loss: np.ndarray) -> list[LossLaw | None]:
     """One law for each row of x and loss (R, B), by least squares; None where fewer than 4 budgets or no decay.
 
-    For a given gamma E and K follow linearly (variable projection), so gamma is searched alone, on a fine grid.
+    For a given gamma E and K follow linearly (variable projection), so gamma is searched alone, on finer and finer grids.
     """
     if x.shape[1] < 4:
         return [None] * len(x)
     center = x.mean(axis=1, keepdims=True)
-    best = np.full(len(x), np.inf)
-    found = np.zeros((len(x), 3))
-    target = loss - loss.mean(axis=1, keepdims=True)
-    for gamma in GAMMAS:
-        f = np.exp(-gamma * (x - center))
-        mean = f.mean(axis=1, keepdims=True)
-        f = f - mean
-        k = (f * target).sum(axis=1) / (f * f).sum(axis=1)
-        rss = ((target - k[:, None] * f) ** 2).sum(axis=1)
-        e = loss.mean(axis=1) - k * mean[:, 0]
+    best, found = np.full(len(x), np.inf), np.ones((len(x), 3))
+
+    def attempt(gamma: np.ndarray) -> None:
+        """Keeps these gammas (R,) where they fit better."""
+        f = np.exp(-gamma[:, None] * (x - center))
+        mean = f.mean(axis=1)
+        f = f - mean[:, None]
+        level = loss.mean(axis=1)
+        k = (f * (loss - level[:, None])).sum(axis=1) / (f * f).sum(axis=1)
+        rss = ((loss - level[:, None] - k[:, None] * f) ** 2).sum(axis=1)
+        e = level - k * mean
         better = (rss < best) & (k > 0) & (e >= 0)
-        best = np.where(better, rss, best)
-        found[better] = np.stack([e, k, np.full_like(e, gamma)], axis=1)[better]
+        best[better] = rss[better]
+        found[better] = np.stack([e, k, gamma], axis=1)[better]
+
+    with np.errstate(all="ignore"):
+        for gamma in GAMMAS:
+            attempt(np.full(len(x), gamma))
+        step = math.log(GAMMAS[1] / GAMMAS[0])
+        while step > 1e-9:
+            middle = found[:, 2].copy()
+            for part in np.linspace(-1, 1, 9):
+                attempt(middle * math.exp(part * step))
+            step /= 4
     laws: list[LossLaw | None] = []
     for (e, k, gamma), rss, c in zip(found, best, center[:, 0], strict=True):
         inside = math.isfinite(rss) and GAMMAS[0] < gamma < GAMMAS[-1]
@@ -88,7 +100,7 @@ class Predictor:
             x, budget_interval = self._budget_for_params(law, math.log(value))
         else:
             x, budget_interval = self._budget_for_loss(value)
-        if x is None or not abs(x) < 690:
+        if x is None or not abs(x) < LARGEST_LOG:
             what = f"a loss of {value:g}" if asked == "loss" else f"{value:.4g} parameters"
             why = "the least losses, fitted as E + K / C^gamma over at least 4 budgets, never come there"
             reason = f"no budget for {what}: {why if asked == 'loss' else 'the law does not reach it'}"
@@ -134,6 +146,8 @@ class Predictor:
         if law.exponent <= 0:
             return None, None
         x = law.x_mean + (y - law.level) / law.exponent
+        if not abs(x) < LARGEST_LOG:
+            return None, None
         if self.draws is not None:
             exponent, level, mean = self.draws.law("params")
             return x, [bounded_exp(end) for end in percentiles(mean + (y - level) / exponent, self.confidence)]
@@ -143,7 +157,8 @@ class Predictor:
         """Where the upper (1) or lower (-1) end of the law's band reaches y; infinite where it never does."""
 
         def gap(at: float) -> float:
-            return float(law.at(at)) + side * float(law.half_width(at - law.x_mean, self.confidence)) - y
+            low, high = law.ends(at - law.x_mean, self.confidence)
+            return float(high if side > 0 else low) - y
 
         near, far = x, x - side * 0.01
         while gap(far) * side > 0:

@@ -10,6 +10,7 @@ canonical order, so the order of rows in the file changes nothing.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,11 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "loss": ("loss", "final_loss", "l"),
     "batch_tokens": ("batch_tokens", "global_batch_tokens"),
 }  # fmt: skip
+
+
+LARGEST_LOSS = 1e9  # nats: a cell beyond is no loss, and its powers overflow
+LARGEST_SIZE = 1e100  # of FLOPs, parameters and tokens, and the inverse of the smallest
+SAME_NAME = 1e-6  # relative difference of budgets that are written in two ways
 
 
 @dataclass(frozen=True)
@@ -112,8 +118,11 @@ def clean_runs(
             tokens = flops / np.exp(rule.log_flops_per_token(np.log(params)))
         elif "params" not in values:
             params = (flops / tokens - rule.k2) / rule.k1
+    if "flops" not in found and own:
+        found["flops"] = found["budget"]
     findings, good = _check_rows(table, found, {"flops": flops, "params": params, "tokens": tokens}, values["loss"])
     batch = values.get("batch_tokens", np.full(read, np.nan if batch_tokens is None else batch_tokens))
+    batch = np.where((batch > 0) & (batch < LARGEST_SIZE), batch, np.nan)
     label = values["budget"] if "budget" in values and "flops" in values else np.full(read, np.nan)
     label = np.where(np.isfinite(label) & (label > 0), label, np.nan)
 
@@ -171,11 +180,11 @@ def _numbers(cells: Sequence[Any]) -> np.ndarray:
 
 
 def _number(cell: Any) -> float:
-    if isinstance(cell, bool) or not isinstance(cell, (int, float, str)):
+    if isinstance(cell, bool) or not isinstance(cell, (int, float, str, Decimal)):
         return math.nan
     try:
         return float(cell)
-    except (ValueError, OverflowError):
+    except (ValueError, ArithmeticError):
         return math.nan
 
 
@@ -184,7 +193,7 @@ def _check_rows(
 ) -> tuple[list[Finding], np.ndarray]:
     """What is wrong with which row, and the mask of good ones."""
     findings = []
-    good = np.isfinite(loss) & (loss > 0)
+    good = np.isfinite(loss) & (loss > 0) & (loss < LARGEST_LOSS)
     for row in np.flatnonzero(~good):
         code = "bad_loss" if np.isfinite(loss[row]) else "nonfinite_loss"
         cell = table.columns[found["loss"]][row]
@@ -192,7 +201,7 @@ def _check_rows(
             Finding(code, f"row {row + 1} was dropped: its loss is {_shown(cell)}", row=int(row) + 1, excludes=True)
         )
     for name, values in sizes.items():
-        wrong = good & ~(np.isfinite(values) & (values > 0) & (values < 1e100) & (values > 1e-100))
+        wrong = good & ~(np.isfinite(values) & (values > 1 / LARGEST_SIZE) & (values < LARGEST_SIZE))
         for row in np.flatnonzero(wrong):
             written = _shown(table.columns[found[name]][row]) if name in found else "impossible by the cost rule"
             findings.append(
@@ -206,6 +215,7 @@ def _check_rows(
 
 def _shown(cell: Any) -> str:
     text = "empty" if cell is None or cell == "" else " ".join(str(cell).split())
+    text = text.encode(errors="replace").decode()  # JSON can spell half of a surrogate pair
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
@@ -224,12 +234,14 @@ def _merge_duplicates(order: np.ndarray, keys: Sequence[np.ndarray]) -> tuple[np
 
 
 def _group(flops: np.ndarray, label: np.ndarray, tolerance: float) -> np.ndarray:
-    """The budget of each run, numbered by rising FLOPs."""
-    nominal = np.where(np.isnan(label), flops, label)
+    """The budget of each run, numbered by rising FLOPs; budgets that the table names stay as they are named."""
+    named = ~np.isnan(label)
+    nominal = np.where(named, label, flops)
     number = np.zeros(len(flops), dtype=np.int64)
-    current, start = -1, -math.inf
+    current, start, start_named = -1, -math.inf, False
     for index in np.argsort(nominal, kind="stable"):
-        if nominal[index] > start * (1 + tolerance) or current < 0:
-            current, start = current + 1, nominal[index]
+        width = SAME_NAME if named[index] and start_named else tolerance
+        if nominal[index] > start * (1 + width) or current < 0:
+            current, start, start_named = current + 1, nominal[index], bool(named[index])
         number[index] = current
     return number

@@ -1,10 +1,11 @@
 """Named configurations, as data.
 
 `toy` learns the embedded corpus in minutes on a laptop and `toy-dense` is its dense peer: the same activated parameters
-(less the router) and FLOPs. The ladder has one family of shapes from 0.3M to about 1B activated parameters for isoFLOP grids,
+(less the router) and FLOPs. The ladder has one family of shapes from 0.1M to about 1B activated parameters for isoFLOP grids,
 each less than twice the one below.
 """
 
+import math
 from typing import Any
 
 _REPORT_STYLE = {"num_experts": 16, "num_shared_expert": 1, "moe_topk": 1, "cla_share_factor": 2}
@@ -16,16 +17,24 @@ _TOY: dict[str, Any] = _REPORT_STYLE | {
 }  # fmt: skip
 
 
-def _ladder(hidden_size: int, num_hidden_layers: int, head_dim: int) -> dict[str, Any]:
-    heads = hidden_size // head_dim
-    key_value_heads = max(g for g in range(1, max(1, heads // 4) + 1) if heads % g == 0)
+def ladder(hidden_size: int, num_hidden_layers: int | None = None) -> dict[str, Any]:
+    """One recipe at every width: depth 1 to 64 of it, four query heads to a key-value head, heads of at most 64, later 128.
+
+    Nothing jumps from rung to rung but the depth, which is small, and so the losses of an isoFLOP study lie on a curve.
+    """
+    widest = 64 if hidden_size <= 1536 else 128
+    groups = 2 ** max(0, math.ceil(math.log2(hidden_size / (4 * widest))))
     return _REPORT_STYLE | {
         "vocab_size": 4096, "hidden_size": hidden_size, "intermediate_size": 3 * hidden_size,
-        "num_hidden_layers": num_hidden_layers, "num_attention_heads": heads,
-        "num_key_value_heads": key_value_heads, "head_dim": head_dim, "max_position_embeddings": 8192,
+        "num_hidden_layers": num_hidden_layers or max(2, math.ceil(hidden_size / 64)), "num_attention_heads": 4 * groups,
+        "num_key_value_heads": groups, "head_dim": hidden_size // (4 * groups), "max_position_embeddings": 8192,
         "initializer_range": round(0.45 * hidden_size**-0.5, 4),  # the toy's at its width
     }  # fmt: skip
 
+
+LADDER = (
+    24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024, 1280, 1536
+)  # fmt: skip
 
 PRESETS: dict[str, dict[str, Any]] = {
     "toy": _TOY,
@@ -44,27 +53,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 80, "num_key_value_heads": 8, "head_dim": 80, "max_position_embeddings": 262_144,
         "moe_routing": "recycle", "rope_scaling": {"type": "dynamic", "alpha": 1000.0, "factor": 1.0},
     },
-    "ladder-48": _ladder(48, 2, 16),
-    "ladder-64": _ladder(64, 2, 32),
-    "ladder-80": _ladder(80, 2, 16),
-    "ladder-96": _ladder(96, 2, 32),
-    "ladder-112": _ladder(112, 2, 16),
-    "ladder-128": _ladder(128, 2, 32),
-    "ladder-160": _ladder(160, 3, 32),
-    "ladder-192": _ladder(192, 4, 32),
-    "ladder-224": _ladder(224, 4, 32),
-    "ladder-256": _ladder(256, 4, 32),
-    "ladder-320": _ladder(320, 5, 32),
-    "ladder-384": _ladder(384, 6, 64),
-    "ladder-448": _ladder(448, 7, 64),
-    "ladder-512": _ladder(512, 8, 64),
-    "ladder-640": _ladder(640, 10, 64),
-    "ladder-768": _ladder(768, 12, 64),
-    "ladder-896": _ladder(896, 14, 64),
-    "ladder-1024": _ladder(1024, 16, 64),
-    "ladder-1280": _ladder(1280, 20, 128),
-    "ladder-1536": _ladder(1536, 24, 128),
-}  # fmt: skip
+} | {f"ladder-{width}": ladder(width) for width in LADDER}  # fmt: skip
 
 # Systems of other people, in the keys of their released config.json (model/architectures.py reads them): the report's
 # compared ones and what its readers compare with today.

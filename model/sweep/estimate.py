@@ -23,7 +23,7 @@ from typing import Any
 from model.sweep.plan import Cell
 from model.training.settings import RunSettings
 
-MEASURE_SECONDS = 10.0  # in all, about
+MEASURE_SECONDS, GIVE_UP_SECONDS = 10.0, 120.0  # of measuring: in all, about; and at most, the start of torch included
 START_SECONDS = 6.0  # of a cell's process: imports, the model, the last checkpoint
 MOST_TOKENS = {"cpu": 2048, "cuda": 32_768}  # of a measured micro-batch
 
@@ -60,7 +60,7 @@ def estimate(cells: Sequence[Cell], *, workers: int, threads: int, gpus: list[st
         gpu = {"CUDA_VISIBLE_DEVICES": gpus[0]} if gpus else {}
         process = module_process("model.sweep.estimate", [str(job), str(out)], Path(folder, "log"), threads, gpu)
         try:
-            process.wait(timeout=12 * MEASURE_SECONDS)
+            process.wait(timeout=GIVE_UP_SECONDS)
             speeds = [Speed(**speed) for speed in json.loads(out.read_text(encoding="utf-8"))]
         except (subprocess.TimeoutExpired, OSError, ValueError):
             return None
