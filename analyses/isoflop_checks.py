@@ -16,7 +16,7 @@ from analyses.scaling_runs import Runs
 
 OUTLIER_LEVEL = 0.01  # probability that a clean study has any run taken for an outlier
 CANDIDATE = 6.0  # robust standard deviations, which are small for few runs, that make a run worth testing
-MISFITS = 3.0  # root mean squares of plain parabolas' residuals that an outlier exceeds
+MISFITS = 5.0  # root mean squares of plain parabolas' residuals that an outlier exceeds
 SMALLEST = 1e-7  # of the loss: less than this is rounding, not an outlier
 
 

@@ -78,8 +78,10 @@ def scale_fit(table: Table, options: Options) -> ScaleFit:
         tolerance=options.tolerance,
     )
     if options.c_min is not None and not np.isfinite(runs.batch_tokens).all():
+        row = int(runs.row[~np.isfinite(runs.batch_tokens)].min())
         raise HunyuanError(
-            f"--c-min needs the batch of every run in tokens: {table.name} has no such column, add --batch-tokens"
+            f"--c-min needs the batch of every run in tokens: {table.name} has none in row {row}, fill the column or, "
+            "where there is none, add --batch-tokens"
         )
     if options.c_min is not None and options.method == "parametric":
         raise HunyuanError("--c-min corrects the budgets of the quadratic method: leave it out, or use --method both")

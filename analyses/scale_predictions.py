@@ -107,7 +107,7 @@ class Predictor:
             return {"asked": asked, "value": value}, [Finding(f"unreachable_{asked}", reason)]
         loss_law = fit_loss_laws(*self._points(self.fit.usable))[0]
         factor = self._extrapolation(x)
-        row = {
+        row: dict[str, Any] = {
             "asked": asked,
             "flops": value if asked == "flops" else math.exp(x),
             "params_opt": value if asked == "params" else bounded_exp(float(law.at(x))),
@@ -122,9 +122,9 @@ class Predictor:
         findings = []
         if factor > EXTRAPOLATION * (1 + 1e-9):
             reason = (
-                f"{row['flops']:.4g} FLOPs lie {factor:,.0f} times beyond the sampled budgets: the interval holds only "
+                f"{row['flops']:.4g} FLOPs lie {factor:.4g} times beyond the sampled budgets: the interval holds only "
             )
-            findings.append(Finding("extrapolation", reason + "if the law goes on", budget=math.exp(x)))
+            findings.append(Finding("extrapolation", reason + "if the law goes on", budget=float(row["flops"])))
         return row, findings
 
     @staticmethod

@@ -197,8 +197,11 @@ def _check_rows(
     for row in np.flatnonzero(~good):
         code = "bad_loss" if np.isfinite(loss[row]) else "nonfinite_loss"
         cell = table.columns[found["loss"]][row]
+        limit = "" if code == "nonfinite_loss" else f", and a loss lies between 0 and {LARGEST_LOSS:g} nats"
         findings.append(
-            Finding(code, f"row {row + 1} was dropped: its loss is {_shown(cell)}", row=int(row) + 1, excludes=True)
+            Finding(
+                code, f"row {row + 1} was dropped: its loss is {_shown(cell)}{limit}", row=int(row) + 1, excludes=True
+            )
         )
     for name, values in sizes.items():
         wrong = good & ~(np.isfinite(values) & (values > 1 / LARGEST_SIZE) & (values < LARGEST_SIZE))

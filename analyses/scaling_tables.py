@@ -56,6 +56,9 @@ def _read_csv(text: str, path: Path) -> dict[str, list[Any]]:
     except csv.Error as error:
         raise DataError(f"{path} is not a CSV table ({error}): write a header and one row a run") from error
     names = [name.strip() for name in rows[0]] if rows else []
+    twice = next((name for name in names if name and names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{path} has two columns called '{twice}': rename one")
     return {
         name: [row[index].strip() if index < len(row) else "" for row in rows[1:]]
         for index, name in enumerate(names)

@@ -91,10 +91,8 @@ def simulate(task: tuple[int, range, int]) -> list[dict[str, Any]]:
             "minima_scatter": "power_law_misfit" in codes,
         }  # fmt: skip
         if fit.params_law is not None:
-            row |= {
-                "exponent": fit.params_law.exponent,
-                "delta": [float(end) for end in fit.params_law.ends(None, 0.95)],
-            }
+            document = law_document(fit.params_law, 0.95)
+            row |= {"exponent": document["exponent"], "delta": document["exponent_interval"]}
             for way, bootstrap in (("residual", residual_bootstrap), ("case", case_bootstrap)):
                 row[way] = percentiles(bootstrap(fit.usable, resamples, generator).law("params")[0], 0.95)
         rows.append(row)

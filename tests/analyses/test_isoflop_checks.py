@@ -151,6 +151,11 @@ def test_very_many_sizes_on_a_wide_grid_are_no_outliers():
     assert rows_found(surface_study(decades=1.0, sizes=21, noise=1e-4, seed=1)) == []
 
 
+@pytest.mark.parametrize(("decades", "sizes"), [(0.3, 9), (0.4, 11), (0.7, 9)])
+def test_a_surface_without_noise_has_no_outliers(decades, sizes):
+    assert rows_found(surface_study(decades=decades, sizes=sizes)) == []
+
+
 def test_an_outlier_on_a_wide_grid_is_still_found():
     columns = surface_study(noise=1e-3, seed=2)
     columns["loss"][13] += 0.3  # more than the parabolas misfit

@@ -236,7 +236,8 @@ def test_a_row_that_cannot_be_used_is_dropped_and_named(column, cell, code, show
     columns[column][1] = cell
     runs, findings = clean_runs(table(columns))
     assert [(one.code, one.row, one.excludes) for one in findings] == [(code, 2, True)]
-    assert findings[0].reason == f"row 2 was dropped: its {column} is {shown}"
+    limit = ", and a loss lies between 0 and 1e+09 nats" if code == "bad_loss" else ""
+    assert findings[0].reason == f"row 2 was dropped: its {column} is {shown}{limit}"
     assert runs.row.tolist() == [1, 3] and runs.counts == {"read": 3, "dropped": 1, "merged": 0, "used": 2}
 
 
@@ -324,6 +325,12 @@ def test_budgets_that_the_table_names_apart_stay_apart():
     columns = study(noise=1e-3, budgets=(1e18, 1.08e18, 1e19, 1e20))
     columns["budget"] = columns["flops"]
     assert sorted(set(runs_of(columns).budget.tolist())) == [0, 1, 2, 3]
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    (tmp_path / "twice.csv").write_text("flops,loss,N,loss\n1e18,3,1e8,2\n")
+    with pytest.raises(DataError, match="two columns called 'loss'"):
+        read_table(tmp_path / "twice.csv")
 
 
 def test_the_order_is_canonical():
