@@ -64,9 +64,9 @@ def _draw_parabolas(axes: Axes, result: ScaleFit) -> None:
 
 
 def _power_of_ten(value: float) -> str:
-    exponent = math.floor(math.log10(value) + 1e-9)
-    mantissa = value / 10**exponent
-    return f"$10^{{{exponent}}}$" if abs(mantissa - 1) < 0.005 else f"${mantissa:.2g}\\cdot 10^{{{exponent}}}$"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    power = f"10^{{{int(exponent)}}}"
+    return f"${power}$" if float(mantissa) == 1 else f"${float(mantissa):g}\\cdot {power}$"
 
 
 def _draw_law(axes: Axes, result: ScaleFit, of: str, law: PowerFit | None, laws: Sequence[ScalingLaw]) -> None:
