@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", exists=True, dir_okay=False, help="A run file: TOML with the tables model, data and training."),
+    typer.Option(
+        "--config", exists=True, dir_okay=False, help="A run file: TOML with the tables model, data and training."
+    ),
 ]
 Preset = Annotated[
     str | None, typer.Option("--model", metavar="PRESET", help="toy, toy-dense, small, base or ladder-256.")

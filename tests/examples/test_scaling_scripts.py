@@ -67,7 +67,7 @@ def test_parabolas_have_the_curvature_of_the_surface(coverage):
 
 
 def test_the_default_interval_is_calibrated(committed):
-    """93.5 to 96.5% of 2,000 sets for each design and noise up to 0.01 nats; the bootstraps alone miss on either side."""
+    """93.5 to 96.5% of 2,000 sets for each design and noise up to 0.01 nats; the bootstraps miss on either side."""
     assert committed["coverage"]["settings"]["sets"] == 2000
     wanted = [
         row for row in rows(committed, c_min=False) if row["design"] in CALIBRATED and row["noise"] in SMALL_NOISE
@@ -87,11 +87,12 @@ def test_a_grid_too_wide_is_told(committed):
     assert all(row["lack_of_fit"] < 0.02 for row in rows(committed, losses="parabolas"))
 
 
-def test_a_grid_that_drifts_out_of_the_valley_is_biased(committed):
-    """Not hidden: parabolas over a lopsided grid of the surface are off by 0.004, which intervals do not know of."""
+def test_a_grid_that_drifts_away_from_the_minima(committed):
+    """Parabolas are then biased by 0.004: the default interval allows for it, the bootstraps do not."""
     found = {row["noise"]: row for row in rows(committed, design="drifting out", losses="surface", c_min=False)}
-    assert 0.003 < found[0.002]["bias"] < 0.005
-    assert found[0.002]["delta"]["coverage"] < 0.85 < found[0.002]["lack_of_fit"]
+    assert all(0.003 < row["bias"] < 0.005 for row in found.values())
+    assert all(0.92 <= row["delta"]["coverage"] <= 0.98 for row in found.values())
+    assert found[0.002]["case"]["coverage"] < 0.85 < found[0.002]["lack_of_fit"]
 
 
 def test_speed_runs_without_the_package(tmp_path, capsys):
