@@ -23,9 +23,9 @@ from analyses.scaling_runs import Finding, Runs
 MIN_SIZES = 4  # of a budget: three determine a parabola, the fourth is the first to tell about noise
 MIN_BUDGETS = 3
 SCATTER_LEVEL = 0.01  # significance below which the minima are said to scatter beyond the noise
+MISFIT_LEVEL = 0.01  # the same for parabolas that misfit
 # With these, intervals cover as they should both on loss surfaces and on exact parabolas (examples/scaling_coverage.py).
 BENDS_TAKEN_OFF, BENDS_UNSURE = 0.75, 0.6
-MISFIT_LEVEL = 0.01  # the same for parabolas that misfit
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ def fit_isoflop(runs: Runs, *, c_min: CMin | None = None, keep_outliers: bool = 
     if len(usable) < MIN_BUDGETS:
         refusal = Finding(
             "too_few_budgets",
-            f"no law: {len(usable)} of {len(budgets)} budgets have a minimum inside their sizes, and {MIN_BUDGETS} are needed",
+            f"no law: {len(usable)} of {len(budgets)} budgets have a minimum inside their sizes and {MIN_BUDGETS} are "
+            "needed: add budgets, or sizes about the minima",
             excludes=True,
         )
     else:
@@ -90,7 +91,7 @@ def _problem(budget: BudgetFit) -> Finding | None:
         side, where = ("smaller", "below") if budget.y < math.log(budget.runs.params.min()) else ("larger", "above")
         code, why = "minimum_outside", f"its minimum lies {where} the sampled sizes: add {side} ones"
     elif not budget.loss > 0:
-        code, why = "bad_loss", "its fitted least loss is not above 0"
+        code, why = "bad_minimum", "its fitted least loss is not above 0"
     else:
         return None
     return Finding(code, f"budget {budget.flops:.4g} was left out: {why}", budget=budget.flops, excludes=True)

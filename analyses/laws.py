@@ -115,7 +115,8 @@ def read_law(path: str | Path) -> ScalingLaw:
         raise HunyuanError(f"'{path}' has no n_opt and d_opt: {advice}")
     laws = [_power_law(document[name], name, str(path)) for name in ("n_opt", "d_opt")]
     rows = document["budgets"] if isinstance(document.get("budgets"), list) else []
-    flops = [row["flops"] for row in rows if isinstance(row, dict) and _positive(row.get("flops"))]
+    budgets = [row.get("c_min_flops", row.get("flops")) for row in rows if isinstance(row, dict)]
+    flops = [value for value in budgets if _positive(value)]
     if not rows or len(flops) < len(rows):
         raise HunyuanError(f"'{path}' names no budgets with their flops: {advice}")
     cost = document.get("cost")
@@ -126,7 +127,9 @@ def read_law(path: str | Path) -> ScalingLaw:
         n_opt=laws[0],
         d_opt=laws[1],
         source=f"fitted to {len(flops)} budgets by hunyuan scale-fit, method {document.get('method')}",
-        of=f"{f'C = ({rule[0]:.4g} N + {rule[1]:.3g}) D' if rule else 'C'} and N as in the runs that were fitted",
+        of="C_min, and N as in the runs that were fitted"
+        if document.get("c_min")
+        else f"{f'C = ({rule[0]:.4g} N + {rule[1]:.3g}) D' if rule else 'C'} and N as in the runs that were fitted",
         cost=rule,
         valid=(min(flops), max(flops)),
     )

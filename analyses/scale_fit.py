@@ -23,7 +23,12 @@ from analyses.scaling_tables import Table
 from model.errors import HunyuanError
 
 METHODS = ("quadratic", "parametric", "both")
+C_MIN_MEANS = (
+    "laws and predictions are in C_min, which budgets have as c_min_flops; tokens_opt are what C_min buys at params_opt"
+)
 INTERVALS = ("delta", "residual", "case")
+PARABOLAS = {"too_few_sizes", "opens_downward", "minimum_outside", "bad_minimum", "lack_of_fit", "power_law_misfit",
+             "weak_curvature"}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +88,8 @@ def scale_fit(table: Table, options: Options) -> ScaleFit:
             f"--c-min needs the batch of every run in tokens: {table.name} has none in row {row}, fill the column or, "
             "where there is none, add --batch-tokens"
         )
-    if options.c_min is not None and options.method == "parametric":
-        raise HunyuanError("--c-min corrects the budgets of the quadratic method: leave it out, or use --method both")
+    if options.c_min is not None and options.method != "quadratic":
+        raise HunyuanError("--c-min corrects the budgets of the quadratic method: leave it or --method out")
     fit = fit_isoflop(runs, c_min=options.c_min, keep_outliers=options.keep_outliers)
     seeds = np.random.SeedSequence(options.seed).spawn(3)
     draws: dict[str, Draws] = {}
@@ -99,8 +104,9 @@ def scale_fit(table: Table, options: Options) -> ScaleFit:
         document["n_opt"] = _law(fit.params_law, "params", draws, options)
         document["d_opt"] = _law(fit.tokens_law, "tokens", draws, options)
         document["tests"] = _tests(fit, draws)
-        document["predictions"], more = _predictions(fit, draws, options)
-        said += more
+        if options.method != "parametric":
+            document["predictions"], more = _predictions(fit, draws, options)
+            said += more
         document["leave_one_budget_out"] = leave_one_budget_out(fit)
         document["influence"] = influence(fit)
         target = math.log(max(options.predict)) if options.predict else None
@@ -115,7 +121,11 @@ def scale_fit(table: Table, options: Options) -> ScaleFit:
         if options.method == "parametric":
             document |= {name: part and part[name] for name in ("n_opt", "d_opt")}
             document["predictions"] = part["predictions"] if part else []
-    if fit.refusal is not None:
+    if options.method == "parametric":  # what only concerns parabolas is not said of a surface
+        said = [finding for finding in said if finding.code not in PARABOLAS]
+        for name in ("leave_one_budget_out", "influence", "next_runs"):
+            document.pop(name, None)
+    if fit.refusal is not None and options.method != "parametric":
         said.append(fit.refusal if document["n_opt"] is None else replace(fit.refusal, excludes=False))
     document["warnings"] = [finding.document() for finding in said]
     return ScaleFit(options, fit, parametric, tuple(said), document)
@@ -128,7 +138,7 @@ def _heading(counts: dict[str, int], options: Options, cost: CostRule) -> dict[s
         "runs": counts,
         "cost": cost.document(),
         "c_min": c_min and {"b_star": c_min.b_star, "alpha_b": c_min.alpha_b,
-                            "means": "flops are C_min; tokens_opt are what C_min buys at params_opt"},
+                            "means": C_MIN_MEANS},
         "confidence": options.confidence,
         "interval": options.interval,
     }  # fmt: skip

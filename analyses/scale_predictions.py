@@ -74,9 +74,16 @@ def fit_loss_laws(x: np.ndarray, loss: np.ndarray) -> list[LossLaw | None]:
             step /= 4
     laws: list[LossLaw | None] = []
     for (e, k, gamma), rss, c in zip(found, best, center[:, 0], strict=True):
-        inside = math.isfinite(rss) and GAMMAS[0] < gamma < GAMMAS[-1]
+        # An E that is pushed to 0 is not determined: two parameters would pass for three.
+        inside = math.isfinite(rss) and GAMMAS[0] < gamma < GAMMAS[-1] and e > 1e-6
         laws.append(LossLaw(float(e), float(k) * bounded_exp(float(gamma * c)), float(gamma)) if inside else None)
     return laws
+
+
+def extrapolation(flops: float, factor: float) -> Finding:
+    """That a prediction lies so many times beyond the sampled budgets."""
+    reason = f"{flops:.4g} FLOPs lie {factor:.4g} times beyond the sampled budgets: the interval holds only if the law goes on"
+    return Finding("extrapolation", reason, budget=flops)
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ class Predictor:
             x, budget_interval = self._budget_for_loss(value)
         if x is None or not abs(x) < LARGEST_LOG:
             what = f"a loss of {value:g}" if asked == "loss" else f"{value:.4g} parameters"
-            why = "the least losses, fitted as E + K / C^gamma over at least 4 budgets, never come there"
+            why = "the least losses, fitted as E + K / C^gamma over at least 4 budgets, do not determine it"
             reason = f"no budget for {what}: {why if asked == 'loss' else 'the law does not reach it'}"
             return {"asked": asked, "value": value}, [Finding(f"unreachable_{asked}", reason)]
         loss_law = fit_loss_laws(*self._points(self.fit.usable))[0]
@@ -121,10 +128,7 @@ class Predictor:
         }
         findings = []
         if factor > EXTRAPOLATION * (1 + 1e-9):
-            reason = (
-                f"{row['flops']:.4g} FLOPs lie {factor:.4g} times beyond the sampled budgets: the interval holds only "
-            )
-            findings.append(Finding("extrapolation", reason + "if the law goes on", budget=float(row["flops"])))
+            findings.append(extrapolation(row["flops"], factor))
         return row, findings
 
     @staticmethod
@@ -177,6 +181,8 @@ class Predictor:
             return None, None
         whole = np.isfinite(self.loss_draws.loss).all(axis=1)
         laws = fit_loss_laws(self.loss_draws.x[whole], self.loss_draws.loss[whole])
+        if sum(drawn is None for drawn in laws) > (1 - self.confidence) / 2 * len(laws):
+            return x, None  # too many resamples leave E open
         reached = [drawn.log_flops(loss) if drawn else None for drawn in laws]
         # A resample that never reaches the loss stands for an infinite budget.
         values = np.array([math.inf if value is None else value for value in reached])

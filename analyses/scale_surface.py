@@ -19,6 +19,7 @@ from analyses.parametric import (
     flat_region,
     optimum,
 )
+from analyses.scale_predictions import EXTRAPOLATION, LARGEST_LOG, extrapolation
 from analyses.scaling_runs import Finding
 from model.errors import HunyuanError
 
@@ -115,15 +116,22 @@ class _Study:
         findings = []
         for flops in self.options.predict:
             rows.append({"asked": "flops", "flops": flops})
-        for params in self.options.predict_params:
+        for params in self.options.predict_params if len(self.log_flops) > 1 else ():
             exponent, log_coefficient = self._power(self.surface, "params")
-            rows.append({"asked": "params", "flops": bounded_exp((math.log(params) - log_coefficient) / exponent)})
+            x = (math.log(params) - log_coefficient) / exponent
+            if abs(x) < LARGEST_LOG:
+                rows.append({"asked": "params", "flops": math.exp(x)})
+            else:
+                reason = f"no budget for {params:.4g} parameters: the surface's law does not reach it"
+                findings.append(Finding("unreachable_params", reason))
         for loss in self.options.predict_loss:
             try:
                 rows.append({"asked": "loss", "flops": float(budget_for_loss(self.surface, loss, self.cost))})
             except HunyuanError as error:
                 findings.append(Finding("unreachable_loss", str(error)))
-        return [row | self._optimum(row["flops"]) for row in rows], findings
+        rows = [row | self._optimum(row["flops"]) for row in rows]
+        return rows, findings + [extrapolation(row["flops"], row["extrapolation"]) for row in rows
+                                 if row["extrapolation"] > EXTRAPOLATION * (1 + 1e-9)]  # fmt: skip
 
     def _optimum(self, flops: float) -> dict[str, Any]:
         params, tokens = (float(value) for value in optimum(self.surface, flops, self.cost))

@@ -139,6 +139,9 @@ def clean_runs(
     budget = np.sort(budget)
     if cost is None and whole and len(kept):
         rule = own_cost(params[kept], flops[kept] / tokens[kept])
+        if rule.worst_fraction > 0.5:
+            reason = f"FLOPs per token are up to {rule.worst_fraction:.0%} off any K1 N + K2: check the columns"
+            findings.append(Finding("cost_mismatch", reason))
     elif whole and len(kept):
         ratio = float(np.median(flops[kept] / tokens[kept] / np.exp(rule.log_flops_per_token(np.log(params[kept])))))
         if abs(ratio - 1) > 0.05:
@@ -169,8 +172,12 @@ def _find_columns(table: Table, chosen: Mapping[str, str]) -> dict[str, str]:
         known = [by_name[name] for name in names if name in by_name]
         if known:
             found[quantity] = known[0]
-    if "flops" in chosen:  # named by the user: a column called budget is then a label
-        found["flops"] = chosen["flops"]
+    if found.get("budget") == found.get("flops"):
+        found.pop("budget", None)  # named as the FLOPs
+    for quantity, name in found.items():
+        other = next((one for one in found if one != quantity and found[one] == name), None)
+        if other is not None:
+            raise DataError(f"{table.name}: the column '{name}' cannot be both {quantity} and {other}: name another")
     return found
 
 

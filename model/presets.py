@@ -20,7 +20,8 @@ _TOY: dict[str, Any] = _REPORT_STYLE | {
 def ladder(hidden_size: int, num_hidden_layers: int | None = None) -> dict[str, Any]:
     """One recipe at every width: depth 1 to 64 of it, four query heads to a key-value head, heads of at most 64, later 128.
 
-    Nothing jumps from rung to rung but the depth, which is small, and so the losses of an isoFLOP study lie on a curve.
+    Keys and values are a quarter as wide as the model on every rung, and depth steps by one where models are small: what
+    jumps from rung to rung bends the losses of an isoFLOP study. Heads double in number where they would pass 64.
     """
     widest = 64 if hidden_size <= 1536 else 128
     groups = 2 ** max(0, math.ceil(math.log2(hidden_size / (4 * widest))))

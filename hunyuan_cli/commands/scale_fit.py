@@ -154,8 +154,12 @@ def scale_fit(
     from analyses.scale_fit import scale_fit as fit
     from analyses.scaling_tables import read_table
 
-    if not 0 < alpha_b < 100:
-        raise typer.BadParameter(f"--alpha-b is {alpha_b:g}: give a number above 0, such as 0.21")
+    if not 0.01 <= alpha_b < 100:
+        raise typer.BadParameter(f"--alpha-b is {alpha_b:g}: give a number from 0.01 up, such as 0.21")
+    if not c_min and (b_star, alpha_b) != ("2e8", 0.21):
+        raise typer.BadParameter("--b-star and --alpha-b are for --c-min: add it, or leave them out")
+    if loss == "lad" and method == "quadratic":
+        raise typer.BadParameter("--loss is for the surface: add --method both or parametric, or leave it out")
     level, share = parse_fraction(confidence), parse_fraction(flat)
     if not (level > 0 and share > 0):
         raise typer.BadParameter("--confidence and --flat must be above 0: write 95% and 0.1%")

@@ -1,4 +1,4 @@
-"""One cell of a sweep, as a process of its own: python -m model.sweep.cell FOLDER [--threads N] [--parent PID]
+"""One cell of a sweep, as a process of its own: python -m hunyuan_cli.sweep_cell FOLDER [--threads N] [--parent PID]
 
 FOLDER is a run folder. Its run.toml says what to train, its newest checkpoint where to go on; how it ended is written to
 outcome.json: {"status": "finished" | "failed" | "diverged", "error": a sentence, "notes": [sentences]}.
@@ -71,13 +71,17 @@ def hold(path: Path, seconds: float = 0.0) -> TextIO | None:
             time.sleep(0.05)
 
 
+class _StoppedError(BaseException):
+    """The process is to end before there is anything to save."""
+
+
 def die_with(parent: int) -> None:
     """Has Linux end this process with its parent, however that ends; elsewhere only the cell's lock is left."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1  # prctl.h
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before that
-        raise SystemExit(INTERRUPTED)
+        raise _StoppedError
 
 
 class _Notes:
@@ -136,11 +140,19 @@ class _Stop:
     def _ask(self, number: int, frame: object) -> None:
         self.asked = True
         if not self.training:
-            raise SystemExit(INTERRUPTED)
+            raise _StoppedError
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m model.sweep.cell")
+    """The process of one cell; returns its exit status."""
+    try:
+        return _run(arguments)
+    except _StoppedError:
+        return INTERRUPTED
+
+
+def _run(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m hunyuan_cli.sweep_cell")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--parent", type=int, default=0)
@@ -165,7 +177,3 @@ def main(arguments: list[str]) -> int:
             return INTERRUPTED
         replace_file(given.folder / OUTCOME, json.dumps(outcome, indent=2) + "\n")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -9,6 +9,8 @@ from typing import Any, Self
 from model.config import type_problems, unknown_key
 from model.errors import ConfigError
 
+LARGEST_BUDGET = 1e40  # FLOPs
+
 
 @dataclass(frozen=True, kw_only=True)
 class LearningRateRule:
@@ -28,8 +30,9 @@ class LearningRateRule:
         _check(self, "sweep.learning_rate", positive=("value", "at_params", "at_batch_tokens"))
 
     def rate(self, params: int, batch_tokens: int) -> float:
-        by_size = (params / self.at_params) ** self.params_exponent
-        return self.value * by_size * (batch_tokens / self.at_batch_tokens) ** self.batch_exponent
+        by_size = self.params_exponent * math.log(params / self.at_params)
+        by_batch = self.batch_exponent * math.log(batch_tokens / self.at_batch_tokens)
+        return self.value * math.exp(min(max(by_size + by_batch, -700.0), 700.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,8 @@ class BatchRule:
 
     def sequences(self, budget: float, sequence_length: int) -> int:
         """Sequences of a batch: the power of two nearest to the rule by ratio, at least one."""
-        return 2 ** max(0, round(math.log2(self.value * (budget / self.at_flops) ** self.exponent / sequence_length)))
+        power = math.log2(self.value / sequence_length) + self.exponent * math.log2(budget / self.at_flops)
+        return 2 ** min(40, max(0, round(power)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +84,10 @@ class SweepConfig:
             problems.append(f"sweep.tokens_per_param is {shown!r}: give the least and the most, such as [4.0, 160.0]")
         if not any("sweep.times" in problem for problem in problems) and self.times <= 0:
             problems.append(f"sweep.times is {self.times}: it must be above 0")
+        if not problems and max(self.budgets) * self.times > LARGEST_BUDGET:
+            problems.append(
+                f"sweep.budgets reach {max(self.budgets) * self.times:g} FLOPs: give at most {LARGEST_BUDGET:g}"
+            )
         if problems:
             raise ConfigError(problems)
 

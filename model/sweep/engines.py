@@ -56,7 +56,7 @@ def launch(folder: Path, threads: int, environment: dict[str, str] | None = None
     (Linux sends the signal of a parent's death when the thread that started the child is over.)
     """
     arguments = [str(folder.absolute()), "--threads", str(threads), "--parent", str(os.getpid())]
-    return module_process("model.sweep.cell", arguments, folder / LOG, threads, environment)
+    return module_process("hunyuan_cli.sweep_cell", arguments, folder / LOG, threads, environment)
 
 
 def module_process(

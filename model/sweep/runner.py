@@ -37,6 +37,8 @@ TIMING = ("seconds", "tokens_per_second")  # the columns in which two equal swee
 GROWING = ("sweep.budgets", "sweep.sizes", "sweep.seeds", "sweep.times", "sweep.tokens_per_param")
 POLL_SECONDS = 0.1
 
+STOP_SIGNALS = (-signal.SIGTERM, -signal.SIGINT)  # of a cell that is stopped before its Python listens
+
 
 class Watcher(Protocol):
     """Is told what happens; may draw it."""
@@ -196,11 +198,11 @@ class Sweep:
             self._give_back_checkpoints(cell)
         self._write_runs()
         by_id = {cell.id: cell for cell in waiting}
-        stopped = False
+        stopped = self.stopping = False
         try:
             while engine.running or (waiting and not stopped):
                 if not stopped and should_stop():
-                    stopped = True
+                    stopped = self.stopping = True
                     engine.stop()
                 while waiting and not stopped and len(engine.running) < engine.places:
                     cell = waiting.pop(0)
@@ -232,7 +234,7 @@ class Sweep:
     def _record(self, cell: Cell, end: Ended, watcher: Watcher) -> None:
         folder = self.cell_folder(cell)
         if not (folder / OUTCOME).exists():
-            if end.code in (INTERRUPTED, BUSY):
+            if end.code in (INTERRUPTED, BUSY) or (self.stopping and end.code in STOP_SIGNALS):
                 busy = f"another process still runs {cell.id}: end it, then start the sweep again"
                 watcher.ended(cell, None, busy if end.code == BUSY else "")
                 return

@@ -172,7 +172,7 @@ def test_a_least_loss_of_zero_or_less_has_no_c_min():
     columns["batch_tokens"] = [1e6] * 28
     columns = spoil(columns, 2, lambda u: max(0.5 * u * u - 0.1, 1e-3))
     found = fit_of(columns, c_min=CMin())
-    (finding,) = [one for one in found.findings if one.code == "bad_loss"]
+    (finding,) = [one for one in found.findings if one.code == "bad_minimum"]
     assert finding.excludes and finding.budget == pytest.approx(1e20) and len(found.usable) == 3
 
 

@@ -165,7 +165,7 @@ def test_a_least_loss_below_zero_is_no_point_of_a_law():
     columns = study(budgets=(1e18, 1e19, 1e20, 1e21), sizes=4, off_center=0)
     columns["loss"][:4] = [9.0, 0.1, 0.1, 9.0]
     result = result_of(columns, predict=(1e22,), keep_outliers=True)
-    assert "bad_loss" in codes(result) and result.status == 3
+    assert "bad_minimum" in codes(result) and result.status == 3
     assert [row["used"] for row in result.document["budgets"]] == [False, True, True, True]
 
 

@@ -17,7 +17,7 @@ def write_text(path: Path, seed: int = 0) -> Path:
 
 
 def sections(folder: Path) -> dict[str, dict[str, Any]]:
-    """The sections of a plan of two cells that train a second each: 36 steps of ladder-64 and 21 of ladder-96, cut down."""
+    """The sections of a plan of two cells that train a second each: 36 steps of ladder-64 and 22 of ladder-96, cut down."""
     return {
         "model": {"vocab_size": 300, "intermediate_size": 32, "num_experts": 4, "moe_routing": "recycle"},
         "data": {"sources": [str(folder / "small.txt")], "cache_dir": str(folder / "cache")},
