@@ -24,7 +24,8 @@ MIN_SIZES = 4  # of a budget: three determine a parabola, the fourth is the firs
 MIN_BUDGETS = 3
 SCATTER_LEVEL = 0.01  # significance below which the minima are said to scatter beyond the noise
 MISFIT_LEVEL = 0.01  # the same for parabolas that misfit
-# With these, intervals cover as they should both on loss surfaces and on exact parabolas (examples/scaling_coverage.py).
+# Shares of the bends' effect. With these, intervals cover as they should on exact parabolas and on surfaces whose exponents
+# of N and D are nearly equal (examples/scaling_coverage.py); on others, too little where sizes drift.
 BENDS_TAKEN_OFF, BENDS_UNSURE = 0.75, 0.6
 
 
@@ -129,7 +130,7 @@ class PowerFit:
     """y = level + exponent (x - x_mean) by least squares over budgets: log y = log coefficient + exponent log C.
 
     `gradients` (2, budgets, 3): derivatives of (level, exponent) by every parabola's coefficients; noise variance times
-    their products is the covariance. `scatter` is that of the minima about the line beyond what noise explains (0: none).
+    their products is the covariance.
     """
 
     exponent: float

@@ -10,7 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from analyses.isoflop import PowerFit
+from analyses.isoflop import MIN_SIZES, PowerFit
 from analyses.laws import ScalingLaw
 from analyses.parabola import BudgetFit
 from analyses.plots import GREY, INK, color, count_axis, label, legend_below, make_figure
@@ -44,7 +44,7 @@ def _draw_parabolas(axes: Axes, result: ScaleFit) -> None:
         usable = any(budget is one for one in result.fit.usable)
         face = shade if usable else "none"
         axes.plot(budget.runs.params, budget.runs.loss, "o", ms=4.5, color=shade, mfc=face, zorder=3)
-        if budget.design is None or budget.sizes < 4:
+        if budget.design is None or budget.sizes < MIN_SIZES:
             continue
         ends = np.log(budget.runs.params.min()), np.log(budget.runs.params.max())
         at = np.linspace(

@@ -7,13 +7,21 @@ Loads no torch and no pandas. Losses are in nats per token, flops are training F
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from analyses.cost import CostRule
-from analyses.isoflop import BENDS_TAKEN_OFF, BENDS_UNSURE, IsoflopFit, PowerFit, fit_isoflop, law_document
+from analyses.isoflop import (
+    BENDS_TAKEN_OFF,
+    BENDS_UNSURE,
+    MIN_SIZES,
+    IsoflopFit,
+    PowerFit,
+    fit_isoflop,
+    law_document,
+)
 from analyses.isoflop_advice import influence, leave_one_budget_out, next_runs
 from analyses.isoflop_bootstrap import Draws, case_bootstrap, percentiles, residual_bootstrap
 from analyses.parabola import BudgetFit, CMin, bounded_exp
@@ -22,11 +30,9 @@ from analyses.scaling_runs import Finding, clean_runs
 from analyses.scaling_tables import Table
 from model.errors import HunyuanError
 
-METHODS = ("quadratic", "parametric", "both")
 C_MIN_MEANS = (
     "laws and predictions are in C_min, which budgets have as c_min_flops; tokens_opt are what C_min buys at params_opt"
 )
-INTERVALS = ("delta", "residual", "case")
 PARABOLAS = {"too_few_sizes", "opens_downward", "minimum_outside", "bad_minimum", "lack_of_fit", "power_law_misfit",
              "weak_curvature"}  # fmt: skip
 
@@ -126,7 +132,7 @@ def scale_fit(table: Table, options: Options) -> ScaleFit:
         for name in ("leave_one_budget_out", "influence", "next_runs"):
             document.pop(name, None)
     if fit.refusal is not None and options.method != "parametric":
-        said.append(fit.refusal if document["n_opt"] is None else replace(fit.refusal, excludes=False))
+        said.append(fit.refusal)
     document["warnings"] = [finding.document() for finding in said]
     return ScaleFit(options, fit, parametric, tuple(said), document)
 
@@ -140,7 +146,7 @@ def _heading(counts: dict[str, int], options: Options, cost: CostRule) -> dict[s
         "c_min": c_min and {"b_star": c_min.b_star, "alpha_b": c_min.alpha_b,
                             "means": C_MIN_MEANS},
         "confidence": options.confidence,
-        "interval": options.interval,
+        "interval": options.interval if options.method != "parametric" else "case",  # the surface has no other
     }  # fmt: skip
 
 
@@ -151,7 +157,7 @@ def _budget_row(budget: BudgetFit, fit: IsoflopFit, draws: Mapping[str, Draws], 
         "flops": budget.flops, "params_opt": None, "tokens_opt": None, "loss_opt": None, "n_runs": len(budget.runs),
         "n_sizes": budget.sizes, "interior": False, "used": usable,
     }  # fmt: skip
-    if budget.sizes < 4 or not budget.opens_upward:
+    if budget.sizes < MIN_SIZES or not budget.opens_upward:
         return row
     row |= {
         "params_opt": bounded_exp(budget.y), "tokens_opt": bounded_exp(budget.z), "loss_opt": budget.loss,

@@ -107,6 +107,8 @@ Resamples = Annotated[
 ]
 Term = Annotated[bool, typer.Option("--term", help="Draw in the terminal (extra: term).")]
 
+REFUSALS = ("too_few_budgets", "no_surface")
+
 
 def scale_fit(
     runs: Runs,
@@ -167,6 +169,9 @@ def scale_fit(
         "flops": flops_column, "params": params_column, "tokens": tokens_column, "loss": loss_column,
         "batch_tokens": batch_column,
     }  # fmt: skip
+    unknown = next((name for name in law or [] if name not in LAWS and not Path(name).is_file()), None)
+    if unknown is not None:
+        raise typer.BadParameter(f"--law '{unknown}' is neither a file nor one of {', '.join(LAWS)}")
     laws = [LAWS[name] if name in LAWS else read_law(Path(name)) for name in law or []]
     options = Options(
         method=method,
@@ -192,8 +197,10 @@ def scale_fit(
         document["laws"] = [_law_row(one, options.predict) for one in laws]
     kind = result_format(format, output)
     emit(tables(document) if kind == "table" else document, format=kind, output=output, note=notes(document))
+    if kind == "csv":
+        stderr("note: csv holds the budgets; laws and predictions are in --format json and table")
     for warning in document["warnings"]:
-        stderr(f"{'error' if warning['code'] == 'too_few_budgets' and result.status == 1 else 'warning'} "
+        stderr(f"{'error' if warning['code'] in REFUSALS and result.status == 1 else 'warning'} "
                f"[{warning['code']}]: {warning['reason']}")  # fmt: skip
     if plot is not None or term:
         _draw(result, laws, plot, term, beside=kind == "table" and output is None)

@@ -107,6 +107,10 @@ def sweep(
 
     if address is not None and engine != "ray":
         raise typer.BadParameter("--address is that of a Ray cluster: add --engine ray")
+    if address is not None and device in (None, "auto"):
+        raise typer.BadParameter(
+            "what devices a cluster at --address has is not seen from here: add --device cuda or cpu"
+        )
     options = {"budgets": _numbers(budgets), "sizes": _names(sizes), "seeds": _seeds(seeds), "times": times}
     chosen = _plan(
         plan or out / "plan.toml",
@@ -156,7 +160,10 @@ def _numbers(text: str | None) -> list[float] | None:
 
 
 def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [item.strip() for item in text.split(",") if item.strip()]
+    names = None if text is None else [item.strip() for item in text.split(",") if item.strip()]
+    if names == []:
+        raise typer.BadParameter(f"'{text}' names no size: write ladder-64,ladder-96, or leave --sizes out")
+    return names
 
 
 def _seeds(text: str | None) -> list[int] | None:

@@ -177,3 +177,10 @@ def test_a_law_that_explodes_without_a_budget_is_no_error():
             for name, value in zip(columns, row, strict=True):
                 columns[name].append(value)
     assert result_of(columns).status in (0, 3)
+
+
+def test_losses_that_leave_their_floor_open_are_not_answered():
+    """Losses in proportion to a power of compute: E would be 0, and two parameters would pass for three."""
+    x = np.log(np.logspace(18, 21, 6))
+    assert fit_loss_laws(x[None], np.exp(6 - 0.1 * x)[None] - 0.01) == [None]
+    assert fit_loss_laws(x[None], np.exp(6 - 0.1 * x)[None] + 1.0) != [None]

@@ -1,6 +1,5 @@
 """`hunyuan scale-fit`: what it says of runs that cannot be used, its answers and its mistakes."""
 
-import json
 import re
 from pathlib import Path
 
@@ -13,21 +12,9 @@ from tests.analyses.isoflop_data import (
     surface_study,
     write_csv,
 )  # fmt: skip
+from tests.cli.scale_fit_runs import FAST, fit
 
 ROOT = Path(__file__).parents[2]
-FAST = ("--resamples", "100")
-
-
-@pytest.fixture
-def clean(tmp_path):
-    return write_csv(tmp_path / "clean.csv", study(noise=1e-3))
-
-
-def fit(capsys, path, *arguments, status=0):
-    """The document, and the lines on standard error."""
-    assert run(["scale-fit", str(path), "--format", "json", *FAST, *arguments]) == status
-    out, err = capsys.readouterr()
-    return json.loads(out), err.splitlines()
 
 
 # --- what is said of runs that cannot be used ------------------------------------------------------------------------
@@ -113,6 +100,28 @@ def test_the_raw_minimum_never_stands_in(shape, tmp_path, capsys):
     assert "power laws" not in capsys.readouterr().out
 
 
+def test_flops_that_fit_no_cost_are_told(tmp_path, capsys):
+    columns = study(noise=1e-3)
+    columns["tokens"] = [tokens * (1 if row % 2 else 9) for row, tokens in enumerate(columns["tokens"])]
+    found, _ = fit(capsys, write_csv(tmp_path / "odd.csv", columns))
+    assert [warning["code"] for warning in found["warnings"]] == ["cost_mismatch"]
+
+
+def test_a_surface_that_is_refused_is_the_error(tmp_path, capsys):
+    path = write_csv(tmp_path / "five.csv", {name: values[:5] for name, values in study().items()})
+    found, err = fit(capsys, path, "--method", "parametric", status=1)
+    assert found["n_opt"] is None and found["interval"] == "case"
+    assert err[0].startswith("error [no_surface]: no surface") and "at least 6 runs" in err[0]
+
+
+def test_a_size_beyond_every_budget_is_told_of_a_surface_too(clean, capsys):
+    found, _ = fit(capsys, clean, "--method", "parametric", "--predict-params", "1e299")
+    assert found["predictions"] == [] and "unreachable_params" in [one["code"] for one in found["warnings"]]
+    found, _ = fit(capsys, clean, "--method", "parametric", "--predict", "1e27")
+    (warning,) = [one for one in found["warnings"] if one["code"] == "extrapolation"]
+    assert warning["budget"] == 1e27
+
+
 def test_extrapolation_is_told_and_is_no_exclusion(clean, capsys):
     found, err = fit(capsys, clean, "--predict", "1e24", "--predict", "1e22")
     (warning,) = found["warnings"]
@@ -140,7 +149,11 @@ def test_extrapolation_is_told_and_is_no_exclusion(clean, capsys):
         (["--interval", "bayes"], 2, "--interval"),
         (["--c-min"], 1, "--batch-tokens"),
         (["--loss-column", "perplexity"], 1, "no column 'perplexity'"),
-        (["--law", "kaplan"], 1, "kaplan"),
+        (["--law", "kaplan"], 2, "'kaplan' is neither a file nor one of paper, chinchilla"),
+        (["--c-min", "--method", "both", "--batch-tokens", "1e6"], 1, "leave it or --method out"),
+        (["--b-star", "1e6"], 2, "are for --c-min"),
+        (["--loss", "lad"], 2, "is for the surface"),
+        (["--flops-column", "loss"], 1, "the column 'loss' cannot be both"),
         (["--batch-tokens", "0.5", "--c-min"], 2, "whole number"),
     ],
 )

@@ -19,21 +19,9 @@ from tests.analyses.isoflop_data import (
     study,
     write_csv,
 )  # fmt: skip
+from tests.cli.scale_fit_runs import FAST, fit
 
 ROOT = Path(__file__).parents[2]
-FAST = ("--resamples", "100")
-
-
-@pytest.fixture
-def clean(tmp_path):
-    return write_csv(tmp_path / "clean.csv", study(noise=1e-3))
-
-
-def fit(capsys, path, *arguments, status=0):
-    """The document, and the lines on standard error."""
-    assert run(["scale-fit", str(path), "--format", "json", *FAST, *arguments]) == status
-    out, err = capsys.readouterr()
-    return json.loads(out), err.splitlines()
 
 
 # --- the document ----------------------------------------------------------------------------------------------------
@@ -230,7 +218,9 @@ def test_the_table_shows_the_numbers(clean, capsys):
 def test_csv_is_the_table_of_budgets(clean, capsys):
     document, _ = fit(capsys, clean)
     assert run(["scale-fit", str(clean), "--format", "csv", *FAST]) == 0
-    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    out, err = capsys.readouterr()
+    assert err == "note: csv holds the budgets; laws and predictions are in --format json and table\n"
+    rows = list(csv.DictReader(io.StringIO(out)))
     assert [float(row["params_opt"]) for row in rows] == [row["params_opt"] for row in document["budgets"]]
     assert list(rows[0])[:6] == ["flops", "params_opt", "tokens_opt", "loss_opt", "n_runs", "n_sizes"]
 

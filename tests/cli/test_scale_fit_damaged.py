@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from analyses.cost import parse_cost
 from analyses.parabola import CMin
@@ -24,23 +23,10 @@ from tests.analyses.isoflop_data import (
     runs_of,
     study,
     table,
-    write_csv,
 )  # fmt: skip
+from tests.cli.scale_fit_runs import FAST
 
 ROOT = Path(__file__).parents[2]
-FAST = ("--resamples", "100")
-
-
-@pytest.fixture
-def clean(tmp_path):
-    return write_csv(tmp_path / "clean.csv", study(noise=1e-3))
-
-
-def fit(capsys, path, *arguments, status=0):
-    """The document, and the lines on standard error."""
-    assert run(["scale-fit", str(path), "--format", "json", *FAST, *arguments]) == status
-    out, err = capsys.readouterr()
-    return json.loads(out), err.splitlines()
 
 
 # --- damaged files ---------------------------------------------------------------------------------------------------

@@ -101,6 +101,8 @@ def test_the_expected_time_is_measured_on_the_smallest_and_the_largest_size(text
         (["--data", "/nowhere/at/all"], 1, "/nowhere/at/all"),
         (["--device", "tpu"], 1, "training.device is 'tpu': use auto, cpu or cuda"),
         (["--address", "auto"], 2, "--address is that of a Ray cluster: add --engine ray"),
+        (["--address", "auto", "--engine", "ray"], 2, "is not seen from here: add --device cuda or cpu"),
+        (["--sizes", ","], 2, "names no size: write ladder-64,ladder-96"),
         (["--engine", "slurm"], 2, "'slurm' is not one of 'local', 'ray'"),
         (["nothing.toml"], 2, "nothing.toml"),
     ],

@@ -270,3 +270,18 @@ def test_the_folders_plan_is_the_resolved_one(sweep, home):
 def test_processors_are_shared_out(given, shared):
     """workers, threads, GPUs, processors, cells -> workers, threads."""
     assert share_out(*given) == shared
+
+
+@pytest.mark.parametrize(("code", "status"), [(-15, None), (-2, None), (-9, "failed")])
+def test_a_cell_that_is_stopped_before_its_python_listens_is_not_failed(sweep, code, status):
+    class UntilStopped(Pretended):
+        def ended(self):
+            return super().ended() if self.stopped else []
+
+    engine = UntilStopped(dict.fromkeys(CELLS, code), places=1)
+    grid, watcher = sweep(engine, run={"should_stop": lambda: bool(engine.started)}, **FOUR)
+    assert engine.stopped and len(engine.started) == 1
+    assert watcher.ends == {engine.started[0]: (status, watcher.ends[engine.started[0]][1])}
+    assert (grid.cell_folder(grid.cells[CELLS.index(engine.started[0])]) / "outcome.json").exists() == (
+        status is not None
+    )
