@@ -7,6 +7,7 @@ One reader per family of model types. Key names and defaults are those of transf
 model does not read is not read here either; a key whose default there is the size of some particular model has none here.
 """
 
+import dataclasses
 import difflib
 import json
 import reprlib
@@ -89,7 +90,7 @@ def buildable_config(values: dict[str, Any], name: str) -> HunyuanConfig:
     """The configuration that builds this project's block at the sizes of a config.json; ConfigError says why none does.
 
     What the model computes may differ where only sizes are alike: Qwen3 normalises queries and keys before the rotation,
-    Llama 3.1 scales its rotation, A13B always renormalises its expert weights.
+    Llama 3.1 scales its rotation. Of the Hunyuan families it is the same (model/checkpoint/released_config.py).
     """
     if "model_type" not in values:
         return HunyuanConfig.from_dict(values)
@@ -99,7 +100,8 @@ def buildable_config(values: dict[str, Any], name: str) -> HunyuanConfig:
     attention, block = first.attention, first.feed_forward
     if not isinstance(attention, Attention):
         raise ConfigError([f"{name} is counted but not built here: it has multi-head latent attention"])
-    if attention.window is not None or any(layer.feed_forward != block for layer in shape.layers):
+    alike = all(dataclasses.replace(layer.feed_forward, topk=block.topk) == block for layer in shape.layers)
+    if attention.window is not None or not alike:
         what = "sliding windows" if attention.window is not None else "layers that are not alike"
         raise ConfigError([f"{name} is counted but not built here: it has {what}"])
     width = block.routed_size or block.shared_size
@@ -118,12 +120,12 @@ def buildable_config(values: dict[str, Any], name: str) -> HunyuanConfig:
         "cla_share_factor": owners[1] if len(owners) > 1 else len(shape.layers),
         "num_experts": block.num_experts or 1,
         "num_shared_expert": block.shared_size // width if block.num_experts else 0,
-        "moe_topk": block.topk or 1,
+        "moe_topk": [layer.feed_forward.topk or 1 for layer in shape.layers],
     }
     rope = values.get("rope_parameters")  # where transformers 5 writes rope_theta
     given = (rope if isinstance(rope, dict) else {}) | values
-    alike = {key: given[key] for key in ("rope_theta", "rms_norm_eps", "initializer_range") if key in given}
-    config = HunyuanConfig.from_dict(sizes | alike)
+    others = {key: given[key] for key in ("rope_theta", "rms_norm_eps", "initializer_range") if key in given}
+    config = HunyuanConfig.from_dict(sizes | others)
     if shape_of(config).layers != shape.layers:
         raise ConfigError([f"{name} is counted but not built here: its layers differ from this project's block"])
     return config

@@ -15,6 +15,13 @@ from model.errors import ConfigError
 
 RoutingPolicy = Literal["dropless", "drop", "recycle"]
 ROUTING_POLICIES: tuple[str, ...] = get_args(RoutingPolicy)
+# What the released families compute differently (model/moe/router.py, model/layers/rope.py):
+#                 weight of a top-1 expert     inverse frequencies of RoPE without scaling
+#   report        its softmax probability      float32
+#   hunyuan-large its softmax probability      rounded to bfloat16
+#   hunyuan-a13b  renormalised, so 1           float32
+Convention = Literal["report", "hunyuan-large", "hunyuan-a13b"]
+CONVENTIONS: tuple[str, ...] = get_args(Convention)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +46,11 @@ class HunyuanConfig:
     use_qk_norm: bool = True  # RMSNorm on each head of q and k, after RoPE
     rope_theta: float = 10_000.0
     rope_scaling: dict[str, Any] | None = None  # {"type": "linear", "factor": f} or {"type": "dynamic", "alpha": a}
+    convention: Convention = "report"  # whose numbers the model computes, see CONVENTIONS
     cla_share_factor: int = 1  # consecutive layers that share one key-value cache; 1 switches sharing off
     num_experts: int = 16  # routed experts; 1 makes every block dense
     num_shared_expert: int = 1  # experts that every token visits; 0 switches them off
-    moe_topk: int = 1  # routed experts per token
+    moe_topk: int | tuple[int, ...] = 1  # routed experts per token: one number, or one for each layer
     moe_routing: RoutingPolicy = "dropless"  # what happens to a choice of a full expert, in training
     capacity_factor: float = 1.25  # places per expert over the mean load; not read when dropless
     router_aux_loss_coef: float = 0.01  # of the load-balance loss, per layer
@@ -50,6 +58,9 @@ class HunyuanConfig:
     expert_bias_update_rate: float = 0.0  # balancing without a loss: step of the selection bias; 0 switches it off
 
     def __post_init__(self) -> None:
+        if isinstance(self.moe_topk, list | tuple):  # JSON and TOML know lists; of equal numbers one is enough
+            several = len(self.moe_topk) == self.num_hidden_layers and len(set(map(repr, self.moe_topk))) == 1
+            object.__setattr__(self, "moe_topk", self.moe_topk[0] if several else tuple(self.moe_topk))
         problems = _problems(self)
         if problems:
             raise ConfigError(problems)
@@ -65,10 +76,14 @@ class HunyuanConfig:
         """Layers that own keys and values: the first of every group of cla_share_factor."""
         return tuple(range(0, self.num_hidden_layers, self.cla_share_factor))
 
-    def capacity(self, tokens: int) -> int:
+    def topk(self, layer: int) -> int:
+        """Routed experts that a token visits in this layer."""
+        return self.moe_topk if isinstance(self.moe_topk, int) else self.moe_topk[layer]
+
+    def capacity(self, tokens: int, layer: int = 0) -> int:
         """Places per expert for `tokens` tokens: ceil(capacity_factor * moe_topk * tokens / num_experts)."""
         # Rounded first: 1.1 * 800 / 16 is 55.00000000000001 in binary, which must not buy a 56th place.
-        return max(1, math.ceil(round(self.capacity_factor * self.moe_topk * tokens / self.num_experts, 9)))
+        return max(1, math.ceil(round(self.capacity_factor * self.topk(layer) * tokens / self.num_experts, 9)))
 
     def replace(self, **changes: Any) -> Self:
         return dataclasses.replace(self, **changes)
@@ -99,13 +114,11 @@ class HunyuanConfig:
             raise ConfigError([f"there is no model named {name!r}: choose one of {', '.join(PRESETS | COMPARED)}"])
         if name in PRESETS:
             return cls.from_dict(PRESETS[name] | changes)
-        from model.architectures import buildable_config
-
-        return cls.from_dict(buildable_config(COMPARED[name], name).to_dict() | changes)
+        return cls.from_dict(_config_of(COMPARED[name], name).to_dict() | changes)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
-        """A config from a config.json, or from the folder that holds one."""
+        """A config from a config.json, or from the folder that holds one: this project's, or of a released family."""
         path = Path(path)
         path = path / "config.json" if path.is_dir() else path
         try:
@@ -116,7 +129,15 @@ class HunyuanConfig:
             raise ConfigError([f"{path} is not a JSON document: {error}"]) from error
         if not isinstance(values, dict):
             raise ConfigError([f"{path} holds a {type(values).__name__}, not an object of settings"])
-        return cls.from_dict(values)
+        return cls.from_dict(_config_of(values, str(path)).to_dict() if "model_type" in values else values)
+
+
+def _config_of(values: dict[str, Any], name: str) -> HunyuanConfig:
+    """What builds somebody else's config.json: exactly for the Hunyuan families, at the same sizes for others."""
+    from model.architectures import buildable_config
+    from model.checkpoint.released_config import is_released, read_config
+
+    return (read_config if is_released(values) else buildable_config)(values, name)
 
 
 def unknown_key(key: str, known: Any, section: str) -> str:
@@ -155,7 +176,7 @@ def _problems(c: HunyuanConfig) -> list[str]:
             problems.append(sentence)
 
     positive = ("vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads "
-                "head_dim max_position_embeddings cla_share_factor num_experts moe_topk rope_theta rms_norm_eps "
+                "head_dim max_position_embeddings cla_share_factor num_experts rope_theta rms_norm_eps "
                 "initializer_range capacity_factor").split()  # fmt: skip
     for name in positive:
         require(getattr(c, name) > 0, f"model.{name} is {getattr(c, name)}: it must be above 0")
@@ -177,9 +198,9 @@ def _problems(c: HunyuanConfig) -> list[str]:
         f"model.cla_share_factor is {c.cla_share_factor}: with {c.num_hidden_layers} layers it must be between 1 and "
         f"{c.num_hidden_layers}",
     )
+    problems += _topk_problems(c)
     require(
-        c.num_experts < 1 or c.moe_topk <= c.num_experts,
-        f"model.moe_topk is {c.moe_topk}: with {c.num_experts} experts it must be between 1 and {c.num_experts}",
+        c.convention in CONVENTIONS, f"model.convention is {c.convention!r}: choose one of {', '.join(CONVENTIONS)}"
     )
     require(
         c.moe_routing in ROUTING_POLICIES,
@@ -189,6 +210,18 @@ def _problems(c: HunyuanConfig) -> list[str]:
     if isinstance(c.rope_scaling, dict) and c.rope_scaling.get("type") == "dynamic":
         require(c.head_dim != 2, "model.head_dim is 2: alpha scaling, theta * alpha^(d / (d - 2)), needs 4 or more")
     return problems
+
+
+def _topk_problems(c: HunyuanConfig) -> list[str]:
+    each = c.moe_topk if isinstance(c.moe_topk, tuple) else (c.moe_topk,)
+    if isinstance(c.moe_topk, tuple) and len(each) != c.num_hidden_layers:
+        return [f"model.moe_topk has {len(each)} entries: give one number, or {c.num_hidden_layers}, one a layer"]
+    for value in each:
+        if isinstance(value, bool) or not isinstance(value, int):
+            return [f"model.moe_topk is {value!r}: give a whole number, or a list of them"]
+        if value < 1 or value > c.num_experts > 0:
+            return [f"model.moe_topk is {value}: with {c.num_experts} experts it must be between 1 and {c.num_experts}"]
+    return []
 
 
 def _rope_scaling_problems(scaling: Any) -> list[str]:

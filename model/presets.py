@@ -52,7 +52,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "hunyuan-large": _REPORT_STYLE | {
         "vocab_size": 129_024, "hidden_size": 6400, "intermediate_size": 18_304, "num_hidden_layers": 64,
         "num_attention_heads": 80, "num_key_value_heads": 8, "head_dim": 80, "max_position_embeddings": 262_144,
-        "moe_routing": "recycle", "rope_scaling": {"type": "dynamic", "alpha": 1000.0, "factor": 1.0},
+        "moe_routing": "recycle", "convention": "hunyuan-large",
+        "rope_scaling": {"type": "dynamic", "alpha": 1000.0, "factor": 1.0},
     },
 } | {f"ladder-{width}": ladder(width) for width in LADDER}  # fmt: skip
 

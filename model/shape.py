@@ -145,12 +145,15 @@ def shape_of(model: HunyuanConfig | ModelShape, name: str = "") -> ModelShape:
         return model
     c, owners = model, set(model.cache_layers)
     dense = FeedForward(shared_size=c.intermediate_size)
-    mixture = FeedForward(
-        shared_size=c.num_shared_expert * c.intermediate_size,
-        routed_size=c.intermediate_size,
-        num_experts=c.num_experts,
-        topk=c.moe_topk,
-    )
+    mixtures = [
+        FeedForward(
+            shared_size=c.num_shared_expert * c.intermediate_size,
+            routed_size=c.intermediate_size,
+            num_experts=c.num_experts,
+            topk=c.topk(layer),
+        )
+        for layer in range(c.num_hidden_layers)
+    ]
     layers = tuple(
         Layer(
             attention=Attention(
@@ -162,7 +165,7 @@ def shape_of(model: HunyuanConfig | ModelShape, name: str = "") -> ModelShape:
                 qkv_bias=c.attention_bias,
                 output_bias=c.attention_bias,
             ),
-            feed_forward=dense if c.is_dense else mixture,
+            feed_forward=dense if c.is_dense else mixtures[index],
         )
         for index in range(c.num_hidden_layers)
     )

@@ -7,6 +7,8 @@
         state.json              step, tokens, seconds, ...
         manifest.json           SHA-256 of each file above
 
+A model that was imported has a step 0 with its weights alone (`save_weights`).
+
 A folder is written under another name, synced and renamed, so that a crash leaves none by halves; the checksums find what a
 disk damaged later. Nothing is ever unpickled.
 """
@@ -16,10 +18,10 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -55,12 +57,12 @@ def save_checkpoint(
         _write_json(aside / STATE, state | {"step": step})
         _write_json(aside / MANIFEST, {name: _sha256(aside / name) for name in (MODEL, OPTIMIZER, GENERATORS, STATE)})
         for path in aside.iterdir():
-            _sync(path)
+            sync(path)
         if folder.exists():  # the same step of a run that was taken back to an earlier one
             shutil.rmtree(folder)
-        _sync(aside)
+        sync(aside)
         aside.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise CheckpointError(
@@ -129,7 +131,8 @@ def find_damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        for name in (MODEL, OPTIMIZER, GENERATORS, STATE):
+        weights_alone = OPTIMIZER not in manifest and not (folder / OPTIMIZER).exists()
+        for name in (MODEL, STATE) if weights_alone else (MODEL, OPTIMIZER, GENERATORS, STATE):
             if _sha256(folder / name) != manifest[name]:
                 return f"{name} does not match its checksum"
     except OSError as error:
@@ -140,27 +143,60 @@ def find_damage(folder: Path) -> str | None:
 
 
 class _Model(Protocol):
+    config: HunyuanConfig
+
     def __init__(self, config: HunyuanConfig) -> None: ...
-    def load_state_dict(self, state_dict: Any, /) -> Any: ...
+    def load_state_dict(self, state_dict: Any, /, strict: bool = True, assign: bool = False) -> Any: ...
     def eval(self) -> Any: ...
+    def to(self, device: torch.device | str, /) -> Self: ...
+
+
+ROUTED, ROUTER = ".mlp.experts.", ".mlp.router."  # in the names of tensors
+
+
+def keeps_precision(name: str) -> bool:
+    """Whether a tensor stays as it is when a model changes its precision: those of a router, which decides in float32."""
+    return ROUTER in name
 
 
 M = TypeVar("M", bound=_Model)
 
 
-def load_model(folder: str | Path, kind: type[M]) -> M:
-    """The model of a run folder (its newest intact checkpoint) or of one checkpoint, on the CPU, in evaluation mode."""
-    folder = Path(folder)
+def save_weights(run: Path, net: nn.Module) -> None:
+    """Writes weights alone, as step 0 of a run folder."""
+    folder = _folder(run, 0)
+    folder.mkdir(parents=True)
+    _save_tensors(net.state_dict(), folder / MODEL)
+    _write_json(folder / STATE, {"step": 0})
+    _write_json(folder / MANIFEST, {name: _sha256(folder / name) for name in (MODEL, STATE)})
+
+
+def checkpoint_of(folder: Path) -> tuple[Path, Path]:
+    """The run and the checkpoint that a path means: a run's newest intact one, or the one that is named."""
     run = run_of(folder)
     if folder == run:
-        folder, _ = newest_intact(run)
-    elif damage := find_damage(folder):
+        return run, newest_intact(run)[0]
+    if damage := find_damage(folder):
         raise CheckpointError(f"the checkpoint {folder} is damaged ({damage}): use another one of {folder.parent}")
+    return run, folder
+
+
+def load_model(folder: str | Path, kind: type[M], dtype: torch.dtype | None = None, *, routed: bool = True) -> M:
+    """The model of a run folder (its newest intact checkpoint) or of one checkpoint, on the CPU, in evaluation mode.
+
+    In `dtype`, where one is given, but for the routers. Without `routed` the routed experts stay behind, on the meta device.
+    """
+    run, folder = checkpoint_of(Path(folder))
     with torch.device("meta"):
         net = kind(HunyuanConfig.from_file(run))
-    weights = load_file(folder / MODEL)
+    with safe_open(folder / MODEL, framework="pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys() if routed or ROUTED not in name}  # noqa: SIM118
+    if dtype is not None:
+        weights = {name: tensor if keeps_precision(name) else tensor.to(dtype) for name, tensor in weights.items()}
     try:
-        net.load_state_dict(weights, assign=True)  # type: ignore[call-arg]
+        missing, _ = net.load_state_dict(weights, assign=True, strict=routed)
+        if any(ROUTED not in name for name in missing):
+            raise RuntimeError(missing)
     except RuntimeError as error:
         raise CheckpointError(f"{folder} holds a model of another shape than {run / 'config.json'} says") from error
     net.eval()
@@ -197,7 +233,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -60,7 +60,7 @@ class Attention(nn.Module):
         if self.owns_cache:
             shared = self._own_keys_values(hidden, rope, cache)
         assert shared is not None, "a layer that borrows keys and values comes after their owner"
-        attended = causal_attention(queries.transpose(1, 2), *shared)
+        attended = causal_attention(queries.transpose(1, 2), *shared, mask=cache.mask if cache else None)
         return self.o_proj(attended.transpose(1, 2).reshape(batch, tokens, -1)), shared
 
     def _own_keys_values(self, hidden: Tensor, rope: tuple[Tensor, Tensor], cache: KVCache | None) -> KeysValues:
@@ -81,11 +81,16 @@ def repeats_heads(queries: Tensor) -> bool:
     return queries.device.type == "cuda" and queries.dtype == torch.float32
 
 
-def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attention of the last S tokens, queries (B, H, S, P), over all tokens so far, keys and values (B, G, S', P)."""
+def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention of the last S tokens, queries (B, H, S, P), over all tokens so far, keys and values (B, G, S', P).
+
+    With a mask (B, 1, 1, S') one token each of sequences of unequal lengths.
+    """
     new, total = queries.shape[2], keys.shape[2]
     keys, values = keys.to(queries.dtype), values.to(queries.dtype)
-    mask = None
+    if new == 1:  # the query heads of a group see the same keys: they are the rows of one product
+        rows = queries.reshape(queries.shape[0], keys.shape[1], -1, queries.shape[-1])  # (B, G, H / G, P)
+        return F.scaled_dot_product_attention(rows, keys, values, attn_mask=mask).view_as(queries)
     if 1 < new < total:  # a chunk after a cached prefix: query i sees the prefix and the chunk up to itself
         mask = torch.ones(new, total, dtype=torch.bool, device=queries.device).tril(total - new)
     grouped = queries.shape[1] != keys.shape[1]

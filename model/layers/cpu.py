@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+SMALL_PRODUCT = 1 << 18  # multiply-adds up to which setting up oneDNN's product takes longer than MKL's does
 ONEDNN = torch.backends.mkldnn.is_available()  # asked once: torch.compile does not trace the question
 
 
@@ -32,7 +33,8 @@ def onednn_applies(hidden: Tensor, weight: Tensor) -> bool:
 def linear(hidden: Tensor, weight: Tensor) -> Tensor:
     """hidden (..., D), weight (O, D) -> (..., O)."""
     rows = hidden.reshape(-1, hidden.shape[-1])
-    return _linear(rows, weight).view(*hidden.shape[:-1], weight.shape[0])
+    output = _linear(rows, weight) if torch.is_grad_enabled() else product(rows, weight)
+    return output.view(*hidden.shape[:-1], weight.shape[0])
 
 
 def swiglu_experts(hidden: Tensor, gate_up: Tensor, down: Tensor, ends: Tensor) -> Tensor:
@@ -46,6 +48,8 @@ def swiglu_experts(hidden: Tensor, gate_up: Tensor, down: Tensor, ends: Tensor) 
 
 def product(rows: Tensor, weight: Tensor) -> Tensor:
     """rows (N, D) times weight (O, D) transposed -> (N, O), without a derivative."""
+    if rows.shape[0] * weight.numel() <= SMALL_PRODUCT:
+        return torch.mm(rows, weight.t())
     return torch.ops.mkldnn._linear_pointwise(rows, weight, None, "none", [], "")
 
 

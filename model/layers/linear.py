@@ -11,10 +11,15 @@ class Linear(nn.Linear):
     """hidden (..., D) -> (..., O)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not cpu.onednn_applies(input, self.weight):
-            return F.linear(input, self.weight, self.bias)
-        output = cpu.linear(input, self.weight)
-        return output if self.bias is None else output + self.bias
+        return project(input, self.weight, self.bias)
+
+
+def project(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """hidden (..., D), weight (O, D), bias (O,) -> (..., O)."""
+    if not cpu.onednn_applies(hidden, weight):
+        return F.linear(hidden, weight, bias)
+    output = cpu.linear(hidden, weight)
+    return output if bias is None else output + bias
 
 
 def matmul_dtype(tensor: Tensor) -> torch.dtype:

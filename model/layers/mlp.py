@@ -24,7 +24,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         gate_up, down = self.gate_up_proj.weight, self.down_proj.weight
-        if cpu.onednn_applies(hidden, gate_up):  # one expert that takes every row
+        if torch.is_grad_enabled() and cpu.onednn_applies(hidden, gate_up):  # one expert that takes every row
             rows = hidden.reshape(-1, hidden.shape[-1])
             return cpu.swiglu_experts(rows, gate_up[None], down[None], torch.tensor([len(rows)])).view_as(hidden)
         return self.down_proj(swiglu(self.gate_up_proj(hidden)))

@@ -17,19 +17,29 @@ def rope_base(config: HunyuanConfig) -> float:
     return config.rope_theta * scaling["alpha"] ** (config.head_dim / (config.head_dim - 2))
 
 
+def inverse_frequencies(config: HunyuanConfig, device: torch.device | str = "cpu") -> Tensor:
+    """Radians per position of each pair (P / 2,) in float32.
+
+    Hunyuan-Large's release keeps them in bfloat16 where nothing scales them; its alpha form computes them anew in float32.
+    """
+    exponent = torch.arange(0, config.head_dim, 2, device=device, dtype=torch.float32) / config.head_dim
+    frequencies = 1.0 / rope_base(config) ** exponent
+    if config.convention == "hunyuan-large" and config.rope_scaling is None:
+        return frequencies.bfloat16().float()
+    if config.rope_scaling is not None and config.rope_scaling["type"] == "linear":
+        return frequencies / config.rope_scaling["factor"]
+    return frequencies
+
+
 def rope_table(config: HunyuanConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """positions (S,) -> cos, sin (S, P) in float32, of one angle per pair, repeated for the two halves."""
-    scaling = config.rope_scaling
-    if scaling is not None and scaling["type"] == "linear":
-        positions = positions / scaling["factor"]
-    exponent = torch.arange(0, config.head_dim, 2, device=positions.device, dtype=torch.float32) / config.head_dim
-    angles = torch.outer(positions.float(), rope_base(config) ** -exponent)
+    """positions (..., S) -> cos, sin (..., S, P) in float32, of one angle per pair, repeated for the two halves."""
+    angles = positions[..., None].float() * inverse_frequencies(config, positions.device)
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()
 
 
 def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns each pair of heads (B, S, H, P) by its position's angle; cos and sin (S, P)."""
+    """Turns each pair of heads (B, S, H, P) by its position's angle; cos and sin (S, P) or (B, S, P)."""
     first, second = heads.chunk(2, dim=-1)
     turned = torch.cat((-second, first), dim=-1)
-    return (heads * cos[:, None] + turned * sin[:, None]).to(heads.dtype)
+    return (heads * cos[..., None, :] + turned * sin[..., None, :]).to(heads.dtype)

@@ -39,7 +39,7 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(config, layer)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size) if config.is_dense else MoE(config)
+        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size) if config.is_dense else MoE(config, layer)
 
     def forward(
         self,
@@ -54,6 +54,8 @@ class DecoderLayer(nn.Module):
         tokens = self.post_attention_layernorm(hidden).view(-1, hidden.shape[-1])  # (T, D)
         if isinstance(self.mlp, SwiGLU):
             return hidden + self.mlp(tokens).view_as(hidden), shared, None, None
+        if cache is not None:
+            return hidden + self.mlp.infer(tokens).view_as(hidden), shared, None, None
         output, aux_loss, stats = self.mlp(tokens, place_keys)
         return hidden + output.view_as(hidden), shared, aux_loss, stats
 
@@ -88,11 +90,22 @@ class Hunyuan(nn.Module):
                 parameter.normal_(0.0, std * shrink, generator=generator)
 
     @classmethod
-    def from_checkpoint(cls, folder: str | Path) -> Self:
-        """The model of a run folder or of one of its checkpoints, in evaluation mode."""
-        from model.checkpoint.native import load_model
+    def from_checkpoint(
+        cls,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        expert_cache_bytes: int | None = None,
+    ) -> Self:
+        """The model of a run folder, of one of its checkpoints, or of a Hugging Face folder, in evaluation mode.
 
-        return load_model(folder, cls)
+        In the precision of its files or in `dtype`, routers excepted. With `expert_cache_bytes` the routed experts stay on
+        disk, and at most so many bytes of them in memory (model/checkpoint/disk_experts.py).
+        """
+        from model.checkpoint.load import load_model
+
+        return load_model(folder, cls, dtype=dtype, device=device, expert_cache_bytes=expert_cache_bytes)
 
     @property
     def head_weight(self) -> Tensor:
@@ -107,14 +120,16 @@ class Hunyuan(nn.Module):
         generator: torch.Generator | None = None,
         last_only: bool = False,
     ) -> Output:
-        """labels (B, S) are the tokens that follow input_ids. `cache` continues a prefix and is moved on.
+        """labels (B, S) are the tokens that follow input_ids. `cache` continues a prefix and is moved on; with it there are
+        no routing losses and statistics.
 
         `generator` draws the places of recycle routing and is needed for it in training. `last_only` computes the logits of
         the last position alone, (B, 1, V).
         """
         tokens = input_ids.shape[1]
-        start = 0 if cache is None else cache.length
-        rope = rope_table(self.config, torch.arange(start, start + tokens, device=input_ids.device))
+        device = input_ids.device
+        positions = torch.arange(tokens, device=device) if cache is None else cache.begin(tokens, device)
+        rope = rope_table(self.config, positions)
         place_keys = self._draw_place_keys(input_ids.numel(), generator)
         hidden, shared, losses, stats = self.embed_tokens(input_ids), None, [], []
         for index, layer in enumerate(self.layers):
@@ -143,5 +158,5 @@ class Hunyuan(nn.Module):
             return None
         if generator is None:
             raise ValueError("recycle routing is random in training: pass generator=torch.Generator(device)")
-        capacity = c.capacity(tokens)
-        return [draw_place_keys(c.num_experts, capacity, generator) for _ in range(c.num_hidden_layers)]
+        layers = range(c.num_hidden_layers)
+        return [draw_place_keys(c.num_experts, c.capacity(tokens, layer), generator) for layer in layers]

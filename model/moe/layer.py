@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from model.config import HunyuanConfig
 from model.layers.mlp import SwiGLU
 from model.moe.dispatch import combine, dispatch, plan_dispatch
-from model.moe.experts import Experts
+from model.moe.experts import Experts, expert_output
 from model.moe.losses import load_balance_loss, router_z_loss
-from model.moe.router import route
+from model.moe.router import choose_experts, route, weigh
 
 
 class MoEStats(NamedTuple):
@@ -43,9 +43,9 @@ class Router(nn.Module):
 class MoE(nn.Module):
     """hidden (T, D) -> (hidden (T, D), aux_loss (), stats)."""
 
-    def __init__(self, config: HunyuanConfig) -> None:
+    def __init__(self, config: HunyuanConfig, layer: int = 0) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.layer, self.top_k = config, layer, config.topk(layer)
         self.router = Router(config)
         self.experts = Experts(config.num_experts, config.hidden_size, config.intermediate_size)
         self.shared_mlp: SwiGLU | None = None
@@ -56,16 +56,17 @@ class MoE(nn.Module):
         c = self.config
         # A capacity is a device of training; an answer should not depend on who else is in the batch.
         policy = c.moe_routing if self.training else "dropless"
-        capacity = c.capacity(len(hidden))
-        no_room = policy == "drop" or (policy == "recycle" and capacity * c.num_experts < len(hidden) * c.moe_topk)
+        capacity = c.capacity(len(hidden), self.layer)
+        no_room = policy == "drop" or (policy == "recycle" and capacity * c.num_experts < len(hidden) * self.top_k)
         logits = self.router(hidden)
         routing = route(
             logits,
-            c.moe_topk,
+            self.top_k,
             policy=policy,
             capacity=capacity,
             place_keys=place_keys,
             expert_bias=self.router.expert_bias,
+            convention=c.convention,
         )
         plan = plan_dispatch(routing, may_drop=no_room)
         output = combine(self.experts(dispatch(hidden, plan), plan.ends), plan, routing.expert_weight)
@@ -79,3 +80,32 @@ class MoE(nn.Module):
             balance.detach(), routing.choices_per_expert, routing.tokens_per_expert, routing.dropped, routing.recycled
         )
         return output, aux_loss, stats
+
+    def infer(self, hidden: Tensor) -> Tensor:
+        """hidden (T, D) -> (T, D): what `forward` computes in evaluation, without its losses and statistics."""
+        logits, convention = self.router(hidden), self.config.convention
+        shared = torch.zeros_like(hidden) if self.shared_mlp is None else self.shared_mlp(hidden)
+        if hidden.device.type == "cpu":
+            probabilities, index = choose_experts(logits, self.top_k, self.router.expert_bias)
+            weight = weigh(probabilities, index, convention)
+            return self._add_experts(shared, hidden, index.tolist(), weight.to(hidden.dtype))
+        routing = route(logits, self.top_k, expert_bias=self.router.expert_bias, convention=convention)
+        plan = plan_dispatch(routing, may_drop=False)
+        return shared + combine(self.experts(dispatch(hidden, plan), plan.ends), plan, routing.expert_weight)
+
+    def _add_experts(self, output: Tensor, hidden: Tensor, index: list[list[int]], weight: Tensor) -> Tensor:
+        """Adds to output (T, D) the weighted outputs of the chosen experts, one after the other; weight (T, K)."""
+        if len(hidden) == 1:
+            for choice, expert in enumerate(index[0]):
+                result = expert_output(hidden, *self.experts.weights(expert))
+                output = torch.addcmul(output, result, weight[:, choice : choice + 1])
+            return output
+        choices: dict[int, list[tuple[int, int]]] = {}
+        for token, experts in enumerate(index):
+            for choice, expert in enumerate(experts):
+                choices.setdefault(expert, []).append((token, choice))
+        for expert, places in sorted(choices.items()):
+            tokens, choice_of = torch.tensor(places).t()
+            result = expert_output(hidden[tokens], *self.experts.weights(expert))
+            output.index_add_(0, tokens, result * weight[tokens, choice_of, None])
+        return output

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from model.config import RoutingPolicy
+from model.config import Convention, RoutingPolicy
 
 
 class Routing(NamedTuple):
@@ -47,15 +47,14 @@ def route(
     capacity: int = 0,
     place_keys: Tensor | None = None,
     expert_bias: Tensor | None = None,
+    convention: Convention = "report",
 ) -> Routing:
     """Chooses and places; `capacity` is read by drop and recycle, `place_keys` by recycle alone.
 
     `expert_bias` (E,) is added for the choice and left out of the weight (auxiliary-loss-free balancing, arXiv:2408.15664).
     """
     num_experts = router_logits.shape[-1]
-    probabilities = router_logits.float().softmax(dim=-1)
-    score = probabilities if expert_bias is None else probabilities + expert_bias
-    chosen = score.topk(top_k, dim=-1).indices
+    probabilities, chosen = choose_experts(router_logits, top_k, expert_bias)
     choices_per_expert = count_per_expert(chosen, num_experts)
     index = chosen
     if policy == "drop":
@@ -65,9 +64,8 @@ def route(
             raise ValueError("recycle routing needs place_keys: draw them with draw_place_keys(..., generator)")
         index = recycle(chosen, num_experts, capacity, place_keys)
     is_dropped = index == num_experts
-    weight = probabilities.gather(1, torch.where(is_dropped, chosen, index))
-    if top_k > 1:  # a dropped choice keeps its share: the others must not grow because a place was missing
-        weight = weight / weight.sum(dim=-1, keepdim=True)
+    # A dropped choice keeps its share until here: the others must not grow for want of a place.
+    weight = weigh(probabilities, torch.where(is_dropped, chosen, index), convention)
     return Routing(
         expert_index=index,
         expert_weight=weight.masked_fill(is_dropped, 0.0),
@@ -77,6 +75,24 @@ def route(
         recycled=((index != chosen) & ~is_dropped).sum(),
         probabilities=probabilities,
     )
+
+
+def choose_experts(router_logits: Tensor, top_k: int, expert_bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """router_logits (T, E) -> their softmax (T, E) and the experts that it ranks first, (T, K)."""
+    probabilities = router_logits.float().softmax(dim=-1)
+    score = probabilities if expert_bias is None else probabilities + expert_bias
+    return probabilities, score.topk(top_k, dim=-1).indices
+
+
+def weigh(probabilities: Tensor, expert_index: Tensor, convention: Convention) -> Tensor:
+    """The weights (T, K) of the experts in expert_index: their probabilities, those of several made to sum to 1.
+
+    In Hunyuan-A13B those of one as well, which makes it 1.
+    """
+    weight = probabilities.gather(1, expert_index)
+    if expert_index.shape[1] > 1 or convention == "hunyuan-a13b":
+        weight = weight / weight.sum(dim=-1, keepdim=True)
+    return weight
 
 
 def drop(expert_index: Tensor, num_experts: int, capacity: int) -> Tensor:

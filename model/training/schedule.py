@@ -43,5 +43,6 @@ def expert_lr_scale(model: HunyuanConfig, config: TrainingConfig) -> float:
     """Routed experts' learning rate over the others': as configured, or lr(B/n) / lr(B), n = experts / top-k."""
     if config.expert_lr_scale:
         return config.expert_lr_scale
-    share = model.moe_topk / model.num_experts  # of the tokens, that one expert sees
+    layers = range(model.num_hidden_layers)
+    share = sum(map(model.topk, layers)) / len(layers) / model.num_experts  # of the tokens, that one expert sees
     return batch_learning_rate(config.batch_noise_ratio * share) / batch_learning_rate(config.batch_noise_ratio)

@@ -109,7 +109,7 @@ def test_the_same_step_again_replaces_it(run, trained):
 
 @pytest.mark.parametrize(
     ("function", "calls"),
-    [("_save_tensors", 0), ("_save_tensors", 2), ("_write_json", 0), ("_sha256", 3), ("_write_json", 1), ("_sync", 4)],
+    [("_save_tensors", 0), ("_save_tensors", 2), ("_write_json", 0), ("_sha256", 3), ("_write_json", 1), ("sync", 4)],
 )
 def test_a_crash_at_any_point_of_the_writing_leaves_the_older_ones(run, trained, monkeypatch, function, calls):
     """The process dies at a call of one of the parts: simulated by an error that nothing catches."""
@@ -131,8 +131,8 @@ def test_a_crash_at_any_point_of_the_writing_leaves_the_older_ones(run, trained,
 
 
 def test_every_file_is_on_the_disk_before_the_rename_and_the_rename_after(run, trained, monkeypatch):
-    events, real = [], native._sync
-    monkeypatch.setattr(native, "_sync", lambda path: (events.append((path.parent.name, path.name)), real(path)))
+    events, real = [], native.sync
+    monkeypatch.setattr(native, "sync", lambda path: (events.append((path.parent.name, path.name)), real(path)))
     folder = trained.save(run, 9)
     files = {(".step-00000009.writing", path.name) for path in folder.iterdir()}
     assert set(events[:-1]) == files | {("checkpoints", ".step-00000009.writing")}

@@ -35,7 +35,7 @@ def test_presets_survive_a_file(name, tmp_path):
 
 
 SIZES = """vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim
-    max_position_embeddings cla_share_factor num_experts moe_topk rope_theta rms_norm_eps initializer_range
+    max_position_embeddings cla_share_factor num_experts rope_theta rms_norm_eps initializer_range
     capacity_factor""".split()
 OFF_OR_ABOVE = "num_shared_expert router_aux_loss_coef router_z_loss_coef expert_bias_update_rate".split()
 DYNAMIC = {"type": "dynamic", "alpha": 2.0}
@@ -51,6 +51,9 @@ DYNAMIC = {"type": "dynamic", "alpha": 2.0}
         ("num_key_value_heads", 8, "one of 1, 2, 4"),
         ("cla_share_factor", 5, "with 4 layers it must be between 1 and 4"),
         ("moe_topk", 17, "with 16 experts it must be between 1 and 16"),
+        ("moe_topk", 0, "with 16 experts it must be between 1 and 16"),
+        ("moe_topk", 1.5, "a whole number, or a list of them"),
+        ("convention", "mixtral", "choose one of report, hunyuan-large, hunyuan-a13b"),
         ("moe_routing", "random", "choose one of dropless, drop, recycle"),
         ("hidden_size", 1.5, "a whole number"),
         ("hidden_size", True, "a whole number"),

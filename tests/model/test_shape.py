@@ -276,8 +276,8 @@ def test_shape_of_is_the_inverse_of_buildable_config(config):
     assert read_shape(values, "mine") == shape_of(config, "mine")
     built = buildable_config(values, "mine")
     assert shape_of(built, "mine") == shape_of(config, "mine")
-    # What a shape does not hold: how the model is trained, how its positions are scaled, experts where there are none.
-    free = ["moe_routing", "capacity_factor", "rope_scaling"] + ["num_shared_expert"] * config.is_dense
+    # What a shape does not hold: how the model is trained, whose numbers it computes, how its positions are scaled, experts where there are none.
+    free = ["moe_routing", "capacity_factor", "rope_scaling", "convention"] + ["num_shared_expert"] * config.is_dense
     assert without(built.to_dict(), *free) == without(config.to_dict(), *free)
     assert shape_of(shape_of(config)) == shape_of(config)
 
@@ -306,7 +306,7 @@ def test_compared_models_are_built_alike_or_refused_with_the_reason(name):
         (MISTRAL, "it has sliding windows"),
         (MISTRAL | {"layer_types": ["full_attention", SLIDING, SLIDING]}, "its layers differ"),
         (QWEN_MOE | {"mlp_only_layers": [1]}, "it has layers that are not alike"),
-        (HUNYUAN | {"moe_topk": [1, 2, 1]}, "it has layers that are not alike"),
+        (HUNYUAN | {"num_shared_expert": [1, 2, 1]}, "it has layers that are not alike"),
         (MIXTRAL | {"num_local_experts": 1, "num_experts_per_tok": 1}, "its layers differ"),
         (HUNYUAN | {"head_dim": 7}, "model.head_dim is 7"),
     ],
