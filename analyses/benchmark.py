@@ -66,7 +66,7 @@ def training_table(
     rates: dict[str, list[float]] = {name: [] for name in names}
     memory = {}
     with contextlib.ExitStack() as stack:
-        workers = {name: stack.enter_context(_worker(name, work)) for name in names}
+        workers = {name: stack.enter_context(worker(name, work, _contender)) for name in names}
         for _ in range(rounds):
             for name, ask in workers.items():
                 seconds, memory[name] = ask(steps)
@@ -123,12 +123,20 @@ def describe(work: Workload) -> dict[str, Any]:
 # --- contenders, each in its own process ---------------------------------------------------------------------------
 
 
+Step = Callable[[], float | None]  # what a contender does in a turn; a rate of its own, or None to be timed
+
+
 @contextlib.contextmanager
-def _worker(name: str, work: Workload) -> Iterator[Callable[[int], tuple[list[float], int]]]:
-    """A process that is ready to run the steps of one contender; yields the function that asks it for some."""
+def worker(
+    name: str, work: Any, build: Callable[[str, Any, Any], Step]
+) -> Iterator[Callable[[int], tuple[list[float], int]]]:
+    """A process that is ready to run the steps of one contender; yields the function that asks it for some.
+
+    `work` is a workload, with its `device` and `threads`; `build(name, work, device)` makes the step, in that process.
+    """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(name, work, there), daemon=True)
+    process = context.Process(target=_serve, args=(name, work, build, there), daemon=True)
     process.start()
     there.close()
 
@@ -152,7 +160,7 @@ def _worker(name: str, work: Workload) -> Iterator[Callable[[int], tuple[list[fl
         process.join()
 
 
-def _serve(name: str, work: Workload, pipe: Any) -> None:
+def _serve(name: str, work: Any, build: Callable[[str, Any, Any], Step], pipe: Any) -> None:
     import torch
 
     from model.training.transforms import synchronize
@@ -161,7 +169,7 @@ def _serve(name: str, work: Workload, pipe: Any) -> None:
     device = torch.device(work.device)
     with contextlib.suppress(EOFError):  # the asker is done
         try:
-            run = _contender(name, work, device)
+            run = build(name, work, device)
             while True:
                 seconds = []
                 for _ in range(pipe.recv()):
@@ -179,7 +187,7 @@ def _serve(name: str, work: Workload, pipe: Any) -> None:
             pipe.send(HunyuanError(f"{name} cannot run here ({' '.join(str(error).split())[:200]}): leave it out"))
 
 
-def _contender(name: str, work: Workload, device: Any) -> Callable[[], float | None]:
+def _contender(name: str, work: Workload, device: Any) -> Step:
     """One step of a contender as a function; the ceiling's returns its FLOP/s."""
     import torch
 
@@ -223,6 +231,22 @@ def _hunyuan_step(work: Workload, precision: str, ids: Any, device: Any, *, comp
 def _peer_step(work: Workload, experts: str, ids: Any, device: Any) -> Callable[[], None]:
     import torch
 
+    net = peer_model(work.config, experts, device).train()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
+    inputs = ids[:, :-1].contiguous()
+
+    def step() -> None:
+        net(input_ids=inputs, labels=inputs, use_cache=False).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def peer_model(config: HunyuanConfig, experts: str, device: Any) -> Any:
+    """transformers' HunYuanMoEV1 of the same shape, with one of its experts implementations."""
+    import torch
+
     from model.errors import MissingExtraError
 
     try:
@@ -233,20 +257,12 @@ def _peer_step(work: Workload, experts: str, ids: Any, device: Any) -> Callable[
     shared = (
         "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim"
     )
-    sizes = {key: getattr(work.config, key) for key in f"{shared} num_experts moe_topk max_position_embeddings".split()}
-    config = transformers.HunYuanMoEV1Config(**sizes, tie_word_embeddings=True, pad_token_id=0)
+    sizes = {key: getattr(config, key) for key in f"{shared} num_experts moe_topk max_position_embeddings".split()}
+    peer_config = transformers.HunYuanMoEV1Config(**sizes, tie_word_embeddings=True, pad_token_id=0)
     torch.manual_seed(0)
-    net = transformers.HunYuanMoEV1ForCausalLM(config).to(device).train()
+    net = transformers.HunYuanMoEV1ForCausalLM(peer_config).to(device)
     net.set_experts_implementation(experts)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
-    inputs = ids[:, :-1].contiguous()
-
-    def step() -> None:
-        net(input_ids=inputs, labels=inputs, use_cache=False).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
+    return net
 
 
 def _peak_memory(device: Any) -> int:

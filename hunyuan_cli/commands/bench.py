@@ -1,11 +1,11 @@
 """`hunyuan bench`: speed as ratios, to the machine's ceiling and to a peer, measured in one run."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from hunyuan_cli.console import emit, progress
-from hunyuan_cli.options import Format, Output
+from hunyuan_cli.options import Format, Output, parse_count, parse_list
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed against the machine's ceiling and a peer.")
 
@@ -49,3 +49,53 @@ def train(
     with progress("timing training steps", total=turns) as advance:
         table = training_table(work, rounds=rounds, steps=steps, peer=peer, compiled=compiled, progress=advance)
     emit(describe(work) | {"contenders": table}, format=format, output=output)
+
+
+Shape = Annotated[
+    Literal["small", "large", "both"],
+    typer.Option("--shape", help="small: 5M activated parameters, within a cache. large: 273M, beyond any."),
+]
+Batches = Annotated[str, typer.Option("--batch", metavar="SIZES", help="Sequences at a time, with commas: 1,8.")]
+NewTokens = Annotated[int, typer.Option("--new-tokens", min=1, help="Tokens that are generated in a turn.")]
+PromptTokens = Annotated[int, typer.Option("--prompt-tokens", min=1, help="Tokens of each prompt.")]
+
+
+@app.command("decode")
+def decode(
+    shape: Shape = "both",
+    batch: Batches = "1,8",
+    prompt_tokens: PromptTokens = 32,
+    new_tokens: NewTokens = 128,
+    rounds: Rounds = 5,
+    threads: Threads = 2,
+    peer: Peer = False,
+    compiled: Compiled = False,
+    device: BenchDevice = "cpu",
+    format: Format = "table",
+    output: Output = None,
+) -> None:
+    """Time generation against the memory's bandwidth, which no batch of one can pass, and against a peer.
+
+    Ratios are medians over rounds in which the contenders take turns.
+
+    Example: hunyuan bench decode --shape small --peer --compile --rounds 5
+    """
+    from analyses.decode_benchmark import SHAPES, DecodeWork, contenders, decode_table
+    from model.training.transforms import pick_device
+
+    place = str(pick_device(device))
+    works = [
+        DecodeWork(name, SHAPES[name], size, prompt_tokens, new_tokens, place, threads)
+        for name in (SHAPES if shape == "both" else [shape])
+        for size in parse_list(batch, parse_count)
+    ]
+    context = min(work.config.max_position_embeddings for work in works)
+    if prompt_tokens + new_tokens > context:
+        raise typer.BadParameter(
+            f"{prompt_tokens} prompt and {new_tokens} new tokens exceed the context of {context}: ask for fewer"
+        )
+    turns = rounds * sum(len(contenders(work, peer=peer, compiled=compiled)) for work in works)
+    with progress("timing generation", total=turns) as advance:
+        table = decode_table(works, rounds=rounds, peer=peer, compiled=compiled, progress=advance)
+    facts = {"device": place, "threads": threads, "prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
+    emit(facts | {"contenders": table}, format=format, output=output)

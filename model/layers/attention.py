@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from model.cache import KVCache
 from model.config import HunyuanConfig
-from model.layers.linear import Linear
+from model.layers.linear import Linear, project
 from model.layers.norm import rms_normalize
 from model.layers.rope import rotate
 
@@ -44,6 +44,7 @@ class Attention(nn.Module):
             self.k_proj = Linear(config.hidden_size, kv_size, bias=bias)
             self.v_proj = Linear(config.hidden_size, kv_size, bias=bias)
         self.o_proj = Linear(query_size, config.hidden_size, bias=bias)
+        self._fused: tuple[Tensor, Tensor | None] | None = None  # weight and bias of q, k and v as one (`fuse`)
         self.query_norm: nn.Parameter | None = None
         self.key_norm: nn.Parameter | None = None
         if config.use_qk_norm:
@@ -51,26 +52,84 @@ class Attention(nn.Module):
             self.key_norm = nn.Parameter(torch.ones(config.head_dim))
 
     def forward(
-        self, hidden: Tensor, rope: tuple[Tensor, Tensor], shared: KeysValues | None, cache: KVCache | None
+        self, hidden: Tensor, rope: tuple[Tensor, Tensor], shared: KeysValues | None
     ) -> tuple[Tensor, KeysValues]:
         batch, tokens, _ = hidden.shape
         queries = rotate(self.q_proj(hidden).view(batch, tokens, -1, self.head_dim), *rope)
         if self.query_norm is not None and self.key_norm is not None:
             queries = rms_normalize(queries, self.eps, self.query_norm * self.key_norm)
         if self.owns_cache:
-            shared = self._own_keys_values(hidden, rope, cache)
+            shared = self._own_keys_values(hidden, rope)
         assert shared is not None, "a layer that borrows keys and values comes after their owner"
-        attended = causal_attention(queries.transpose(1, 2), *shared, mask=cache.mask if cache else None)
+        attended = causal_attention(queries.transpose(1, 2), *shared)
         return self.o_proj(attended.transpose(1, 2).reshape(batch, tokens, -1)), shared
 
-    def _own_keys_values(self, hidden: Tensor, rope: tuple[Tensor, Tensor], cache: KVCache | None) -> KeysValues:
+    def _own_keys_values(self, hidden: Tensor, rope: tuple[Tensor, Tensor]) -> KeysValues:
         batch, tokens, _ = hidden.shape
         keys = rotate(self.k_proj(hidden).view(batch, tokens, -1, self.head_dim), *rope)
         if self.key_norm is not None:
             keys = rms_normalize(keys, self.eps)
         values = self.v_proj(hidden).view(batch, tokens, -1, self.head_dim)
-        keys, values = keys.transpose(1, 2), values.transpose(1, 2)
-        return KeysValues(*(cache.store(self.layer, keys, values) if cache else (keys, values)))
+        return KeysValues(keys.transpose(1, 2), values.transpose(1, 2))
+
+    def infer(
+        self, hidden: Tensor, rope: tuple[Tensor, Tensor], shared: KeysValues | None, cache: KVCache
+    ) -> tuple[Tensor, KeysValues]:
+        """hidden (T, D) of B sequences -> (T, D): what `forward` computes, after the tokens in the cache.
+
+        Queries and keys go through the same steps, so they take them together.
+        """
+        sequences, head_dim = len(cache.lengths), self.head_dim
+        query_heads = self.q_proj.weight.shape[0] // head_dim
+        heads = self._project(hidden).view(sequences, -1, self._heads, head_dim)  # (B, S, H + 2 G, P)
+        kv_heads = (self._heads - query_heads) // 2
+        turned = rotate(heads[:, :, : query_heads + kv_heads], *rope)
+        if self.key_norm is not None:
+            turned = rms_normalize(turned, self.eps)
+        queries, keys = turned.split((query_heads, kv_heads), dim=2)
+        if self.query_norm is not None and self.key_norm is not None:
+            queries = queries * (self.query_norm * self.key_norm)
+        if self.owns_cache:
+            values = heads[:, :, query_heads + kv_heads :]
+            shared = KeysValues(*cache.store(self.layer, keys.transpose(1, 2), values.transpose(1, 2)))
+        assert shared is not None, "a layer that borrows keys and values comes after their owner"
+        attended = causal_attention(queries.transpose(1, 2), *shared, mask=cache.mask)
+        return project(
+            attended.transpose(1, 2).reshape(hidden.shape[0], -1), self.o_proj.weight, self.o_proj.bias
+        ), shared
+
+    @property
+    def _projections(self) -> list[Linear]:
+        return [self.q_proj, self.k_proj, self.v_proj] if self.owns_cache else [self.q_proj]
+
+    @property
+    def _heads(self) -> int:
+        """Heads that this layer projects: queries and, of an owner, keys and values."""
+        return sum(linear.weight.shape[0] for linear in self._projections) // self.head_dim
+
+    def _project(self, hidden: Tensor) -> Tensor:
+        """hidden (T, D) -> queries and, of an owner, keys and values beside them, (T, (H + 2 G) P)."""
+        if self._fused is not None and self._fused[0].data_ptr() == self.q_proj.weight.data_ptr():
+            return project(hidden, *self._fused)
+        parts = [project(hidden, linear.weight, linear.bias) for linear in self._projections]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Lays the projections of q, k and v side by side, so that `infer` has one product; they become views of it.
+
+        A model that is moved or cast afterwards has projections of its own again, and goes back to three products.
+        """
+        weight = torch.cat([linear.weight for linear in self._projections])
+        bias = torch.cat([linear.bias for linear in self._projections]) if self.q_proj.bias is not None else None
+        start = 0
+        for linear in self._projections:
+            end = start + linear.weight.shape[0]
+            linear.weight.data = weight[start:end]
+            if bias is not None:
+                linear.bias.data = bias[start:end]
+            start = end
+        self._fused = (weight, bias)
 
 
 def repeats_heads(queries: Tensor) -> bool:

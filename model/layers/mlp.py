@@ -5,13 +5,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.layers import cpu
-from model.layers.linear import Linear
+from model.layers.linear import Linear, project
 
 
 def swiglu(gate_and_up: Tensor) -> Tensor:
     """(..., 2F) -> (..., F): silu of the first half times the second."""
     gate, up = gate_and_up.chunk(2, dim=-1)
     return F.silu(gate) * up
+
+
+def swiglu_output(hidden: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """hidden (N, D), gate_up (2F, D), down (D, F) -> (N, D): a dense block, or one expert."""
+    return project(swiglu(project(hidden, gate_up)), down)
 
 
 class SwiGLU(nn.Module):
@@ -24,7 +29,11 @@ class SwiGLU(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         gate_up, down = self.gate_up_proj.weight, self.down_proj.weight
-        if torch.is_grad_enabled() and cpu.onednn_applies(hidden, gate_up):  # one expert that takes every row
+        if cpu.onednn_applies(hidden, gate_up):  # one expert that takes every row
             rows = hidden.reshape(-1, hidden.shape[-1])
             return cpu.swiglu_experts(rows, gate_up[None], down[None], torch.tensor([len(rows)])).view_as(hidden)
         return self.down_proj(swiglu(self.gate_up_proj(hidden)))
+
+    def infer(self, hidden: Tensor) -> Tensor:
+        """hidden (T, D) -> (T, D): the same, where nothing is kept for a backward pass."""
+        return swiglu_output(hidden, self.gate_up_proj.weight, self.down_proj.weight)

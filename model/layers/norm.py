@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 def rms_normalize(hidden: Tensor, eps: float, weight: Tensor | None = None) -> Tensor:
     """hidden (..., D) / rms over D, times weight (D,) where given; float32 inside, the input's precision outside."""
+    weight = None if weight is None else weight.float()
     return F.rms_norm(hidden.float(), hidden.shape[-1:], weight, eps).to(hidden.dtype)
 
 

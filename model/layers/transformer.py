@@ -4,16 +4,15 @@ B batch, S sequence, T = B * S, D hidden, V vocabulary, L layers, E experts.
 """
 
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from model.cache import KVCache
 from model.config import HunyuanConfig
 from model.layers.attention import Attention, KeysValues
-from model.layers.linear import Linear
+from model.layers.linear import Linear, project
 from model.layers.loss import linear_cross_entropy
 from model.layers.mlp import SwiGLU
 from model.layers.norm import RMSNorm
@@ -46,18 +45,23 @@ class DecoderLayer(nn.Module):
         hidden: Tensor,
         rope: tuple[Tensor, Tensor],
         shared: KeysValues | None,
-        cache: KVCache | None,
         place_keys: Tensor | None,
     ) -> tuple[Tensor, KeysValues, Tensor | None, MoEStats | None]:
-        attended, shared = self.self_attn(self.input_layernorm(hidden), rope, shared, cache)
+        attended, shared = self.self_attn(self.input_layernorm(hidden), rope, shared)
         hidden = hidden + attended
         tokens = self.post_attention_layernorm(hidden).view(-1, hidden.shape[-1])  # (T, D)
         if isinstance(self.mlp, SwiGLU):
             return hidden + self.mlp(tokens).view_as(hidden), shared, None, None
-        if cache is not None:
-            return hidden + self.mlp.infer(tokens).view_as(hidden), shared, None, None
         output, aux_loss, stats = self.mlp(tokens, place_keys)
         return hidden + output.view_as(hidden), shared, aux_loss, stats
+
+    def infer(
+        self, hidden: Tensor, rope: tuple[Tensor, Tensor], shared: KeysValues | None, cache: KVCache
+    ) -> tuple[Tensor, KeysValues]:
+        """hidden (T, D) -> hidden, the keys and values used: the same after the tokens in the cache, nothing for training."""
+        attended, shared = self.self_attn.infer(self.input_layernorm(hidden), rope, shared, cache)
+        hidden = hidden + attended
+        return hidden + self.mlp.infer(self.post_attention_layernorm(hidden)), shared
 
 
 class Hunyuan(nn.Module):
@@ -70,7 +74,7 @@ class Hunyuan(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
+        self.layers: Any = nn.ModuleList(DecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head: Linear | None = None
         if not config.tie_word_embeddings:
@@ -121,25 +125,24 @@ class Hunyuan(nn.Module):
         last_only: bool = False,
     ) -> Output:
         """labels (B, S) are the tokens that follow input_ids. `cache` continues a prefix and is moved on; with it there are
-        no routing losses and statistics.
+        no labels, routing losses or statistics.
 
         `generator` draws the places of recycle routing and is needed for it in training. `last_only` computes the logits of
         the last position alone, (B, 1, V).
         """
-        tokens = input_ids.shape[1]
-        device = input_ids.device
-        positions = torch.arange(tokens, device=device) if cache is None else cache.begin(tokens, device)
-        rope = rope_table(self.config, positions)
+        if cache is not None:
+            return Output(
+                self._infer(input_ids, cache, last_only=last_only), None, self.norm.weight.new_zeros(()), None
+            )
+        rope = rope_table(self.config, torch.arange(input_ids.shape[1], device=input_ids.device))
         place_keys = self._draw_place_keys(input_ids.numel(), generator)
         hidden, shared, losses, stats = self.embed_tokens(input_ids), None, [], []
         for index, layer in enumerate(self.layers):
             keys = None if place_keys is None else place_keys[index]
-            hidden, shared, aux_loss, layer_stats = layer(hidden, rope, shared, cache, keys)
+            hidden, shared, aux_loss, layer_stats = layer(hidden, rope, shared, keys)
             if layer_stats is not None:
                 losses.append(aux_loss)
                 stats.append(layer_stats)
-        if cache is not None:
-            cache.advance(tokens)
         hidden = self.norm(hidden[:, -1:] if last_only else hidden)
         aux = torch.stack(losses).sum() if losses else hidden.new_zeros(())
         stacked = MoEStats(*map(torch.stack, zip(*stats, strict=True))) if stats else None
@@ -148,8 +151,24 @@ class Hunyuan(nn.Module):
         loss = linear_cross_entropy(hidden.view(-1, hidden.shape[-1]), self.head_weight, labels.flatten())
         return Output(None, loss, aux, stacked)
 
+    def _infer(self, input_ids: Tensor, cache: KVCache, *, last_only: bool) -> Tensor:
+        """input_ids (B, S) after the tokens in the cache -> logits (B, S, V), or those of the last position alone."""
+        batch, tokens = input_ids.shape
+        rope = rope_table(self.config, cache.begin(tokens, input_ids.device))
+        hidden, shared = self.embed_tokens(input_ids).view(batch * tokens, -1), None
+        for layer in self.layers:
+            hidden, shared = layer.infer(hidden, rope, shared, cache)
+        cache.advance(tokens)
+        hidden = hidden.view(batch, tokens, -1)
+        return self._logits(self.norm(hidden[:, -1:] if last_only else hidden))
+
+    def fuse(self) -> None:
+        """Prepares a model that only answers from now on: q, k and v become one product (model/layers/attention.py)."""
+        for layer in self.layers:
+            layer.self_attn.fuse()
+
     def _logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self.head_weight) if self.lm_head is None else self.lm_head(hidden)
+        return project(hidden, self.head_weight)
 
     def _draw_place_keys(self, tokens: int, generator: torch.Generator | None) -> list[Tensor] | None:
         """One set of keys per layer, drawn before any layer runs, so that recomputing a layer sees the same ones."""

@@ -8,6 +8,7 @@ literally is encoded as the ordinary bytes that they are, so text can neither fo
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from model.errors import DataError
+from model.tokenizer.interface import whole_characters
 
 END_OF_TEXT = "<|endoftext|>"
 EOS_NAMES = (END_OF_TEXT, "</s>", "<|eos|>", "<|end_of_text|>", "<eos>")
@@ -24,25 +26,41 @@ MIN_VOCAB_SIZE = 257  # the 256 bytes and the end of text
 class Tokenizer:
     """A `tokenizers.Tokenizer` with the end-of-text id, adding nothing to the text and cutting nothing off it."""
 
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+    def __init__(self, backend: tokenizers.Tokenizer, *, eos_name: str | None = None) -> None:
         backend.no_padding()
         backend.no_truncation()
-        self.fingerprint = hashlib.sha256(backend.to_str().encode()).hexdigest()
+        content = backend.to_str()
         backend.encode_special_tokens = True  # literal "<|endoftext|>" in text is text
         self._backend = backend
         ids = backend.get_vocab(with_added_tokens=True)
         self.vocab_size = 1 + max(ids.values(), default=-1)  # rows an embedding needs, also where ids have gaps
-        eos = next((ids[name] for name in EOS_NAMES if name in ids), None)
+        usual_eos = next((name for name in EOS_NAMES if name in ids), None)
+        eos = usual_eos if eos_name is None else eos_name
         if eos is None:
             raise DataError(f"it has no end-of-text token: add one of {', '.join(EOS_NAMES)} to it")
-        self.eos_id: int = eos
+        if eos not in ids:
+            raise DataError(f"it has no token '{eos}' to end a text: set eos_token to one that it has")
+        self.eos_id: int = ids[eos]
+        self.fingerprint = hashlib.sha256((content + (eos if eos != usual_eos else "")).encode()).hexdigest()
+        added = backend.get_added_tokens_decoder().items()
+        self.special_tokens = {token.content: id for id, token in added if token.special}
 
     def encode(self, text: str) -> list[int]:
-        return self._backend.encode(text, add_special_tokens=False).ids
+        return self._backend.encode(whole_characters(text), add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The same as `encode` of each text, on all cores."""
+        texts = [whole_characters(text) for text in texts]
         return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def encode_with_special(self, text: str) -> list[int]:
+        """The same as `encode`, but a name of a special token becomes that token."""
+        return self._finding_special.encode(whole_characters(text), add_special_tokens=False).ids
+
+    @cached_property
+    def _finding_special(self) -> tokenizers.Tokenizer:
+        """A second backend: whether names are found is a setting of the whole, and another thread may be encoding."""
+        return tokenizers.Tokenizer.from_str(self.to_json())
 
     def decode(self, ids: Sequence[int]) -> str:
         """Special tokens, and ids beyond the vocabulary, give no text; broken UTF-8 gives U+FFFD."""
@@ -51,7 +69,7 @@ class Tokenizer:
     def byte_lengths(self) -> np.ndarray:
         """Bytes of text that each token id stands for (vocab_size,); special tokens and gaps have none."""
         lengths = np.zeros(self.vocab_size, np.int64)
-        special = {id for id, token in self._backend.get_added_tokens_decoder().items() if token.special}
+        special = set(self.special_tokens.values())
         byte_level = isinstance(self._backend.decoder, decoders.ByteLevel)  # there a character stands for a byte
         for token, id in self._backend.get_vocab(with_added_tokens=True).items():
             if id not in special:
@@ -112,8 +130,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return Tokenizer(backend)
 
 
-def load_tokenizer(path: str | Path) -> Tokenizer:
-    """An existing tokenizer.json, of this project or of Hugging Face."""
+def load_tokenizer(path: str | Path, *, eos_name: str | None = None) -> Tokenizer:
+    """An existing tokenizer.json, of this project or of Hugging Face; it ends texts with `eos_name`, or a usual name."""
     try:
         content = Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -127,6 +145,6 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
             f"{path} is not a tokenizer.json ({error}): give a file saved by the tokenizers library"
         ) from error
     try:
-        return Tokenizer(backend)
+        return Tokenizer(backend, eos_name=eos_name)
     except DataError as error:
         raise DataError(f"{path} cannot be used: {error}") from error

@@ -86,7 +86,7 @@ def turns(monkeypatch):
     asked = []
 
     @contextlib.contextmanager
-    def worker(name, work):
+    def worker(name, work, build):
         asked.append((name, "started"))
 
         def ask(steps):
@@ -96,7 +96,7 @@ def turns(monkeypatch):
         yield ask
         asked.append((name, "ended"))
 
-    monkeypatch.setattr(benchmark, "_worker", worker)
+    monkeypatch.setattr(benchmark, "worker", worker)
     return asked
 
 
@@ -220,7 +220,7 @@ def test_a_peer_that_is_not_installed_names_its_extra(monkeypatch):
 
 def refuse(name, work):
     """The error that the process of a contender hands over."""
-    with pytest.raises(Exception) as caught, benchmark._worker(name, work):
+    with pytest.raises(Exception) as caught, benchmark.worker(name, work, benchmark._contender):
         raise AssertionError("the contender should not have become ready")
     assert multiprocessing.active_children() == []
     return caught.value

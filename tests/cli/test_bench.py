@@ -96,11 +96,11 @@ def test_the_bar_is_full_when_the_last_contender_is_done(monkeypatch, options, t
         yield advance
 
     @contextmanager
-    def worker(name, work):
+    def worker(name, work, build):
         yield lambda steps: ([1.0] * steps, 1)
 
     monkeypatch.setattr(bench, "progress", progress)
-    monkeypatch.setattr(benchmark, "_worker", worker)
+    monkeypatch.setattr(benchmark, "worker", worker)
     assert run(["bench", "train", "--rounds", "4", *options]) == 0
     assert bars == [[turns, turns]]
 

@@ -1,0 +1,135 @@
+"""The turns of `hunyuan chat`: a line is a message or a command, an answer is shown as it comes."""
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hunyuan_cli.console import stderr
+from hunyuan_cli.generation import show_stats, stats_of
+from model.errors import DataError, HunyuanError
+
+if TYPE_CHECKING:
+    from model.generation.conversation import Conversation
+    from model.generation.sampling import Sampling
+    from model.generation.speaker import Speaker
+
+HELP = """\
+/edit TEXT     say TEXT in place of your last message, and have it answered
+/retry         another answer to your last message
+/undo          take your last message and its answer back
+/system TEXT   set the system message; without TEXT take it away
+/history       show the conversation
+/save FILE     keep the conversation in a file          /load FILE   go on with one
+/clear         begin anew                               /quit        leave (also Ctrl-D)
+Ctrl-C ends an answer early."""
+
+
+class Talk:
+    """One conversation, at the keyboard or from a pipe."""
+
+    def __init__(self, speaker: "Speaker", conversation: "Conversation", sampling: "Sampling") -> None:
+        self.speaker, self.conversation, self.sampling = speaker, conversation, sampling
+        self.max_new_tokens, self.seed, self.stop = 512, 0, list[str]()
+        self.save_to: Path | None = None
+        self.stats = False
+        self._answers = 0  # given so far: every one has a seed of its own
+
+    def run(self) -> None:
+        """Reads lines until /quit or the end of standard input."""
+        if sys.stdin.isatty():
+            stderr("write a message; /help shows the commands, /quit leaves")
+        while (line := _read_line()) is not None and line.strip() != "/quit":
+            try:
+                self._obey(line) if line.startswith("/") else self._say(line)
+            except HunyuanError as error:  # a message that cannot be answered does not end the conversation
+                stderr(f"error: {error}")
+            self._keep()
+
+    def _obey(self, line: str) -> None:
+        name, _, text = line[1:].partition(" ")
+        text = text.strip()
+        match name:
+            case "help":
+                stderr(HELP)
+            case "edit":
+                self.conversation.edit(text)
+                self._answer()
+            case "retry":
+                self.conversation.ask(self.conversation.undo())
+                self._answer()
+            case "undo":
+                stderr(f"taken back: {self.conversation.undo()}")
+            case "system":
+                self.conversation.set_system(text)
+            case "history":
+                for message in self.conversation.messages:
+                    stderr(f"{message['role']}: {message['content']}")
+            case "save":
+                self.conversation.save(_file(text, "save"))
+                stderr(f"saved to {text}")
+            case "load":
+                self.conversation = self.conversation.load(_file(text, "load"))
+                stderr(f"{len(self.conversation.messages)} messages loaded from {text}")
+            case "clear":
+                self.conversation.messages.clear()
+            case _:
+                raise DataError(f"/{name} is not a command: /help shows them")
+
+    def _say(self, line: str) -> None:
+        if not line.strip():
+            return
+        self.conversation.ask(line)
+        try:
+            self._answer()
+        except HunyuanError:
+            self.conversation.undo()  # it was not answered, so it is not part of the conversation
+            raise
+
+    def _answer(self) -> None:
+        """Shows the assistant's next message as it comes; Ctrl-C ends it early."""
+        from model.generation.generate import GenerationStats, generate_batch
+
+        request = self.speaker.reply(
+            self.conversation.messages,
+            max_new_tokens=self.max_new_tokens,
+            seed=(self.seed + self._answers) % 2**63,
+            stop=self.stop,
+        )
+        measured = GenerationStats()
+        try:
+            for _, piece in generate_batch(self.speaker.net, [request], sampling=self.sampling, stats=measured):
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            stderr(" (stopped)")
+        if request.new_tokens:
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+            self._answers += 1
+            self.conversation.answer(request.text.strip())
+        if self.stats:
+            show_stats(stats_of(self.speaker, measured))
+
+    def _keep(self) -> None:
+        if self.save_to is not None:
+            self.conversation.save(self.save_to)
+
+
+def _file(text: str, command: str) -> Path:
+    if not text:
+        raise DataError(f"/{command} needs a file: /{command} talk.json")
+    return Path(text).expanduser()
+
+
+def _read_line() -> str | None:
+    """The next line of standard input, None at its end; on a terminal with a prompt and a line editor."""
+    if not sys.stdin.isatty():
+        line = sys.stdin.readline()
+        return line.rstrip("\n") if line else None
+    with suppress(ImportError):
+        import readline  # noqa: F401  input() edits lines and remembers them where this is loaded
+    try:
+        return input("> ")
+    except EOFError:
+        return None

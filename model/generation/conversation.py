@@ -1,0 +1,93 @@
+"""A conversation: whose turn it is, corrections of what was said, and a file to keep it in.
+
+{"messages": [{"role": "system", "content": "..."}, {"role": "user", "content": "..."}, ...]}
+"""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from model.errors import DataError
+from model.tokenizer.chat_template import checked_messages
+from model.tokenizer.interface import whole_characters
+
+
+@dataclass
+class Conversation:
+    """Messages in order: a system message or none, then the user's and the assistant's in turn."""
+
+    messages: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def system(self) -> str | None:
+        first = self.messages[0] if self.messages else None
+        return first["content"] if first is not None and first["role"] == "system" else None
+
+    def set_system(self, text: str) -> None:
+        """Puts a system message first; an empty one takes it away."""
+        said = self.messages[self.system is not None :]
+        self.messages = ([_message("system", text)] if text else []) + said
+
+    def ask(self, text: str) -> None:
+        """The user's next message."""
+        if not text.strip():
+            raise DataError("there is nothing to answer: write a message")
+        self.messages.append(_message("user", text))
+
+    def answer(self, text: str) -> None:
+        """The assistant's answer to it."""
+        self.messages.append(_message("assistant", text))
+
+    def undo(self) -> str:
+        """Takes back the user's last message and all that came after it; returns it."""
+        last = self._last_question()
+        text = self.messages[last]["content"]
+        del self.messages[last:]
+        return text
+
+    def edit(self, text: str) -> None:
+        """Says something else in place of the user's last message; what came after it is gone."""
+        if not text.strip():
+            raise DataError("there is nothing to say instead: write the message after /edit")
+        self.undo()
+        self.ask(text)
+
+    def _last_question(self) -> int:
+        for index in reversed(range(len(self.messages))):
+            if self.messages[index]["role"] == "user":
+                return index
+        raise DataError("nothing has been said yet: write a message first")
+
+    def save(self, path: Path) -> None:
+        """Writes the file, whole or not at all."""
+        text = json.dumps({"messages": self.messages}, indent=2, ensure_ascii=False) + "\n"
+        aside = path.with_name(f".{path.name}.{os.getpid()}.writing")
+        try:
+            aside.write_text(text, encoding="utf-8")
+            aside.replace(path)
+        except OSError as error:
+            raise DataError(f"the conversation could not be saved to {path}: {error.strerror}") from error
+        finally:
+            aside.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path) -> "Conversation":
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path} is not a conversation, a JSON document: {error}") from error
+        if not isinstance(document, dict) or not isinstance(document.get("messages"), list):
+            raise DataError(f'{path} is not a conversation: it must be {{"messages": [...]}}')
+        if not document["messages"]:
+            return cls()
+        try:
+            return cls(checked_messages(document["messages"]))
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+
+
+def _message(role: str, text: str) -> dict[str, str]:
+    return {"role": role, "content": whole_characters(text)}
