@@ -26,6 +26,7 @@ from model.moe.layer import MoE
 from model.moe.router import choose_experts, weigh
 
 Slot = tuple[Tensor, Tensor]  # keys and values of one layer, (G, S, P)
+Slots = dict[int, Slot]
 
 
 class CompiledStep:
@@ -37,18 +38,45 @@ class CompiledStep:
             raise ConfigError(["a compiled step needs its experts in memory: leave out --compile, or --experts disk"])
         self._net = net
         self._program = _program()
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._recorded: Slots = {}
 
     def __call__(self, token: Tensor, cache: KVCache) -> Tensor:
         position = cache.begin(1, token.device)
         slots = {layer: (keys[0], values[0]) for layer, (keys, values) in cache.slots.items()}
         try:
-            logits: Tensor = self._program(self._net, token, position, slots)
+            logits = self._run(token, position, slots)
         except torch._dynamo.exc.TorchDynamoException as error:  # what the compiler of programs and that of C++ raise
             raise ConfigError(
                 [f"the step cannot be compiled here ({_first_line(error)}): leave out --compile"]
             ) from error
         cache.advance(1)
         return logits
+
+    def _run(self, token: Tensor, position: Tensor, slots: Slots) -> Tensor:
+        if token.device.type != "cuda":
+            return self._program(self._net, token, position, slots)
+        # On a GPU the launches of a token's kernels would take longer than the kernels: they are recorded once a cache.
+        if self._graph is None or self._recorded[0][0].data_ptr() != slots[0][0].data_ptr():
+            self._graph = self._record(token, position, slots)
+        self._token.copy_(token)
+        self._position.copy_(position)
+        self._graph.replay()
+        return self._logits
+
+    def _record(self, token: Tensor, position: Tensor, slots: Slots) -> torch.cuda.CUDAGraph:
+        self._token, self._position = token.clone(), position.clone()
+        self._recorded = slots  # held, so that no other cache can come to lie there
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # compiles, and allocates what the recording must not
+            for _ in range(3):
+                self._program(self._net, self._token, self._position, slots)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._logits: Tensor = self._program(self._net, self._token, self._position, slots)
+        return graph
 
 
 @cache
@@ -61,7 +89,7 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def _step(net: Hunyuan, token: Tensor, position: Tensor, slots: dict[int, Slot]) -> Tensor:
+def _step(net: Hunyuan, token: Tensor, position: Tensor, slots: Slots) -> Tensor:
     rope = rope_table(net.config, position)
     visible = (
         torch.arange(slots[0][0].shape[1], device=token.device) <= position

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.layers import cpu
-from model.layers.linear import matmul_dtype, project
+from model.layers.linear import matmul_dtype
 from model.layers.mlp import swiglu
 
 
@@ -29,11 +29,6 @@ class Experts(nn.Module):
     def weights(self, expert: int) -> tuple[Tensor, Tensor]:
         """Gate and up (2F, D), and down (D, F), of one expert."""
         return self.gate_up[expert], self.down[expert]
-
-
-def expert_output(hidden: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """One expert's SwiGLU: hidden (N, D), gate_up (2F, D), down (D, F) -> (N, D)."""
-    return project(swiglu(project(hidden, gate_up)), down)
 
 
 def grouped_experts(hidden: Tensor, gate_up: Tensor, down: Tensor, ends: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config import HunyuanConfig
-from model.layers.mlp import SwiGLU
+from model.layers.mlp import SwiGLU, swiglu_output
 from model.moe.dispatch import combine, dispatch, plan_dispatch
-from model.moe.experts import Experts, expert_output
+from model.moe.experts import Experts
 from model.moe.losses import load_balance_loss, router_z_loss
 from model.moe.router import choose_experts, route, weigh
 
@@ -36,6 +36,8 @@ class Router(nn.Module):
         self.register_buffer("expert_bias", torch.zeros(config.num_experts) if balanced else None)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        if not torch.is_autocast_enabled(hidden.device.type):
+            return F.linear(hidden.float(), self.weight.float())
         with torch.autocast(hidden.device.type, enabled=False):
             return F.linear(hidden.float(), self.weight.float())
 
@@ -83,8 +85,8 @@ class MoE(nn.Module):
 
     def infer(self, hidden: Tensor) -> Tensor:
         """hidden (T, D) -> (T, D): what `forward` computes in evaluation, without its losses and statistics."""
-        logits, convention = self.router(hidden), self.config.convention
-        shared = torch.zeros_like(hidden) if self.shared_mlp is None else self.shared_mlp(hidden)
+        logits, convention = self.router.forward(hidden), self.config.convention
+        shared = torch.zeros_like(hidden) if self.shared_mlp is None else self.shared_mlp.infer(hidden)
         if hidden.device.type == "cpu":
             probabilities, index = choose_experts(logits, self.top_k, self.router.expert_bias)
             weight = weigh(probabilities, index, convention)
@@ -97,7 +99,7 @@ class MoE(nn.Module):
         """Adds to output (T, D) the weighted outputs of the chosen experts, one after the other; weight (T, K)."""
         if len(hidden) == 1:
             for choice, expert in enumerate(index[0]):
-                result = expert_output(hidden, *self.experts.weights(expert))
+                result = swiglu_output(hidden, *self.experts.weights(expert))
                 output = torch.addcmul(output, result, weight[:, choice : choice + 1])
             return output
         choices: dict[int, list[tuple[int, int]]] = {}
@@ -106,6 +108,6 @@ class MoE(nn.Module):
                 choices.setdefault(expert, []).append((token, choice))
         for expert, places in sorted(choices.items()):
             tokens, choice_of = torch.tensor(places).t()
-            result = expert_output(hidden[tokens], *self.experts.weights(expert))
+            result = swiglu_output(hidden[tokens], *self.experts.weights(expert))
             output.index_add_(0, tokens, result * weight[tokens, choice_of, None])
         return output
