@@ -149,7 +149,7 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor
     keys, values = keys.to(queries.dtype), values.to(queries.dtype)
     if new == 1:  # the query heads of a group see the same keys: they are the rows of one product
         rows = queries.reshape(queries.shape[0], keys.shape[1], -1, queries.shape[-1])  # (B, G, H / G, P)
-        return F.scaled_dot_product_attention(rows, keys, values, attn_mask=mask).view_as(queries)
+        return F.scaled_dot_product_attention(rows, keys, values, attn_mask=mask).reshape(queries.shape)
     if 1 < new < total:  # a chunk after a cached prefix: query i sees the prefix and the chunk up to itself
         mask = torch.ones(new, total, dtype=torch.bool, device=queries.device).tril(total - new)
     grouped = queries.shape[1] != keys.shape[1]

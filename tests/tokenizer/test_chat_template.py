@@ -3,12 +3,13 @@
 import time
 
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
 from model.errors import DataError
 from model.tokenizer import template_sandbox
-from model.tokenizer.bpe import train_tokenizer
+from model.tokenizer.bpe import Tokenizer, train_tokenizer
 from model.tokenizer.chat_template import ChatTemplate, plain_template
 from model.tokenizer.tiktoken_vocab import TiktokenVocab
 
@@ -54,12 +55,38 @@ def test_contents_side_by_side_make_no_special_token(kind, trim, texts):
     assert ChatTemplate(source).encode(_user(*texts), tokenizer) == expected
 
 
-@given(text=contents)
-def test_text_beside_a_content_makes_no_special_token_with_it(text):
+@pytest.mark.parametrize(
+    ("before", "content", "after"),
+    [("<|e", "os|>", ""), ("<|eo", "s|> and", ""), ("", "<|e", "os|>"), ("", "see <", "|eos|>"), ("<", "|eos|>", "")],
+)
+@pytest.mark.parametrize("space", ["", " \n"])
+def test_text_beside_a_content_makes_no_special_token_with_it(before, content, after, space):
     tokenizer = TOKENIZERS["tiktoken"]
-    for before, after in (("<|e", ""), ("<", ""), ("", "os|>"), ("", ">")):
-        ids = ChatTemplate(before + "{{ messages[0].content }}" + after + "<|pad|>").encode(_user(text), tokenizer)
-        assert ids == [*tokenizer.encode(before + text + after), tokenizer.special_tokens["<|pad|>"]]
+    template = ChatTemplate(before + "{{ messages[0].content | trim }}" + after + "<|pad|>")
+    ids = template.encode(_user(space + content + space), tokenizer)
+    assert ids == [*tokenizer.encode(before + content + after), tokenizer.special_tokens["<|pad|>"]]
+
+
+def _awkward():
+    """Names within names, names that overlap themselves or hold blanks, and one that is found in lower-cased text."""
+    backend = tokenizers.Tokenizer.from_str(train_tokenizer(["aa <e> > "], 270).to_json())
+    backend.normalizer = tokenizers.normalizers.Lowercase()
+    names = (tokenizers.AddedToken(name, normalized=False) for name in ("aa", "<e>>", "<e>", "x", "\ty", "y\t"))
+    backend.add_special_tokens([*names, tokenizers.AddedToken("<low>", normalized=True)])
+    return Tokenizer(backend)
+
+
+AWKWARD = _awkward()
+
+
+@given(
+    text=st.lists(st.sampled_from(["a", "<e", ">", "<e>", "x", "<LOW>", "<low>", " ", "\t"]), min_size=1).map("".join)
+)
+def test_awkward_names_are_kept_apart_as_well(text):
+    template = ChatTemplate("{{ messages[0].content }}aa{{ messages[0].content }}<e>>y{{ messages[0].content }}y<e>")
+    aa, longer, shorter = (AWKWARD.special_tokens[name] for name in ("aa", "<e>>", "<e>"))
+    ids = AWKWARD.encode(text)
+    assert template.encode(_user(text), AWKWARD) == [*ids, aa, *ids, longer, *AWKWARD.encode(f"y{text}y"), shorter]
 
 
 def test_a_combining_mark_leaves_the_token_before_it_whole():

@@ -18,14 +18,15 @@ from model.tokenizer.tiktoken_vocab import TiktokenVocab
 
 HELLO = [{"role": "user", "content": "hello"}]
 ADDED = ("<|im_start|>", "<|im_end|>", "<|startoftext|>", "<|extra_0|>", "<|extra_4|>", "<|eos|>")
+THINK = "<think>"  # added, but not special: text may hold it
 
 
 @pytest.fixture
 def folder(tmp_path):
     """A tokenizer.json with the special tokens of the templates below."""
     content = json.loads(train_tokenizer(["hello <think> world, roles and contents\n" * 9], 330).to_json())
-    for name in ADDED:
-        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    for name in (*ADDED, THINK):
+        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": name != THINK}
         content["added_tokens"].append({"id": len(content["model"]["vocab"]), "content": name, **flags})
         content["model"]["vocab"][name] = len(content["model"]["vocab"])
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
