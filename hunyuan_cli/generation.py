@@ -1,7 +1,9 @@
 """What `infer` and `chat` share: their options, the model they open, and the statistics they show."""
 
+import io
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
 
@@ -72,6 +74,13 @@ def open_speaker(checkpoint: Path, *, dtype: str | None, device: str, experts: s
     return Speaker.from_folder(
         checkpoint, dtype=dtype, device=place, expert_cache_bytes=expert_cache if experts == "disk" else None
     )
+
+
+def standard_input() -> TextIO:
+    """Standard input, with U+FFFD for what is not UTF-8."""
+    if isinstance(sys.stdin, io.TextIOWrapper) and sys.stdin.errors != "replace":  # once: it must not have been read
+        sys.stdin.reconfigure(errors="replace")
+    return sys.stdin
 
 
 def stats_of(speaker: "Speaker", measured: "GenerationStats") -> dict[str, Any]:

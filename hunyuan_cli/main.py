@@ -14,7 +14,19 @@ from typing import Annotated, Any
 
 import typer
 
-from hunyuan_cli.commands import bench, compare, infer, kv_cache, params, scale_fit, scale_plan, sweep, train
+from hunyuan_cli.commands import (
+    bench,
+    chat,
+    compare,
+    convert,
+    infer,
+    kv_cache,
+    params,
+    scale_fit,
+    scale_plan,
+    sweep,
+    train,
+)
 from hunyuan_cli.console import stderr
 from model.errors import HunyuanError
 
@@ -30,6 +42,8 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("infer")(infer.infer)
+app.command("chat")(chat.chat)
+app.command("convert")(convert.convert)
 app.command("compare")(compare.compare)
 app.command("kv-cache")(kv_cache.kv_cache)
 app.command("params")(params.params)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hunyuan_cli.console import stderr
-from hunyuan_cli.generation import show_stats, stats_of
+from hunyuan_cli.generation import show_stats, standard_input, stats_of
 from model.errors import DataError, HunyuanError
 
 if TYPE_CHECKING:
@@ -37,14 +37,17 @@ class Talk:
 
     def run(self) -> None:
         """Reads lines until /quit or the end of standard input."""
-        if sys.stdin.isatty():
+        if standard_input().isatty():
             stderr("write a message; /help shows the commands, /quit leaves")
         while (line := _read_line()) is not None and line.strip() != "/quit":
+            before = list(self.conversation.messages)
             try:
                 self._obey(line) if line.startswith("/") else self._say(line)
-            except HunyuanError as error:  # a message that cannot be answered does not end the conversation
+            except HunyuanError as error:  # what cannot be done or answered changes nothing, and the talk goes on
+                self.conversation.messages[:] = before
                 stderr(f"error: {error}")
-            self._keep()
+            if self.conversation.messages != before:
+                self._keep()
 
     def _obey(self, line: str) -> None:
         name, _, text = line[1:].partition(" ")
@@ -77,14 +80,9 @@ class Talk:
                 raise DataError(f"/{name} is not a command: /help shows them")
 
     def _say(self, line: str) -> None:
-        if not line.strip():
-            return
-        self.conversation.ask(line)
-        try:
+        if line.strip():
+            self.conversation.ask(line)
             self._answer()
-        except HunyuanError:
-            self.conversation.undo()  # it was not answered, so it is not part of the conversation
-            raise
 
     def _answer(self) -> None:
         """Shows the assistant's next message as it comes; Ctrl-C ends it early."""
@@ -96,30 +94,39 @@ class Talk:
             seed=(self.seed + self._answers) % 2**63,
             stop=self.stop,
         )
+        room = self.speaker.net.config.max_position_embeddings - len(request.prompt)
+        request.max_new_tokens = max(1, min(self.max_new_tokens, room))
         measured = GenerationStats()
         try:
             for _, piece in generate_batch(self.speaker.net, [request], sampling=self.sampling, stats=measured):
                 sys.stdout.write(piece)
                 sys.stdout.flush()
         except KeyboardInterrupt:
+            if not request.new_tokens:
+                raise DataError("stopped before the answer began: the conversation is as it was") from None
             stderr(" (stopped)")
-        if request.new_tokens:
-            sys.stdout.write("\n")
-            sys.stdout.flush()
-            self._answers += 1
-            self.conversation.answer(request.text.strip())
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+        self._answers += 1
+        self.conversation.answer(request.text.strip())
         if self.stats:
             show_stats(stats_of(self.speaker, measured))
 
     def _keep(self) -> None:
         if self.save_to is not None:
-            self.conversation.save(self.save_to)
+            try:
+                self.conversation.save(self.save_to)
+            except HunyuanError as error:
+                stderr(f"error: {error}")
 
 
 def _file(text: str, command: str) -> Path:
     if not text:
         raise DataError(f"/{command} needs a file: /{command} talk.json")
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # ~somebody who is not there
+        raise DataError(f"there is no home folder for {text}: write the path out") from error
 
 
 def _read_line() -> str | None:

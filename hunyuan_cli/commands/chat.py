@@ -60,10 +60,12 @@ def chat(
     """
     from model.generation.conversation import Conversation
     from model.generation.defaults import GenerationDefaults, merge
+    from model.generation.stopping import StopStrings
 
     choices: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     choices |= {"repetition_penalty": repetition_penalty}
     merge(GenerationDefaults(), **choices)  # a wrong value is told before the weights are read
+    StopStrings(stop or [])
     conversation = Conversation.load(load) if load else Conversation()
     if system is not None:
         conversation.set_system(system)

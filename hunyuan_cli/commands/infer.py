@@ -27,6 +27,7 @@ from hunyuan_cli.generation import (
     TopP,
     open_speaker,
     show_stats,
+    standard_input,
     stats_of,
 )
 from hunyuan_cli.lines import line_writer
@@ -98,8 +99,9 @@ def infer(
     from model.generation.generate import GenerationStats, generate_batch
     from model.generation.prompts import Prompt, read_prompts
     from model.generation.request import check_requests
+    from model.generation.stopping import StopStrings
 
-    given = [Prompt(_readable(sys.stdin.read() if text == "-" else text)) for text in prompts or []]
+    given = [Prompt(_readable(standard_input().read() if text == "-" else text)) for text in prompts or []]
     given += read_prompts(prompt_file) if prompt_file else []
     if not given:
         raise typer.BadParameter("there is nothing to continue: give a PROMPT, or a file of them with --prompts")
@@ -108,6 +110,7 @@ def infer(
     choices: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     choices |= {"repetition_penalty": repetition_penalty}
     merge(GenerationDefaults(), **choices)  # a wrong value is told before the weights are read
+    StopStrings(stop or [])
     speaker = open_speaker(checkpoint, dtype=dtype, device=device, experts=experts, expert_cache=expert_cache)
     texts: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop or []}
     requests = [
@@ -146,7 +149,7 @@ def _check_options(
         )
     if form == "text" and logprobs is not None:
         raise typer.BadParameter("--logprobs has no place in text: add --format json or jsonl")
-    if system is not None and not chat:
+    if system is not None and not chat and all(prompt.messages is None for prompt in given):
         raise typer.BadParameter("--system is a message of the chat template: add --chat")
 
 

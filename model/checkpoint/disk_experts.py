@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from model.checkpoint.tensor_files import TensorFiles
 from model.config import HunyuanConfig
 from model.errors import ConfigError
-from model.moe.experts import expert_output
+from model.layers.mlp import swiglu_output
 
 Weights = tuple[Tensor, Tensor]  # gate and up (2F, D), down (D, F)
 Reader = Callable[[int, int, Weights], None]  # layer, expert, where to
@@ -55,7 +55,9 @@ class ExpertCache:
         self.expert_bytes = 3 * width * hidden * dtype.itemsize
         self.slots = min(capacity // self.expert_bytes, config.num_hidden_layers * config.num_experts)
         if self.slots < 1:
-            raise ConfigError([f"a cache of {capacity:,} bytes holds no expert: one takes {self.expert_bytes:,}"])
+            raise ConfigError(
+                [f"a cache of {capacity:,} bytes holds no expert: give it at least {self.expert_bytes:,}"]
+            )
         self.dtype, self.device, self.stats = dtype, torch.device(device), ReadStats()
         self._read = read
         self._held: OrderedDict[tuple[int, int], Weights] = OrderedDict()  # the least recently used first
@@ -73,6 +75,11 @@ class ExpertCache:
         self._held[key] = slot  # only now: a read that fails leaves nothing wrong behind
         self.stats.bytes_read += self.expert_bytes
         return slot
+
+    @property
+    def held_bytes(self) -> int:
+        """What the experts in memory take now."""
+        return len(self._held) * self.expert_bytes
 
     def _new_slot(self) -> Weights:
         first, second = (torch.empty(shape, dtype=self.dtype, device=self.device) for shape in self._shapes)
@@ -93,7 +100,7 @@ class DiskExperts(nn.Module):
         output = torch.zeros_like(hidden)
         for expert, (start, end) in enumerate(pairwise([0, *ends.tolist()])):
             if start < end:
-                output[start:end] = expert_output(hidden[start:end], *self.weights(expert))
+                output[start:end] = swiglu_output(hidden[start:end], *self.weights(expert))
         return output
 
 

@@ -26,8 +26,8 @@ def load_model(
     if released.is_released_folder(folder):
         files_in, net = folder, released.load_released(folder, kind, dtype, routed=routed)
     else:
-        _, files_in = native.checkpoint_of(folder)
-        net = native.load_model(files_in, kind, dtype, routed=routed)
+        run, files_in = native.checkpoint_of(folder)
+        net = native.model_of(run, files_in, kind, dtype, routed=routed)
     if expert_cache_bytes is None:
         return net.to(device)
     config = net.config

@@ -149,6 +149,7 @@ class _Model(Protocol):
     def load_state_dict(self, state_dict: Any, /, strict: bool = True, assign: bool = False) -> Any: ...
     def eval(self) -> Any: ...
     def to(self, device: torch.device | str, /) -> Self: ...
+    def state_dict(self) -> dict[str, Any]: ...
 
 
 ROUTED, ROUTER = ".mlp.experts.", ".mlp.router."  # in the names of tensors
@@ -171,6 +172,17 @@ def save_weights(run: Path, net: nn.Module) -> None:
     _write_json(folder / MANIFEST, {name: _sha256(folder / name) for name in (MODEL, STATE)})
 
 
+def without_storage(kind: type[M], config: HunyuanConfig, where: Path) -> M:
+    """A model on the meta device; CheckpointError where the sizes of the config.json in `where` are beyond all machines."""
+    try:
+        with torch.device("meta"):
+            return kind(config)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{where / 'config.json'} describes tensors that are too large to be addressed: mend its sizes"
+        ) from error
+
+
 def checkpoint_of(folder: Path) -> tuple[Path, Path]:
     """The run and the checkpoint that a path means: a run's newest intact one, or the one that is named."""
     run = run_of(folder)
@@ -186,17 +198,24 @@ def load_model(folder: str | Path, kind: type[M], dtype: torch.dtype | None = No
 
     In `dtype`, where one is given, but for the routers. Without `routed` the routed experts stay behind, on the meta device.
     """
-    run, folder = checkpoint_of(Path(folder))
-    with torch.device("meta"):
-        net = kind(HunyuanConfig.from_file(run))
+    return model_of(*checkpoint_of(Path(folder)), kind, dtype, routed=routed)
+
+
+def model_of(run: Path, folder: Path, kind: type[M], dtype: torch.dtype | None = None, *, routed: bool = True) -> M:
+    """The same of a run and its checkpoint `folder`, which is intact."""
+    net = without_storage(kind, HunyuanConfig.from_file(run), run)
     with safe_open(folder / MODEL, framework="pt") as file:
-        weights = {name: file.get_tensor(name) for name in file.keys() if routed or ROUTED not in name}  # noqa: SIM118
-    if dtype is not None:
-        weights = {name: tensor if keeps_precision(name) else tensor.to(dtype) for name, tensor in weights.items()}
+        names = [name for name in file.keys() if routed or ROUTED not in name]  # noqa: SIM118
+    weights = {}
+    for name in names:
+        with safe_open(folder / MODEL, framework="pt") as file:  # anew for each: what it maps is given back
+            tensor = file.get_tensor(name)
+            # A copy: in the mapped file tensors begin anywhere, where products are slower and round otherwise.
+            weights[name] = tensor.to(tensor.dtype if dtype is None or keeps_precision(name) else dtype, copy=True)
     try:
-        missing, _ = net.load_state_dict(weights, assign=True, strict=routed)
-        if any(ROUTED not in name for name in missing):
-            raise RuntimeError(missing)
+        missing, unexpected = net.load_state_dict(weights, assign=True, strict=routed)
+        if unexpected or any(ROUTED not in name for name in missing):
+            raise RuntimeError(missing, unexpected)
     except RuntimeError as error:
         raise CheckpointError(f"{folder} holds a model of another shape than {run / 'config.json'} says") from error
     net.eval()
@@ -209,7 +228,9 @@ def run_of(folder: Path) -> Path:
         if (run / "config.json").is_file() and (run / "checkpoints").is_dir():
             return run
     what = "has no checkpoint" if folder.is_dir() else "does not exist"
-    raise CheckpointError(f"{folder} {what}: give the folder of a run, the one that hunyuan train --out named")
+    raise CheckpointError(
+        f"{folder} {what}: give the folder of a run, the one that hunyuan train --out named, or that of a Hugging Face model"
+    )
 
 
 def _folder(run: Path, step: int) -> Path:
@@ -221,7 +242,15 @@ def _moments(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tens
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path)
+    write_tensors({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path)
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """A safetensors file that others may read where they may read other files; the library's own mode is 0600."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata=metadata)
+    path.chmod(mode)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

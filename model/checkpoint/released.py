@@ -1,7 +1,8 @@
 """Models in the released Hugging Face layout: read shard by shard, and written again.
 
     load_released(folder, Hunyuan)                          the model, in evaluation mode
-    save_released(net, folder, layout="hunyuan", ...)       config.json, weights in shards with their index, copied files
+    write_released(net, folder, layout="hunyuan", ...)      config.json, and the weights in shards with their index
+    with written_aside(folder) as aside: ...                a folder that is there whole or not at all
 
 Names are those of model/checkpoint/released_names.py, config.json of released_config.py. While reading, memory holds the model
 and the mapped pages of one shard; while writing, the model and one shard.
@@ -11,17 +12,17 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from model.checkpoint.native import ROUTED, M, keeps_precision, sync
+from model.architectures import load_values
+from model.checkpoint.native import ROUTED, M, keeps_precision, sync, without_storage, write_tensors
 from model.checkpoint.released_config import Layout, read_config, write_config
 from model.checkpoint.released_names import Part, parts_of
 from model.checkpoint.tensor_files import INDEX, WEIGHTS, TensorFiles, some
@@ -29,35 +30,50 @@ from model.config import HunyuanConfig
 from model.errors import CheckpointError
 
 Table = dict[str, tuple[str, Part]]  # released name -> the tensor of this project that it is a part of
+Progress = Callable[[int], None]  # takes the bytes of weights just read or written
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-DEFAULT_SHARD_BYTES = 5_000_000_000  # as transformers cuts them
+EXPERT_BIAS = ".router.expert_bias"  # ends the names of buffers that no release has
+DEFAULT_SHARD_BYTES = 5_000_000_000  # near what transformers cuts them to, when it is asked to
+FEW_BLOCKS = 1000  # so many layers and experts are built and named before anything is known of the weights
 
 
 def is_released_folder(folder: Path) -> bool:
-    """Whether a folder's config.json names a model type, as those of Hugging Face do; a run's own has none."""
-    try:
-        return "model_type" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError, RecursionError):
-        return False
+    """Whether a folder's config.json names a model type, as those of Hugging Face do; a run's own has none.
+
+    ConfigError where it is no JSON object.
+    """
+    path = folder / "config.json"
+    return path.is_file() and "model_type" in load_values(path)
 
 
 def released_config(folder: Path) -> HunyuanConfig:
     """The configuration of a folder for which is_released_folder holds."""
     path = folder / "config.json"
-    return read_config(json.loads(path.read_text(encoding="utf-8")), str(path))
+    return read_config(load_values(path), str(path))
 
 
-def load_released(folder: Path, kind: type[M], dtype: torch.dtype | None = None, *, routed: bool = True) -> M:
+def load_released(
+    folder: Path,
+    kind: type[M],
+    dtype: torch.dtype | None = None,
+    *,
+    routed: bool = True,
+    progress: Progress = lambda count: None,
+) -> M:
     """The model of a released folder, on the CPU, in evaluation mode, in the precision of its files or in `dtype`.
 
     Routers keep the precision of their file. Without `routed` the routed experts stay behind, on the meta device.
     """
     config = released_config(folder)
-    with torch.device("meta"):
-        net = kind(config)
-    shapes = shapes_of(net)
     with TensorFiles(folder) as files:
+        if config.num_hidden_layers * config.num_experts > max(len(files.info), FEW_BLOCKS):
+            raise CheckpointError(
+                f"{folder} holds {len(files.info):,} tensors, too few for the {config.num_hidden_layers:,} layers and "
+                f"{config.num_experts:,} experts of its config.json: take both from one model"
+            )
+        net = without_storage(kind, config, folder)
+        shapes = shapes_of(net)
         table = checked_parts(files, shapes, config, where=folder)
         weights: dict[str, Tensor] = {}
         for name, tensor in files.shards():
@@ -68,6 +84,7 @@ def load_released(folder: Path, kind: type[M], dtype: torch.dtype | None = None,
                 precision = tensor.dtype if dtype is None or keeps_precision(native) else dtype
                 weights[native] = torch.empty(shapes[native], dtype=precision)
             _rows(weights[native], part).copy_(tensor.view(part.rows, -1))
+            progress(tensor.nbytes)
     net.load_state_dict(weights, assign=True, strict=routed)
     net.eval()
     return net
@@ -86,7 +103,7 @@ def checked_parts(files: TensorFiles, shapes: dict[str, tuple[int, ...]], config
     problems = []
     if config.tie_word_embeddings and HEAD in found:  # some writers store a tied head as well
         del found[HEAD]
-        if EMBEDDING in found and not torch.equal(files.get(HEAD), files.get(EMBEDDING)):
+        if EMBEDDING in found and not files.equal(HEAD, EMBEDDING):
             problems.append(f"{HEAD} differs from the embedding, to which config.json ties it")
     precisions: dict[str, set[torch.dtype]] = {}
     misshapen = []
@@ -115,55 +132,56 @@ def _rows(tensor: Tensor, part: Part) -> Tensor:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def save_released(
+class Written(NamedTuple):
+    """What a folder's weights came to."""
+
+    tensors: int
+    shards: int
+    bytes: int  # of the tensors, without the files' headers
+
+
+def write_released(
     net: nn.Module,
     folder: Path,
     *,
     layout: Layout,
-    dtype: torch.dtype | None = None,
     max_shard_bytes: int = DEFAULT_SHARD_BYTES,
     token_ids: dict[str, Any] | None = None,
-    files: dict[str, bytes] | None = None,
-) -> None:
-    """Writes a folder in `layout`, whole or not at all: `files` are the tokenizer's and others that belong beside the weights.
+    progress: Progress = lambda count: None,
+) -> Written:
+    """Writes config.json and the weights, in their precision, into an existing folder.
 
     `token_ids` are config.json's own, such as eos_token_id. CheckpointError when the layout's code would compute something
-    else, when the folder is taken, or when it cannot be written.
+    else.
     """
     config: HunyuanConfig = net.config  # type: ignore[assignment]
     weights = net.state_dict()
-    biases = [name for name, tensor in weights.items() if name.endswith("expert_bias") and tensor.any()]
-    if biases:
+    biases = [name for name in weights if name.endswith(EXPERT_BIAS)]
+    in_use = [name for name in biases if weights[name].any()]
+    if in_use:
         raise CheckpointError(
-            f"this model chooses its experts with a bias ({some(biases, 1)}), which no released layout knows: "
+            f"this model chooses its experts with a bias ({some(in_use, 1)}), which no released layout knows: "
             "it runs here only"
         )
-    weights = {name: tensor for name, tensor in weights.items() if not name.endswith("expert_bias")}
-    stored = {
-        name: tensor.dtype if dtype is None or keeps_precision(name) else dtype for name, tensor in weights.items()
-    }
-    precision = str(stored["embed_tokens.weight"]).removeprefix("torch.")
+    for name in biases:
+        del weights[name]
+    precision = str(weights["embed_tokens.weight"].dtype).removeprefix("torch.")
     values = write_config(config, layout, precision, token_ids or {})
-    with written_aside(folder) as aside:
-        for name, content in (files or {}).items():
-            (aside / name).write_bytes(content)
-        (aside / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        _write_shards(aside, _shards(weights, stored, config.num_experts, max_shard_bytes), weights, stored)
+    (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    return _write_shards(folder, _shards(weights, config.num_experts, max_shard_bytes), weights, progress)
 
 
 Shard = list[tuple[str, Part]]
 
 
-def _shards(
-    weights: dict[str, Tensor], stored: dict[str, torch.dtype], num_experts: int, max_bytes: int
-) -> list[Shard]:
+def _shards(weights: dict[str, Tensor], num_experts: int, max_bytes: int) -> list[Shard]:
     """The parts of all tensors in order, cut where a shard would grow over max_bytes."""
-    shards: list[Shard] = []
-    size = max_bytes + 1
+    shards: list[Shard] = [[]]
+    size = 0
     for native, tensor in weights.items():
         for part in parts_of(native, tuple(tensor.shape), num_experts):
-            part_bytes = math.prod(part.shape) * stored[native].itemsize
-            if size + part_bytes > max_bytes:
+            part_bytes = math.prod(part.shape) * tensor.element_size()
+            if shards[-1] and size + part_bytes > max_bytes:
                 shards.append([])
                 size = 0
             shards[-1].append((native, part))
@@ -171,37 +189,48 @@ def _shards(
     return shards
 
 
-def _write_shards(
-    folder: Path, shards: list[Shard], weights: dict[str, Tensor], stored: dict[str, torch.dtype]
-) -> None:
+def _write_shards(folder: Path, shards: list[Shard], weights: dict[str, Tensor], progress: Progress) -> Written:
     weight_map, total = {}, 0
     for index, shard in enumerate(shards, start=1):
         file = WEIGHTS if len(shards) == 1 else f"model-{index:05d}-of-{len(shards):05d}.safetensors"
         tensors = {}
         for native, part in shard:  # copies: slices of one tensor may not go into one file
-            tensors[part.name] = _rows(weights[native], part).reshape(part.shape).to("cpu", stored[native], copy=True)
+            tensors[part.name] = _rows(weights[native], part).reshape(part.shape).to("cpu", copy=True)
             weight_map[part.name] = file
-            total += tensors[part.name].nbytes
-        save_file(tensors, folder / file, metadata={"format": "pt"})
+        write_tensors(tensors, folder / file, metadata={"format": "pt"})
+        written = sum(tensor.nbytes for tensor in tensors.values())
+        total += written
+        progress(written)
     if len(shards) > 1:
         index_json = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         (folder / INDEX).write_text(json.dumps(index_json, indent=2) + "\n", encoding="utf-8")
+    return Written(len(weight_map), len(shards), total)
+
+
+def refuse_taken(folder: Path) -> None:
+    """CheckpointError where a folder to write is there with something in it, or cannot be made."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder} is already there: name another folder, or remove it first")
+    above = next(path for path in folder.resolve().parents if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise CheckpointError(f"{folder} cannot be made, for {above} is no folder to write in: name another one")
 
 
 @contextmanager
 def written_aside(folder: Path) -> Iterator[Path]:
     """A folder that appears under its name when all of it is written and synced, and not at all otherwise."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder} is already there: name another folder, or remove it first")
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.writing")
+    refuse_taken(folder)
+    place = folder.resolve()  # "." has no name, and a link stays one
+    aside = place.with_name(f".{place.name}.{os.getpid()}.writing")
     try:
         aside.mkdir(parents=True)
         yield aside
         for path in [*(path for path in aside.rglob("*") if path.is_file()), aside]:
             sync(path)
-        if folder.exists():
-            folder.rmdir()
-        aside.rename(folder)
+        if place.exists():
+            place.rmdir()
+        aside.rename(place)
+        sync(place.parent)
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise CheckpointError(

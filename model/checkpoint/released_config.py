@@ -105,8 +105,10 @@ def write_config(config: HunyuanConfig, layout: Layout, dtype: str, tokens: dict
     """
     reasons = _reasons_against(config, layout)
     if reasons:
-        offer = ": write the released layout, --to hunyuan" if not _reasons_against(config, "hunyuan") else ""
-        raise CheckpointError(f"{_CLASS[layout]} does not compute what this model does ({'; '.join(reasons)}){offer}")
+        other: Layout = "transformers" if layout == "hunyuan" else "hunyuan"
+        possible = not _reasons_against(config, other)
+        offer = f"write {_LAYOUT[other]}, --to {other}" if possible else "it runs here only"
+        raise CheckpointError(f"{_CLASS[layout]} does not compute what this model does ({'; '.join(reasons)}): {offer}")
     alike = """vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim
         max_position_embeddings rms_norm_eps initializer_range tie_word_embeddings attention_bias""".split()
     values = {name: getattr(config, name) for name in alike} | {
@@ -129,7 +131,8 @@ def write_config(config: HunyuanConfig, layout: Layout, dtype: str, tokens: dict
     )
 
 
-_CLASS = {"hunyuan": "the released layout", "transformers": "transformers' class"}
+_CLASS = {"hunyuan": "the released code", "transformers": "transformers' class"}
+_LAYOUT = {"hunyuan": "the released layout", "transformers": "that of transformers' class"}
 
 
 def _released(config: HunyuanConfig) -> dict[str, Any]:

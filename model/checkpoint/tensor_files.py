@@ -68,6 +68,11 @@ class TensorFiles:
         tensor: Tensor = self._handle(name).get_tensor(name)
         return tensor
 
+    def equal(self, name: str, other: str) -> bool:
+        """Whether two tensors hold the same values; what is mapped to find out is given back."""
+        with _opened(self.info[name].file) as first, _opened(self.info[other].file) as second:
+            return torch.equal(first.get_tensor(name), second.get_tensor(other))
+
     def rows(self, name: str, index: int) -> Tensor:
         """Entry `index` of a tensor along its first dimension, without reading the others."""
         tensor: Tensor = self._handle(name).get_slice(name)[index]

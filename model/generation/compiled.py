@@ -47,9 +47,8 @@ class CompiledStep:
         try:
             logits = self._run(token, position, slots)
         except torch._dynamo.exc.TorchDynamoException as error:  # what the compiler of programs and that of C++ raise
-            raise ConfigError(
-                [f"the step cannot be compiled here ({_first_line(error)}): leave out --compile"]
-            ) from error
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError([f"the step cannot be compiled here ({reason}): leave out --compile"]) from error
         cache.advance(1)
         return logits
 
@@ -83,10 +82,6 @@ class CompiledStep:
 def _program() -> Any:
     """The one program of this process; torch keeps a version of it for each model and size of cache."""
     return torch.compile(_step, fullgraph=True)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _step(net: Hunyuan, token: Tensor, position: Tensor, slots: Slots) -> Tensor:

@@ -5,6 +5,7 @@
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,14 +63,18 @@ class Conversation:
     def save(self, path: Path) -> None:
         """Writes the file, whole or not at all."""
         text = json.dumps({"messages": self.messages}, indent=2, ensure_ascii=False) + "\n"
-        aside = path.with_name(f".{path.name}.{os.getpid()}.writing")
         try:
-            aside.write_text(text, encoding="utf-8")
-            aside.replace(path)
+            if path.is_dir():
+                raise DataError(f"{path} is a folder: name a file for the conversation")
+            aside = path.with_name(f".{path.name}.{os.getpid()}.writing")
+            try:
+                aside.write_text(text, encoding="utf-8")
+                aside.replace(path)
+            finally:
+                with suppress(OSError):
+                    aside.unlink()
         except OSError as error:
             raise DataError(f"the conversation could not be saved to {path}: {error.strerror}") from error
-        finally:
-            aside.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> "Conversation":

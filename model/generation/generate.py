@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from model.cache import KVCache
+from model.errors import ConfigError
 from model.generation.compiled import CompiledStep
 from model.generation.request import Request, TokenLogprob, check_requests
 from model.generation.sampling import Sampling, next_token, top_logprobs
@@ -87,18 +88,25 @@ def generate_batch(
     computed, when a request does not fit the model's context.
     """
     check_requests(requests, net.config.max_position_embeddings, net.config.vocab_size)
+    _check_sizes(net, slots, prefill_chunk, logprobs)
     stats = GenerationStats() if stats is None else stats
-    begin = time.perf_counter()
     waiting = deque(requests)
     step = CompiledStep(net) if compiled else None
     batch = _Batch(net, requests, min(slots, len(requests)), sampling, logprobs, step, stats)
     while waiting or batch.running:
         while waiting and len(batch.running) < batch.slots:
             yield from batch.admit(_alike(waiting, batch.slots - len(batch.running)), prefill_chunk)
-            if stats.first_token_seconds is None:
-                stats.first_token_seconds = time.perf_counter() - begin
         if batch.running:
             yield from batch.decode()
+
+
+def _check_sizes(net: Hunyuan, slots: int, prefill_chunk: int, logprobs: int | None) -> None:
+    sizes = {"slots": slots, "prefill_chunk": prefill_chunk}
+    problems = [f"{name} is {size}: it must be at least 1" for name, size in sizes.items() if size < 1]
+    if logprobs is not None and not 0 <= logprobs <= net.config.vocab_size:
+        problems.append(f"logprobs is {logprobs}: give 0 to {net.config.vocab_size:,}, the model's vocabulary")
+    if problems:
+        raise ConfigError(problems)
 
 
 def _alike(waiting: deque[Request], most: int) -> list[Request]:
@@ -123,8 +131,9 @@ class _Batch:
         stats: GenerationStats,
     ) -> None:
         self.net, self.slots, self.sampling, self.logprobs, self.stats = net, slots, sampling, logprobs, stats
-        self._step = step
-        net.fuse()
+        self._step, self._begin = step, time.perf_counter()
+        with torch.inference_mode(mode=False):  # weights that are made in it could not be trained any more
+            net.fuse()
         weight = net.embed_tokens.weight
         self.device = weight.device
         longest = max((len(request.prompt) + request.max_new_tokens for request in requests), default=0)
@@ -176,6 +185,8 @@ class _Batch:
         tokens = chosen.tolist()
         if prefill:
             stats.prefill_seconds += time.perf_counter() - mark
+            if stats.first_token_seconds is None:
+                stats.first_token_seconds = time.perf_counter() - self._begin
         else:
             stats.decode_seconds += time.perf_counter() - mark
             stats.decoded_tokens += len(tokens)

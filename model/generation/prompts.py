@@ -35,7 +35,7 @@ def read_prompts(path: Path) -> list[Prompt]:
     if path.suffix.lower() not in (".txt", ".jsonl"):
         raise DataError(f"{path} is neither .txt nor .jsonl: give a file with a prompt a line, or an object a line")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: JSON may hold U+2028 as it is
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -51,7 +51,8 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 def _prompt(line: str, where: str) -> Prompt:
     try:
-        row = json.loads(line)
+        # Through JSON and back: halves of characters become "?", also in an id, and NaN is refused.
+        row = json.loads(whole_characters(json.dumps(json.loads(line), ensure_ascii=False, allow_nan=False)))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not JSON ({error}): write one object a line") from error
     if not isinstance(row, dict) or ("prompt" in row) == ("messages" in row):
@@ -59,7 +60,7 @@ def _prompt(line: str, where: str) -> Prompt:
     if "prompt" in row:
         if not isinstance(row["prompt"], str):
             raise DataError(f"{where} has a prompt that is {type(row['prompt']).__name__}, not a string")
-        return Prompt(whole_characters(row["prompt"]), id=row.get("id"))
+        return Prompt(row["prompt"], id=row.get("id"))
     return Prompt(messages=check_messages(row["messages"], where), id=row.get("id"))
 
 

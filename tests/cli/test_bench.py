@@ -8,8 +8,9 @@ from contextlib import contextmanager
 import pandas as pd
 import pytest
 
-from analyses import benchmark
+from analyses import benchmark, decode_benchmark
 from analyses.benchmark import CEILING, SHAPE, Workload
+from analyses.decode_benchmark import LIMIT, SHAPES, DecodeWork
 from hunyuan_cli.commands import bench
 from hunyuan_cli.main import run
 
@@ -21,16 +22,34 @@ TABLE = pd.DataFrame(
 )
 
 
+DECODE = pd.DataFrame(
+    [
+        {"shape": "small", "batch": 1, "contender": LIMIT, "bytes_per_second": 2e10},
+        {
+            "shape": "small",
+            "batch": 1,
+            "contender": "hunyuan float32",
+            "tokens_per_second": 1234.5,
+            "of_bandwidth": 0.75,
+        },
+    ]
+)
+
+
 @pytest.fixture
 def asked(monkeypatch):
-    """The benchmarks asked for: [(workload, options)]."""
+    """The benchmarks asked for: [(workload or workloads, options)]."""
     calls = []
 
-    def training_table(work, **options):
-        calls.append((work, options))
-        return TABLE
+    def table(result):
+        def call(work, **options):
+            calls.append((work, options))
+            return result
 
-    monkeypatch.setattr(benchmark, "training_table", training_table)
+        return call
+
+    monkeypatch.setattr(benchmark, "training_table", table(TABLE))
+    monkeypatch.setattr(decode_benchmark, "decode_table", table(DECODE))
     return calls
 
 
@@ -72,14 +91,54 @@ def test_csv_is_the_contenders_and_goes_to_the_file(asked, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_decoding_by_default_is_of_both_shapes_alone_and_of_eight(asked, capsys):
+    assert run(["bench", "decode"]) == 0
+    ((works, options),) = asked
+    assert works == [
+        DecodeWork(shape, SHAPES[shape], batch, prompt_tokens=32, new_tokens=128, device="cpu", threads=2)
+        for shape in ("small", "large")
+        for batch in (1, 8)
+    ]
+    del options["progress"]
+    assert options == {"rounds": 5, "peer": False, "compiled": False}
+    captured = capsys.readouterr()
+    assert LIMIT in captured.out and "0.75" in captured.out
+    assert captured.err == "timing generation ...\n"
+
+
+def test_options_reach_the_benchmark_of_decoding(asked):
+    options = "--shape small --batch 2,1,2 --prompt-tokens 5 --new-tokens 7 --threads 3 --rounds 2 --peer --compile"
+    assert run(["bench", "decode", *options.split()]) == 0
+    ((works, found),) = asked
+    assert [(work.shape, work.batch, work.prompt_tokens, work.new_tokens, work.threads) for work in works] == [
+        ("small", 2, 5, 7, 3), ("small", 1, 5, 7, 3)]  # fmt: skip
+    assert (found["rounds"], found["peer"], found["compiled"]) == (2, True, True)
+
+
+def test_decoding_as_one_json_document(asked, capsys):
+    assert run(["bench", "decode", "--new-tokens", "9", "--format", "json"]) == 0
+    document = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    facts = {"device": "cpu", "threads": 2, "prompt_tokens": 32, "new_tokens": 9}
+    assert {key: document[key] for key in facts} == facts
+    limit, ours = document["contenders"]
+    assert (limit["contender"], limit["bytes_per_second"], limit["of_bandwidth"]) == (LIMIT, 2e10, None)
+    assert (ours["tokens_per_second"], ours["of_bandwidth"], ours["bytes_per_second"]) == (1234.5, 0.75, None)
+
+
 @pytest.mark.parametrize(
     ("options", "turns"),
     [
-        ([], 12),
-        (["--peer"], 20),
-        (["--compile"], 16),
-        (["--peer", "--compile"], 24),
-        (["--no-peer", "--no-compile"], 12),
+        (["train"], 12),
+        (["train", "--peer"], 20),
+        (["train", "--compile"], 16),
+        (["train", "--peer", "--compile"], 24),
+        (["train", "--no-peer", "--no-compile"], 12),
+        (["decode"], 4 * 4 * 3),
+        (["decode", "--batch", "1", "--shape", "small"], 4 * 3),
+        (["decode", "--peer", "--shape", "small"], 4 * 2 * 5),
+        (["decode", "--peer", "--shape", "large"], 4 * 2 * 4),
+        (["decode", "--compile"], 4 * 2 * (5 + 3)),
+        (["decode", "--compile", "--peer", "--batch", "1,8,16"], 4 * (7 + 5 + 5 + 6 + 4 + 4)),
     ],
 )
 def test_the_bar_is_full_when_the_last_contender_is_done(monkeypatch, options, turns):
@@ -101,28 +160,47 @@ def test_the_bar_is_full_when_the_last_contender_is_done(monkeypatch, options, t
 
     monkeypatch.setattr(bench, "progress", progress)
     monkeypatch.setattr(benchmark, "worker", worker)
-    assert run(["bench", "train", "--rounds", "4", *options]) == 0
+    monkeypatch.setattr(decode_benchmark, "worker", worker)
+    assert run(["bench", *options, "--rounds", "4"]) == 0
     assert bars == [[turns, turns]]
 
 
 def test_alone_it_shows_its_help(capsys):
     assert run(["bench"]) == 2
-    assert "train" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "train" in shown and "decode" in shown
+
+
+MISTAKES = {
+    "--device gpu": (1, "device 'gpu' is not known: use auto, cpu or cuda"),
+    "--device cuda:99": (1, "device 'cuda:99' is not there"),
+    "--rounds 0": (2, "'--rounds'"),
+    "--threads 0": (2, "'--threads'"),
+    "--format xml": (2, "'table', 'json', 'csv'"),
+}
+OF_TRAINING = {"--steps 0": (2, "'--steps'")}
+OF_DECODING = {
+    "--new-tokens 0": (2, "'--new-tokens'"),
+    "--prompt-tokens 0": (2, "'--prompt-tokens'"),
+    "--shape huge": (2, "'small', 'large', 'both'"),
+    "--batch 1,none": (2, "'none' is not a positive whole number"),
+    "--batch 0": (2, "'0' is not a positive whole number"),
+    "--prompt-tokens 1000 --new-tokens 25": (
+        2,
+        "1000 prompt and 25 new tokens exceed the context of 1024: ask for fewer",
+    ),
+}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "says"),
+    ("command", "options", "status", "says"),
     [
-        (["--device", "gpu"], 1, "device 'gpu' is not known: use auto, cpu or cuda"),
-        (["--device", "cuda:99"], 1, "device 'cuda:99' is not there"),
-        (["--rounds", "0"], 2, "'--rounds'"),
-        (["--steps", "0"], 2, "'--steps'"),
-        (["--threads", "0"], 2, "'--threads'"),
-        (["--format", "xml"], 2, "'table', 'json', 'csv'"),
+        *(("train", options, *mistake) for options, mistake in (MISTAKES | OF_TRAINING).items()),
+        *(("decode", options, *mistake) for options, mistake in (MISTAKES | OF_DECODING).items()),
     ],
 )
-def test_mistakes_are_one_sentence_before_anything_is_measured(asked, capsys, arguments, status, says):
-    assert run(["bench", "train", *arguments]) == status
+def test_mistakes_are_one_sentence_before_anything_is_measured(asked, capsys, command, options, status, says):
+    assert run(["bench", command, *options.split()]) == status
     captured = capsys.readouterr()
     assert captured.out == "" and asked == []
     assert says in captured.err and captured.err.startswith("error: ") and captured.err.count("\n") == 1

@@ -1,8 +1,10 @@
-"""`hunyuan infer`: the library's generation on the command line, as text or as one JSON document."""
+"""`hunyuan infer`: the library's generation on the command line, of one text as it comes and of many in batches."""
 
 import io
 import json
 import random
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,63 +13,35 @@ import torch
 from hunyuan_cli import main
 from model import Hunyuan
 from model.checkpoint.native import run_of
-from model.generation.generate import generate
+from model.generation import generate as generation
+from model.generation.generate import generate, generate_batch
+from model.generation.request import Request
 from model.generation.sampling import Sampling
 from model.tokenizer.bpe import load_tokenizer
+from model.tokenizer.chat_template import plain_template
+from model.tokenizer.folder import load_chat_template, load_folder_tokenizer
 from model.training import transforms
+from tests.cli.speaking import WORDS, write_released
 
 TINY = Path(__file__).parents[1] / "training" / "tiny.toml"
 PROMPT = "the router"
+TEXTS = [PROMPT, "expert", "each token to one expert and every"]
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Runs by name: `sentences` of words, and `short` documents that end after a word or two."""
-    folder, draw = tmp_path_factory.mktemp("infer"), random.Random(0)
-    words = "the router sends each token to one expert and every expert learns its part".split()
-    sentences = "".join(" ".join(draw.choices(words, k=9)) + ".\n" for _ in range(300))
-    short = "".join(json.dumps({"text": " ".join(draw.sample(words, 2))}) + "\n" for _ in range(2000))
-    (folder / "sentences.txt").write_text(sentences)
-    (folder / "short.jsonl").write_text(short)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transforms, "measure_peak_flops", lambda device, dtype: 1e11)
-        patch.setattr("hunyuan_cli.commands.train._draw", lambda out, **_: None)
-        patch.setenv("HUNYUAN_CACHE", str(folder / "cache"))
-        for source in ("sentences.txt", "short.jsonl"):
-            out = folder / source.partition(".")[0]
-            options = ["--steps", "50", "--set", "training.learning_rate=0.01", "--quiet"]
-            assert (
-                main.run(["train", "--config", str(TINY), "--data", str(folder / source), "--out", str(out), *options])
-                == 0
-            )
-    return folder
-
-
-@pytest.fixture
-def run(trained):
-    return trained / "sentences"
-
-
-@pytest.fixture
-def infer(capfd):
-    """infer(...) -> (status, stdout, stderr)."""
-
-    def call(*arguments):
-        capfd.readouterr()
-        status = main.run(["infer", *map(str, arguments)])
-        return status, *capfd.readouterr()
-
-    return call
-
-
-def by_library(run, prompt, tokens, sampling, seed=0):
-    tokenizer, net = load_tokenizer(run_of(run) / "tokenizer.json"), Hunyuan.from_checkpoint(run)
-    options = {"max_new_tokens": tokens, "sampling": sampling, "end_id": tokenizer.eos_id}
+def by_library(folder, prompt, tokens, sampling=Sampling(), seed=0, **options):  # noqa: B008  frozen
+    """Token ids and text of a prompt, a text or token ids, without any of the command's own code."""
+    tokenizer, net = load_folder_tokenizer(folder), Hunyuan.from_checkpoint(folder, **options)
+    ids = (tokenizer.encode(prompt) or [tokenizer.eos_id]) if isinstance(prompt, str) else prompt
     generator = torch.Generator().manual_seed(seed)
-    ids = list(generate(net, tokenizer.encode(prompt), generator=generator, **options))
-    return ids, tokenizer.decode(ids)
+    found = list(generate(net, ids, max_new_tokens=tokens, sampling=sampling, generator=generator,
+                          end_id=tokenizer.eos_id))  # fmt: skip
+    return found, tokenizer.decode(found)
 
 
+# --- one text --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", ["run", "released"])
 @pytest.mark.parametrize(
     ("options", "sampling"),
     [
@@ -75,13 +49,16 @@ def by_library(run, prompt, tokens, sampling, seed=0):
         ("--temperature 1", Sampling(1.0)),
         ("--temperature 1.5 --top-k 3", Sampling(1.5, 3)),
         ("--temperature 1.5 --top-p 0.5", Sampling(1.5, 0, 0.5)),
+        ("--temperature 1.5 --min-p 0.3", Sampling(1.5, min_p=0.3)),
+        ("--temperature 1.5 --repetition-penalty 2.5", Sampling(1.5, repetition_penalty=2.5)),
+        ("--repetition-penalty 2.5", Sampling(repetition_penalty=2.5)),
     ],
 )
-@pytest.mark.parametrize("seed", [0, 5])
-def test_the_text_is_the_librarys_and_the_seed_repeats_it(infer, run, options, sampling, seed):
-    arguments = (PROMPT, "--checkpoint", run, "--tokens", 20, "--seed", seed, *options.split())
-    first, again = infer(*arguments), infer(*arguments)
-    assert first == again == (0, PROMPT + by_library(run, PROMPT, 20, sampling, seed)[1] + "\n", "")
+def test_the_text_is_the_librarys(infer, request, folder, options, sampling):
+    folder = request.getfixturevalue(folder)
+    seed = 5 if sampling.temperature else 0
+    found = infer(PROMPT, "--checkpoint", folder, "--max-new-tokens", 20, "--seed", seed, *options.split())
+    assert found == (0, PROMPT + by_library(folder, PROMPT, 20, sampling, seed)[1] + "\n", "")
 
 
 def test_greedy_knows_no_seed_and_sampling_does(infer, run):
@@ -89,51 +66,16 @@ def test_greedy_knows_no_seed_and_sampling_does(infer, run):
         return infer(PROMPT, "--checkpoint", run, "--tokens", 30, *options)[1]
 
     assert text("--seed", 1) == text("--seed", 2) == text("--temperature", 1, "--top-k", 1)
+    assert text("--temperature", 2, "--seed", 1) == text("--temperature", 2, "--seed", 1)
     assert text("--temperature", 2, "--seed", 1) != text("--temperature", 2, "--seed", 2)
 
 
-def test_json_is_one_document_and_nothing_else(infer, run, tmp_path):
-    arguments = (PROMPT, "--checkpoint", run, "--tokens", 12, "--format", "json")
-    status, out, err = infer(*arguments)
-    document = json.loads(out)
-    assert (status, err) == (0, "")
-    ids, text = by_library(run, PROMPT, 12, Sampling())
-    assert (document["prompt"], document["token_ids"], document["text"]) == (PROMPT, ids, text)
-    assert (document["new_tokens"], document["stop_reason"]) == (12, "length")
-    assert document["prompt_tokens"] == len(load_tokenizer(run / "tokenizer.json").encode(PROMPT))
-    assert document["cache_bytes"] > 0 < document["prefill_seconds"]
-    status, out, _ = infer(*arguments, "--output", tmp_path / "answer.json")
-    assert (status, out) == (0, "")
-    assert json.loads((tmp_path / "answer.json").read_text())["text"] == text
-
-
-def test_stats_go_to_standard_error(infer, run):
-    plain = infer(PROMPT, "--checkpoint", run, "--tokens", 8)
-    status, out, err = infer(PROMPT, "--checkpoint", run, "--tokens", 8, "--stats")
-    assert (status, out) == plain[:2]
-    assert plain[2] == ""
-    assert "8 new in" in err
-    assert err.rstrip().endswith("stop: length")
-    assert "(no decode step)" in infer(PROMPT, "--checkpoint", run, "--tokens", 1, "--stats")[2]
-
-
-def test_it_stops_at_the_end_of_the_text(infer, trained):
-    arguments = (
-        "the router",
-        "--checkpoint",
-        trained / "short",
-        "--tokens",
-        60,
-        "--format",
-        "json",
-        "--temperature",
-        1,
+def test_the_number_of_tokens_has_two_names(infer, run):
+    found = infer(PROMPT, "--checkpoint", run, "--max-new-tokens", 7, "--format", "json")
+    assert json.loads(found[1])["new_tokens"] == 7
+    assert infer(PROMPT, "--checkpoint", run, "--max-new-tokens", 7) == infer(
+        PROMPT, "--checkpoint", run, "--tokens", 7
     )
-    document = json.loads(infer(*arguments)[1])
-    assert document["stop_reason"] == "end_of_text"
-    assert document["new_tokens"] == len(document["token_ids"]) + 1 < 60
-    assert load_tokenizer(trained / "short" / "tokenizer.json").eos_id not in document["token_ids"]
-    assert "<|endoftext|>" not in document["text"]
 
 
 @pytest.mark.parametrize("prompt", ["", "é 漢字 \U0001f600\n\t", "<|endoftext|>"])
@@ -143,10 +85,14 @@ def test_any_prompt_is_continued(infer, run, prompt):
     assert out.startswith(prompt)
 
 
-def test_a_character_that_is_cut_short_is_shown_as_such(infer, run, monkeypatch):
-    first_byte = load_tokenizer(run / "tokenizer.json").encode("é")[:1]
-    monkeypatch.setattr("model.generation.generate.generate", lambda *_, **__: iter(first_byte))
-    assert infer(PROMPT, "--checkpoint", run)[1] == PROMPT + "\ufffd\n"
+def test_a_prompt_that_is_not_utf8_is_continued(infer, run, monkeypatch):
+    assert (
+        infer("caf\udce9", "--checkpoint", run, "--tokens", 3)[:2]
+        == infer("caf?", "--checkpoint", run, "--tokens", 3)[:2]
+    )
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8"))
+    status, out, _ = infer("-", "--checkpoint", run, "--tokens", 3)
+    assert status == 0 and out.startswith("caf\ufffd")
 
 
 def test_a_prompt_from_standard_input(infer, run, monkeypatch):
@@ -154,36 +100,196 @@ def test_a_prompt_from_standard_input(infer, run, monkeypatch):
     assert infer("-", "--checkpoint", run, "--tokens", 5) == infer(PROMPT, "--checkpoint", run, "--tokens", 5)
 
 
-def test_one_checkpoint_of_a_run(infer, run):
-    steps = sorted((run / "checkpoints").iterdir())
-    texts = [infer(PROMPT, "--checkpoint", step, "--tokens", 5) for step in steps]
-    assert texts[-1] == infer(PROMPT, "--checkpoint", run, "--tokens", 5)
-    assert [status for status, _, _ in texts] == [0, 0]
+def test_a_character_that_is_cut_short_is_shown_as_such(infer, run, monkeypatch):
+    first_byte = load_tokenizer(run / "tokenizer.json").encode("é")[0]
+    monkeypatch.setattr(generation, "next_token", lambda logits, *_: torch.full((len(logits),), first_byte))
+    assert infer(PROMPT, "--checkpoint", run, "--tokens", 1)[1] == PROMPT + "\ufffd\n"
+
+
+def test_json_is_one_document_and_nothing_else(infer, run, tmp_path):
+    arguments = (PROMPT, "--checkpoint", run, "--tokens", 12, "--format", "json")
+    status, out, err = infer(*arguments)
+    document = json.loads(out)
+    assert (status, err) == (0, "")
+    ids, text = by_library(run, PROMPT, 12)
+    assert (document["prompt"], document["token_ids"], document["text"]) == (PROMPT, ids, text)
+    assert (document["new_tokens"], document["decoded_tokens"], document["stop_reason"]) == (12, 11, "length")
+    assert document["prompt_tokens"] == len(load_tokenizer(run / "tokenizer.json").encode(PROMPT))
+    assert document["cache_bytes"] == document["cache_formula_bytes"] == (document["prompt_tokens"] + 12) * 128
+    assert document["prefill_seconds"] > 0
+    status, out, err = infer(*arguments, "--output", tmp_path / "answer.json")
+    assert (status, out, err) == (0, "", f"wrote {tmp_path / 'answer.json'}\n")
+    assert json.loads((tmp_path / "answer.json").read_text())["text"] == text
+
+
+@pytest.mark.parametrize("cut", [slice(3, 5), slice(4, 12), slice(10, 13)])
+def test_it_stops_before_a_text_wherever_tokens_end(infer, run, cut):
+    ids, whole = by_library(run, PROMPT, 30, Sampling(repetition_penalty=2.5))
+    stop, options = (
+        whole[cut],
+        ("--tokens", 30, "--repetition-penalty", 2.5, "--stop", "never said", "--stop", whole[cut]),
+    )
+    assert len(load_tokenizer(run / "tokenizer.json").encode(stop)) > 1
+    assert infer(PROMPT, "--checkpoint", run, *options) == (0, PROMPT + whole[: whole.index(stop)] + "\n", "")
+    document = json.loads(infer(PROMPT, "--checkpoint", run, *options, "--format", "json")[1])
+    assert (document["text"], document["stop_reason"]) == (whole[: whole.index(stop)], "stop_string")
+    assert document["token_ids"] == ids[: document["new_tokens"]]
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_was_just_trained(infer, tmp_path, monkeypatch):
+    draw, out = random.Random(0), tmp_path / "out"
+    sentences = (" ".join(draw.choices(WORDS.split(), k=9)) + ".\n" for _ in range(100))
+    (tmp_path / "sentences.txt").write_text("".join(sentences))
+    monkeypatch.setattr(transforms, "measure_peak_flops", lambda device, dtype: 1e11)
+    monkeypatch.setattr("hunyuan_cli.commands.train._draw", lambda out, **_: None)
+    monkeypatch.setenv("HUNYUAN_CACHE", str(tmp_path / "cache"))
+    command = ["train", "--config", TINY, "--data", tmp_path / "sentences.txt", "--out", out, "--steps", 4, "--quiet"]
+    assert main.run([*map(str, command)]) == 0
+    steps = sorted((out / "checkpoints").iterdir())
+    texts = [infer(PROMPT, "--checkpoint", folder, "--tokens", 9) for folder in (*steps, out)]
+    assert [status for status, _, _ in texts] == [0] * 3
+    assert texts[-1] == texts[-2] == (0, PROMPT + by_library(out, PROMPT, 9)[1] + "\n", "")
+    assert run_of(steps[0]) == out
+    (steps[-1] / "model.safetensors").write_bytes(b"damaged")
+    status, text, err = infer(PROMPT, "--checkpoint", out, "--tokens", 9)
+    assert (status, text) == texts[0][:2]
+    assert err.count("\n") == 1 and f"the checkpoint {steps[-1].name} is damaged" in err
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_a_precision_is_that_of_weights_and_cache(infer, released, dtype):
+    document = json.loads(
+        infer(PROMPT, "--checkpoint", released, "--dtype", dtype, "--tokens", 9, "--format", "json")[1]
+    )
+    assert document["token_ids"] == by_library(released, PROMPT, 9, dtype=getattr(torch, dtype))[0]
+    assert document["cache_bytes"] == document["cache_formula_bytes"]
+    # Two of three layers own keys and values, of 2 heads of 6 values each.
+    assert document["cache_bytes"] == (document["prompt_tokens"] + 9) * 2 * 2 * 2 * 6 * (4 if dtype == "float32" else 2)
 
 
 @pytest.mark.parametrize(
-    ("status", "options", "says"),
+    ("folder", "experts", "size"), [("run", 8, 3 * 16 * 24 * 4), ("released", 12, 3 * 20 * 24 * 4)]
+)
+@pytest.mark.parametrize("held", [1, 100])
+def test_experts_on_disk_say_the_same(infer, request, folder, experts, size, held):
+    arguments = (*TEXTS, "--checkpoint", request.getfixturevalue(folder), "--tokens", 15, "--format", "json")
+    disk = ("--experts", "disk", "--expert-cache", held * size)
+    expected, found = (json.loads(infer(*arguments, *more)[1]) for more in ((), disk))
+    assert found["results"] == expected["results"]
+    assert "experts" not in expected
+    facts = found["experts"]
+    if held > experts:  # each is read once
+        assert facts["misses"] == facts["cache_bytes"] // size <= experts
+        assert facts["hit_rate"] > 0.5
+    else:
+        assert facts["cache_bytes"] == size
+    assert facts["bytes_read"] == facts["misses"] * size
+    assert facts["bytes_read_per_new_token"] == facts["bytes_read"] / 45
+    err = infer(*arguments[:-2], *disk, "--stats")[2].splitlines()
+    shape = r"experts on disk: [\d.]+% of uses from memory, [\d.]+ k?B read per new token, [\d.]+ kB held"
+    assert re.match(shape, err[-1]) and len(err) == 5
+
+
+def test_stats_go_to_standard_error(infer, run):
+    arguments = (PROMPT, "--checkpoint", run, "--tokens", 8)
+    plain, (status, out, err) = infer(*arguments), infer(*arguments, "--stats")
+    assert (status, out, "") == plain
+    lines, number = err.splitlines(), r"[\d,]+"
+    assert re.fullmatch(
+        rf"prefill: 2 tokens in \d+\.\d+ s \({number} tokens/s\), first token after \d+\.\d+ s", lines[0]
+    )
+    assert re.fullmatch(rf"decode: 7 tokens in \d+\.\d+ s \({number} tokens/s\); 8 new in all", lines[1])
+    assert lines[2:] == ["cache: 1,280 bytes allocated, 1,280 by formula (1 x 10 tokens)"]
+    assert "decode: 0 tokens in 0.000 s; 1 new" in infer(PROMPT, "--checkpoint", run, "--tokens", 1, "--stats")[2]
+
+
+# --- what the folder says about sampling -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_settings(tmp_path, released):
+    """with_settings(do_sample=True, ...) -> the folder with a generation_config.json."""
+
+    def write(**settings):
+        folder = shutil.copytree(released, tmp_path / "folder", dirs_exist_ok=True)
+        (folder / "generation_config.json").write_text(json.dumps(settings))
+        return folder
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("options", "sampling"),
     [
-        (1, "--checkpoint absent", "absent does not exist: give the folder of a run"),
-        (1, "--checkpoint .", "has no checkpoint: give the folder of a run"),
-        (1, "--checkpoint RUN --top-p 0", "top_p is 0.0: give a share above 0 and up to 1"),
-        (1, "--checkpoint RUN --top-p 1.5", "top_p is 1.5"),
-        (1, "--checkpoint RUN --temperature inf", "temperature is inf: give 0 (greedy) or above"),
-        (1, "--checkpoint RUN --tokens 5000 --format json", "exceed the model's context of 1024: lower --tokens"),
-        (1, "--checkpoint RUN --device gpu", "device 'gpu' is not known"),
-        (2, "", "Missing option '--checkpoint'"),
-        (2, "--checkpoint RUN --tokens 0", "'--tokens': "),
-        (2, "--checkpoint RUN --temperature -1", "'--temperature': "),
-        (2, "--checkpoint RUN --top-k -1", "'--top-k': "),
-        (2, "--checkpoint RUN --seed 99999999999999999999", "'--seed': "),
-        (2, "--checkpoint RUN --format csv", "'csv' is not one of"),
-        (2, "--checkpoint RUN --output x.json", "--output keeps the JSON document: add --format json"),
+        ("", Sampling(1.3, 7, 0.9, repetition_penalty=1.5)),
+        ("--temperature 0", Sampling(0, 7, 0.9, repetition_penalty=1.5)),
+        ("--temperature 2 --top-k 0", Sampling(2.0, 0, 0.9, repetition_penalty=1.5)),
+        ("--top-p 1 --min-p 0.2 --repetition-penalty 1", Sampling(1.3, 7, 1.0, min_p=0.2)),
     ],
 )
-def test_a_mistake_is_one_sentence(infer, run, tmp_path, monkeypatch, status, options, says):
-    monkeypatch.chdir(tmp_path)
-    found, out, err = infer(PROMPT, *(str(run) if word == "RUN" else word for word in options.split()))
-    assert (found, out, err.count("\n")) == (status, "", 1), err
-    assert err.startswith("error: ")
-    assert says in err
-    assert "this is a bug" not in err
+def test_the_folders_settings_hold_where_the_command_says_nothing(infer, with_settings, released, options, sampling):
+    folder = with_settings(do_sample=True, temperature=1.3, top_k=7, top_p=0.9, repetition_penalty=1.5)
+    _, text = by_library(released, PROMPT, 25, sampling, seed=3)
+    found = infer(PROMPT, "--checkpoint", folder, "--tokens", 25, "--seed", 3, *options.split())
+    assert found == (0, PROMPT + text + "\n", "")
+
+
+def test_the_folders_ends_end_a_text(infer, with_settings, released):
+    ids, _ = by_library(released, PROMPT, 25)
+    end = next(token for place, token in enumerate(ids) if place > 3 and token not in ids[:place])
+    folder = with_settings(eos_token_id=[299, end])
+    document = json.loads(infer(PROMPT, "--checkpoint", folder, "--tokens", 25, "--format", "json")[1])
+    assert document["stop_reason"] == "end_of_text"
+    assert document["token_ids"] == ids[: ids.index(end)]
+    assert document["new_tokens"] == len(document["token_ids"]) + 1
+
+
+def test_the_tokenizers_own_end_ends_a_text(infer, released, tmp_path):
+    ids, _ = by_library(released, PROMPT, 25)
+    tokenizer = load_folder_tokenizer(released)
+    name = tokenizer._backend.id_to_token(ids[6])
+    folder = shutil.copytree(released, tmp_path / "folder")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": name}))
+    document = json.loads(infer(PROMPT, "--checkpoint", folder, "--tokens", 25, "--format", "json")[1])
+    assert (document["token_ids"], document["stop_reason"]) == (ids[: ids.index(ids[6])], "end_of_text")
+
+
+# --- chat ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("system", [None, "be brief"])
+@pytest.mark.parametrize("folder", ["run", "released"])
+def test_a_prompt_through_the_template(infer, request, folder, system):
+    """What is shown is the answer alone; a run has no template, and a transcript stands in."""
+    folder = request.getfixturevalue(folder)
+    template = load_chat_template(folder) or plain_template()
+    messages = [{"role": "system", "content": system}] * (system is not None) + [{"role": "user", "content": PROMPT}]
+    ids = template.encode(messages, load_folder_tokenizer(folder))
+    arguments = (PROMPT, "--checkpoint", folder, "--tokens", 15, "--chat", *(("--system", system) if system else ()))
+    _, text = by_library(folder, ids, 15)
+    assert infer(*arguments) == (0, text + "\n", "")
+    document = json.loads(infer(*arguments, "--format", "json")[1])
+    assert (document["prompt"], document["text"], document["prompt_tokens"]) == (PROMPT, text, len(ids))
+
+
+def test_a_template_in_the_tokenizers_configuration(infer, released, tmp_path):
+    folder = write_released(tmp_path / "older", files={"tokenizer_config.json": json.dumps(
+        {"eos_token": "<|eos|>", "chat_template": (released / "chat_template.jinja").read_text()})})  # fmt: skip
+    (folder / "chat_template.jinja").unlink()
+    arguments = (PROMPT, "--tokens", 9, "--chat", "--checkpoint")
+    assert infer(*arguments, folder) == infer(*arguments, released)
+
+
+def test_log_probabilities_are_in_the_document(infer, run):
+    arguments = (PROMPT, "--checkpoint", run, "--tokens", 5, "--format", "json", "--temperature", 1)
+    document = json.loads(infer(*arguments, "--logprobs", 3)[1])
+    tokenizer, net = load_tokenizer(run / "tokenizer.json"), Hunyuan.from_checkpoint(run)
+    request = Request(tokenizer.encode(PROMPT), 5, generator=torch.Generator().manual_seed(0))
+    for _ in generate_batch(net, [request], sampling=Sampling(1.0), logprobs=3):
+        pass
+    assert document["logprobs"] == [entry.to_dict() for entry in request.logprobs]
+    assert [len(entry["top"]) for entry in document["logprobs"]] == [3] * 5
+    assert "logprobs" not in json.loads(infer(*arguments)[1])

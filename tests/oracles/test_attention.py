@@ -96,7 +96,7 @@ def test_attention_equals_the_released_form(share, heads, extra):
     for index, layer in enumerate(layers):
         owner = index - index % share
         assert layer.owns_cache == (index == owner) == hasattr(layer, "k_proj")
-        output, shared = layer(hidden[index], rope, shared, None)
+        output, shared = layer(hidden[index], rope, shared)
         for b in range(2):
             expected = released_attention(layer, layers[owner], hidden[index, b], hidden[owner, b], config)
             torch.testing.assert_close(output[b].double(), expected, rtol=1e-4, atol=1e-5)
