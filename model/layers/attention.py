@@ -120,6 +120,8 @@ class Attention(nn.Module):
 
         A model that is moved or cast afterwards has projections of its own again, and goes back to three products.
         """
+        if self._fused is not None and self._fused[0].data_ptr() == self.q_proj.weight.data_ptr():
+            return
         weight = torch.cat([linear.weight for linear in self._projections])
         bias = torch.cat([linear.bias for linear in self._projections]) if self.q_proj.bias is not None else None
         start = 0

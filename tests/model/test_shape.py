@@ -276,7 +276,7 @@ def test_shape_of_is_the_inverse_of_buildable_config(config):
     assert read_shape(values, "mine") == shape_of(config, "mine")
     built = buildable_config(values, "mine")
     assert shape_of(built, "mine") == shape_of(config, "mine")
-        # What a shape does not hold: how the model is trained, whose numbers it computes, its positions, experts where none are.
+    # What a shape does not hold: training, whose numbers are computed, scaled positions, experts where there are none.
     free = ["moe_routing", "capacity_factor", "rope_scaling", "convention"] + ["num_shared_expert"] * config.is_dense
     assert without(built.to_dict(), *free) == without(config.to_dict(), *free)
     assert shape_of(shape_of(config)) == shape_of(config)
