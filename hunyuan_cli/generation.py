@@ -55,6 +55,10 @@ ExpertCache = Annotated[
         "--expert-cache", parser=parse_bytes, metavar="BYTES", help="Memory for experts on disk, such as 2GB."
     ),
 ]
+Compiled = Annotated[
+    bool,
+    typer.Option("--compile", help="Compile the step of one sequence: half a minute, then several times faster."),
+]
 Stats = Annotated[bool, typer.Option("--stats", help="Speed, cache and first token on standard error.")]
 DEFAULT_EXPERT_CACHE = "1GB"
 

@@ -13,6 +13,7 @@ from hunyuan_cli.console import emit, progress
 from hunyuan_cli.generation import (
     DEFAULT_EXPERT_CACHE,
     Checkpoint,
+    Compiled,
     DType,
     ExpertCache,
     ExpertsAt,
@@ -85,6 +86,7 @@ def infer(
     device: Device = "auto",
     experts: ExpertsAt = "memory",
     expert_cache: ExpertCache = DEFAULT_EXPERT_CACHE,  # type: ignore[assignment]
+    compiled: Compiled = False,
     format: TextOrJson = None,
     output: Output = None,
     stats: Stats = False,
@@ -121,7 +123,7 @@ def infer(
     measured = GenerationStats()
     events = generate_batch(
         speaker.net, requests, sampling=merge(speaker.defaults, **choices), slots=batch_size,
-        prefill_chunk=prefill_chunk, logprobs=logprobs, stats=measured,
+        prefill_chunk=prefill_chunk, logprobs=logprobs, compiled=compiled, stats=measured,
     )  # fmt: skip
     if form == "text":
         _stream(events, "" if chat or given[0].messages else given[0].text)

@@ -5,7 +5,6 @@
 
 import json
 import os
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,8 +70,7 @@ class Conversation:
                 aside.write_text(text, encoding="utf-8")
                 aside.replace(path)
             finally:
-                with suppress(OSError):
-                    aside.unlink()
+                aside.unlink(missing_ok=True)
         except OSError as error:
             raise DataError(f"the conversation could not be saved to {path}: {error.strerror}") from error
 

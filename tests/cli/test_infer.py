@@ -93,6 +93,9 @@ def test_a_prompt_that_is_not_utf8_is_continued(infer, run, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8"))
     status, out, _ = infer("-", "--checkpoint", run, "--tokens", 3)
     assert status == 0 and out.startswith("caf\ufffd")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"once"), encoding="utf-8"))
+    status, out, _ = infer("-", "-", "--checkpoint", run, "--tokens", 3)
+    assert (status, [json.loads(line)["prompt"] for line in out.splitlines()]) == (0, ["once", ""])
 
 
 def test_a_prompt_from_standard_input(infer, run, monkeypatch):

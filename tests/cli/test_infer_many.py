@@ -70,6 +70,21 @@ def test_batches_and_chunks_change_no_answer(many, options, shape):
     assert found == expected
 
 
+def test_a_chunk_is_what_a_pass_reads_of_a_prompt(many, monkeypatch):
+    sizes, infer = set(), Hunyuan._infer
+    monkeypatch.setattr(
+        Hunyuan,
+        "_infer",
+        lambda net, ids, *rest, **options: sizes.add(ids.shape[1]) or infer(net, ids, *rest, **options),
+    )
+    prompts = "z" * 20, "z" * 7
+    many(*prompts, "--tokens", 2, "--prefill-chunk", 6)
+    assert sizes == {6, 2, 1}
+    sizes.clear()
+    many(*prompts, "--tokens", 2)
+    assert sizes == {20, 7, 1}
+
+
 def test_a_text_file_has_a_prompt_a_line(many, write):
     texts = [text for text in TEXTS if text]
     file = write("prompts.txt", [*texts[:2], "", *texts[2:]])
