@@ -96,11 +96,12 @@ class Talk:
         )
         room = self.speaker.net.config.max_position_embeddings - len(request.prompt)
         request.max_new_tokens = max(1, min(self.max_new_tokens, room))
-        measured = GenerationStats()
+        measured, said = GenerationStats(), ""
         try:
             for _, piece in generate_batch(self.speaker.net, [request], sampling=self.sampling, stats=measured):
                 sys.stdout.write(piece)
                 sys.stdout.flush()
+                said += piece
         except KeyboardInterrupt:
             if not request.new_tokens:
                 raise DataError("stopped before the answer began: the conversation is as it was") from None
@@ -108,7 +109,7 @@ class Talk:
         sys.stdout.write("\n")
         sys.stdout.flush()
         self._answers += 1
-        self.conversation.answer(request.text.strip())
+        self.conversation.answer(said.strip())
         if self.stats:
             show_stats(stats_of(self.speaker, measured))
 

@@ -109,6 +109,8 @@ def infer(
         raise typer.BadParameter("there is nothing to continue: give a PROMPT, or a file of them with --prompts")
     form = format or ("text" if len(given) == 1 else "jsonl")
     _check_options(form, given, output=output, logprobs=logprobs, chat=chat, system=system)
+    if compiled and experts == "disk":
+        raise typer.BadParameter("--compile needs its experts in memory: leave out --compile, or --experts disk")
     choices: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     choices |= {"repetition_penalty": repetition_penalty}
     merge(GenerationDefaults(), **choices)  # a wrong value is told before the weights are read

@@ -107,9 +107,18 @@ class Attention(nn.Module):
         """Heads that this layer projects: queries and, of an owner, keys and values."""
         return sum(linear.weight.shape[0] for linear in self._projections) // self.head_dim
 
+    @property
+    def _is_fused(self) -> bool:
+        """Whether every projection still is a view of what `fuse` laid side by side: none was moved, cast or replaced."""
+        if self._fused is None:
+            return False
+        memory = [part.untyped_storage().data_ptr() for part in self._fused if part is not None]
+        parts = [part for linear in self._projections for part in (linear.weight, linear.bias) if part is not None]
+        return all(part.untyped_storage().data_ptr() in memory for part in parts)
+
     def _project(self, hidden: Tensor) -> Tensor:
         """hidden (T, D) -> queries and, of an owner, keys and values beside them, (T, (H + 2 G) P)."""
-        if self._fused is not None and self._fused[0].data_ptr() == self.q_proj.weight.data_ptr():
+        if self._fused is not None and self._is_fused:
             return project(hidden, *self._fused)
         parts = [project(hidden, linear.weight, linear.bias) for linear in self._projections]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
@@ -120,7 +129,7 @@ class Attention(nn.Module):
 
         A model that is moved or cast afterwards has projections of its own again, and goes back to three products.
         """
-        if self._fused is not None and self._fused[0].data_ptr() == self.q_proj.weight.data_ptr():
+        if self._is_fused:
             return
         weight = torch.cat([linear.weight for linear in self._projections])
         bias = torch.cat([linear.bias for linear in self._projections]) if self.q_proj.bias is not None else None

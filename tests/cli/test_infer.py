@@ -13,6 +13,7 @@ import torch
 from hunyuan_cli import main
 from model import Hunyuan
 from model.checkpoint.native import run_of
+from model.generation import compiled
 from model.generation import generate as generation
 from model.generation.generate import generate, generate_batch
 from model.generation.request import Request
@@ -194,6 +195,22 @@ def test_experts_on_disk_say_the_same(infer, request, folder, experts, size, hel
     err = infer(*arguments[:-2], *disk, "--stats")[2].splitlines()
     shape = r"experts on disk: [\d.]+% of uses from memory, [\d.]+ k?B read per new token, [\d.]+ kB held"
     assert re.match(shape, err[-1]) and len(err) == 5
+
+
+def test_a_compiled_step_is_taken_where_it_is_asked_for(infer, run, monkeypatch):
+    """The program itself, uncompiled: tests/oracles/test_compiled_step.py compiles it."""
+    steps = []
+
+    def step(net, token, *rest, original=compiled._step):
+        steps.append(token.tolist())
+        return original(net, token, *rest)
+
+    monkeypatch.setattr(compiled, "_program", lambda: step)
+    arguments = (PROMPT, "--checkpoint", run, "--tokens", 6)
+    plain = infer(*arguments)
+    assert steps == []
+    assert infer(*arguments, "--compile") == plain
+    assert len(steps) == 5
 
 
 def test_stats_go_to_standard_error(infer, run):

@@ -56,6 +56,8 @@ def refused(infer, tmp_path, monkeypatch):
         (2, "PROMPT --checkpoint RUN --experts disk --expert-cache 2XB", "'2XB' is not a size in bytes"),
         (1, f"PROMPT --checkpoint RUN --experts disk --expert-cache {EXPERT - 1}",
          "a cache of 4,607 bytes holds no expert: give it at least 4,608"),
+        (2, "PROMPT --checkpoint RUN --compile --experts disk",
+         "--compile needs its experts in memory: leave out --compile, or --experts disk"),
         (1, "PROMPT --checkpoint RUN --device gpu", "device 'gpu' is not known"),
         (2, "PROMPT --checkpoint RUN --output x.json", "--output keeps JSON: add --format json or jsonl"),
         (2, "PROMPT --checkpoint RUN --format json --output .", "is a directory"),

@@ -75,9 +75,9 @@ def test_a_block_is_pre_norm_with_two_residuals():
     for norm in (layer.input_layernorm, layer.post_attention_layernorm):
         torch.nn.init.normal_(norm.weight)
     hidden, rope = torch.randn(2, 9, 32), rope_table(SMALL, torch.arange(9))
-    middle = hidden + layer.self_attn(layer.input_layernorm(hidden), rope, None, None)[0]
+    middle = hidden + layer.self_attn(layer.input_layernorm(hidden), rope, None)[0]
     expected = middle + layer.mlp(layer.post_attention_layernorm(middle))
-    torch.testing.assert_close(layer(hidden, rope, None, None, None)[0], expected)
+    torch.testing.assert_close(layer(hidden, rope, None, None)[0], expected)
 
 
 def test_the_future_is_not_seen():
@@ -156,8 +156,8 @@ def test_a_block_in_training_is_one_graph(routing, experts):
     hidden, rope = torch.randn(2, 9, 32), rope_table(config, torch.arange(9))
     keys = draw_place_keys(experts, config.capacity(18), seeded())
     with torch.autocast("cpu", torch.bfloat16):
-        expected, *_ = layer(hidden, rope, None, None, keys)
-        found, *_ = torch.compile(layer, fullgraph=True, backend="aot_eager")(hidden, rope, None, None, keys)
+        expected, *_ = layer(hidden, rope, None, keys)
+        found, *_ = torch.compile(layer, fullgraph=True, backend="aot_eager")(hidden, rope, None, keys)
     assert (found - expected).norm() < 1e-2 * expected.norm()
 
 
