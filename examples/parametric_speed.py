@@ -1,9 +1,9 @@
-"""analyses/parametric.py beside scipy's optimizers: which starts reach the best optimum, and the time of a bootstrap.
+"""analyses/scaling/surface.py beside scipy's optimizers: which starts reach the best optimum, and the time of a bootstrap.
 
     OMP_NUM_THREADS=1 python examples/parametric_speed.py
 
 Prints and writes examples/scaling/parametric_speed.json. Runs are drawn from Hoffmann et al.'s surface (arXiv:2203.15556)
-with noise in log-loss. scipy gets exact gradients, and either theta of analyses/parametric_solver.py, which is centred, or
+with noise in log-loss. scipy gets exact gradients, and either theta of analyses/scaling/surface_solver.py, which is centred, or
 log E, log A, log B, alpha, beta as usual; both contenders work in this process, one after the other.
 """
 
@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import minimize
 
-from analyses.parametric import PARAMETERS, bootstrap_parametric, fit_parametric
-from analyses.parametric_solver import Points, project, random_starts, solve
+from analyses.scaling.surface import PARAMETERS, bootstrap_parametric, fit_parametric
+from analyses.scaling.surface_solver import Points, project, random_starts, solve
 
 DELTA, RUNS, STARTS, RESAMPLES, LOOP = 1e-3, 240, 1000, 10_000, 100
 OUTPUT = Path(__file__).parent / "scaling" / "parametric_speed.json"

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from analyses.isoflop import IsoflopFit, fit_isoflop, law_document
-from analyses.isoflop_bootstrap import case_bootstrap, percentiles, residual_bootstrap
-from analyses.parabola import CMin
-from analyses.scaling_runs import clean_runs
-from analyses.scaling_tables import Table
+from analyses.scaling.bootstrap import case_bootstrap, percentiles, residual_bootstrap
+from analyses.scaling.isoflop import IsoflopFit, fit_isoflop, law_document
+from analyses.scaling.parabola import CMin
+from analyses.scaling.runs import clean_runs
+from analyses.scaling.tables import Table
 
 E, A, B, ALPHA, BETA = 1.8172, 482.01, 2085.43, 0.3478, 0.3658  # arXiv:2404.10102
 BUDGETS = np.geomspace(1e18, 1e21, 6)

@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from analyses.isoflop import fit_isoflop
-from analyses.isoflop_bootstrap import case_bootstrap, residual_bootstrap
-from analyses.parametric import Surface, fit_parametric
-from analyses.scaling_runs import clean_runs
-from analyses.scaling_tables import read_table
+from analyses.scaling.bootstrap import case_bootstrap, residual_bootstrap
+from analyses.scaling.isoflop import fit_isoflop
+from analyses.scaling.runs import clean_runs
+from analyses.scaling.surface import Surface, fit_parametric
+from analyses.scaling.tables import read_table
 
 TRUTH = Surface(1.8172, 482.01, 2085.43, 0.3478, 0.3658)  # arXiv:2404.10102
 GRIDS = (2, 5)  # the package's README starts from 5 points a parameter, 3,125 in all; 2 make 32

@@ -1,4 +1,4 @@
-"""The memory of a prefill on a GPU, as measured and in closed form (analyses/budget.py, model/counts.py).
+"""The memory of a prefill on a GPU, as measured and in closed form (analyses/memory/serving.py, model/counts.py).
 
     python examples/serving_memory.py --output serving_memory.json
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from analyses.budget import Serving, activation_bytes
+from analyses.memory.serving import Serving, activation_bytes
 from model import Hunyuan, HunyuanConfig, KVCache
 from model.counts import kv_cache_bytes
 from model.shape import shape_of

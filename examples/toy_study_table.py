@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analyses.study import plot_curves, variants_table
+from analyses.training.seeds import plot_curves, variants_table
 from hunyuan_cli.console import emit, save_figure
 
 FIGURES = {

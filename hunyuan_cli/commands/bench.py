@@ -41,7 +41,7 @@ def train(
 
     Example: hunyuan bench train --peer --rounds 5 --format json
     """
-    from analyses.benchmark import Workload, contenders, describe, training_table
+    from analyses.bench.training import Workload, contenders, describe, training_table
     from model.training.transforms import pick_device
 
     work = Workload(device=str(pick_device(device)), threads=threads)
@@ -80,7 +80,7 @@ def decode(
 
     Example: hunyuan bench decode --shape small --peer --compile --rounds 5
     """
-    from analyses.decode_benchmark import SHAPES, DecodeWork, contenders, decode_table
+    from analyses.bench.decoding import SHAPES, DecodeWork, contenders, decode_table
     from model.training.transforms import pick_device
 
     place = str(pick_device(device))

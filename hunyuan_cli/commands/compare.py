@@ -31,7 +31,8 @@ def compare(
 
     All runs of a folder as JSON: hunyuan compare runs --format json
     """
-    from analyses import run_plots, runs
+    from analyses.training import plots as run_plots
+    from analyses.training import runs
 
     found = runs.load_runs(folders)
     groups = runs.group_runs(found)

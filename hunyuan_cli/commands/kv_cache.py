@@ -123,9 +123,9 @@ def kv_cache(
 
     Side by side: hunyuan kv-cache --model hunyuan-large --model deepseek-v2 --context 128K
     """
-    from analyses import budget
     from analyses.devices import DEVICES
-    from analyses.kv_cache import kv_cache_rows
+    from analyses.memory import serving as budget
+    from analyses.memory.kv_cache import kv_cache_rows
     from hunyuan_cli.models import model_shapes
     from model.storage import STORAGE
     from model.variants import own_variant, variants_of
@@ -181,7 +181,7 @@ def kv_cache(
         note="\n".join(["* the model's own", *notes]),
     )
     if plot is not None:
-        from analyses.kv_cache_plots import plot_kv_cache
+        from analyses.memory.kv_cache_plots import plot_kv_cache
 
         save_figure(plot_kv_cache(variants, servings[0], batch=batches[0], contexts=contexts), plot)
 
@@ -195,7 +195,7 @@ def _measure(
     variants: "list[Variant]", settings: list[str] | None, context: int, batch: int, storages: "list[Storage]"
 ) -> list[dict[str, Any]]:
     """The real cache of every variant that this project builds."""
-    from analyses.kv_cache import check_measured, measure_cache
+    from analyses.memory.kv_cache import check_measured, measure_cache
     from hunyuan_cli.models import model_values
     from model.architectures import buildable_config
 

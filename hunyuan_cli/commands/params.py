@@ -41,7 +41,7 @@ def params(
 
     Side by side: hunyuan params --model mixtral-8x22b --model deepseek-v3 --model downloads/config.json
     """
-    from analyses.params import params_report
+    from analyses.memory.params import params_report
     from hunyuan_cli.models import model_shapes
 
     reports = [

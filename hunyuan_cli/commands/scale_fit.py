@@ -11,7 +11,7 @@ from hunyuan_cli.options import Format, Output, Plot, Seed, parse_count, parse_f
 from hunyuan_cli.scale_view import notes, tables
 
 if TYPE_CHECKING:
-    from analyses.scale_fit import ScaleFit
+    from analyses.scaling.fit import ScaleFit
 
 _ASK, _DATA, _HOW = "Questions", "The table", "Method"
 
@@ -149,12 +149,12 @@ def scale_fit(
 
     As in the report: hunyuan scale-fit runs.csv --cost paper --c-min --law paper --predict 3.1e24
     """
-    from analyses.cost import parse_cost
-    from analyses.laws import LAWS, read_law
-    from analyses.parabola import CMin
-    from analyses.scale_fit import Options
-    from analyses.scale_fit import scale_fit as fit
-    from analyses.scaling_tables import read_table
+    from analyses.scaling.cost import parse_cost
+    from analyses.scaling.fit import scale_fit as fit
+    from analyses.scaling.laws import LAWS, read_law
+    from analyses.scaling.options import Options
+    from analyses.scaling.parabola import CMin
+    from analyses.scaling.tables import read_table
 
     if not 0.01 <= alpha_b < 100:
         raise typer.BadParameter(f"--alpha-b is {alpha_b:g}: give a number from 0.01 up, such as 0.21")
@@ -210,7 +210,7 @@ def scale_fit(
 
 def _draw(result: "ScaleFit", laws: list[Any], plot: Path | None, term: bool, beside: bool) -> None:
     """Pictures; in the terminal beside the table, and on standard error where the output is for programs."""
-    from analyses.isoflop_plots import plot_scaling, terminal_plot
+    from analyses.scaling.plots import plot_scaling, terminal_plot
 
     if term:
         typer.echo(terminal_plot(result, laws, colors=sys.stdout.isatty() and beside), err=not beside)

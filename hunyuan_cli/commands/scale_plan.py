@@ -107,9 +107,9 @@ def scale_plan(
 
     Then train: hunyuan scale-plan --flops 1e14 --law law.json --out run.toml && hunyuan train --config run.toml
     """
-    from analyses.laws import LAWS, read_law
-    from analyses.plan_file import run_file
-    from analyses.scale_plan import Request, plan_report
+    from analyses.planning.plan import Request, plan_report
+    from analyses.planning.run_file import run_file
+    from analyses.scaling.laws import LAWS, read_law
 
     budgets = list(dict.fromkeys(parse_number(text) for text in flops))
     if family and model:

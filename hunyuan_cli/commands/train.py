@@ -194,7 +194,8 @@ def _finish_step_on_signal(note: Callable[[str], None]) -> Iterator[Callable[[],
 
 def _draw(out: Path, *, dense: bool, quiet: bool) -> None:
     """Leaves the loss and expert-load figures in the run folder; a run is not lost for want of a figure."""
-    from analyses import run_plots, runs
+    from analyses.training import plots as run_plots
+    from analyses.training import runs
     from model.errors import HunyuanError
 
     try:

@@ -139,7 +139,7 @@ def test_help_loads_no_torch():
 @pytest.mark.parametrize(
     ("package", "source", "offence"),
     [
-        ("model", "def f():\n    import analyses.runs", "analyses.runs"),
+        ("model", "def f():\n    import analyses.training.runs", "analyses.training.runs"),
         ("model", "from hunyuan_cli import main", "hunyuan_cli"),
         ("analyses", "from hunyuan_cli.main import app", "hunyuan_cli.main"),
         ("model", "def f():\n    from rich.table import Table", "rich.table"),

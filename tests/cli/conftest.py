@@ -3,7 +3,7 @@
 import pytest
 
 from hunyuan_cli import main
-from tests.analyses.isoflop_data import study, write_csv
+from tests.analyses.scaling.isoflop_data import study, write_csv
 from tests.cli.speaking import write_released, write_run
 
 

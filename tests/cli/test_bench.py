@@ -8,9 +8,10 @@ from contextlib import contextmanager
 import pandas as pd
 import pytest
 
-from analyses import benchmark, decode_benchmark
-from analyses.benchmark import CEILING, SHAPE, Workload
-from analyses.decode_benchmark import LIMIT, SHAPES, DecodeWork
+from analyses.bench import decoding as decode_benchmark
+from analyses.bench import training as benchmark
+from analyses.bench.decoding import LIMIT, SHAPES, DecodeWork
+from analyses.bench.training import CEILING, SHAPE, Workload
 from hunyuan_cli.commands import bench
 from hunyuan_cli.main import run
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hunyuan_cli.main import run
-from tests.analyses.isoflop_data import (
+from tests.analyses.scaling.isoflop_data import (
     study,
     surface_study,
     write_csv,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hunyuan_cli.main import run
-from tests.analyses.isoflop_data import (
+from tests.analyses.scaling.isoflop_data import (
     csv_text,
     rows_of,
     shuffled,

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from analyses.cost import parse_cost
-from analyses.parabola import CMin
-from analyses.scale_fit import Options, scale_fit
-from analyses.scaling_tables import read_table
+from analyses.scaling.cost import parse_cost
+from analyses.scaling.fit import scale_fit
+from analyses.scaling.options import Options
+from analyses.scaling.parabola import CMin
+from analyses.scaling.tables import read_table
 from hunyuan_cli.console import emit
 from hunyuan_cli.main import run
 from model.errors import HunyuanError
-from tests.analyses.isoflop_data import (
+from tests.analyses.scaling.isoflop_data import (
     codes,
     damaged_file,
     rows_of,

@@ -1,0 +1,345 @@
+"""The inverse of a scaling law: from a budget in FLOPs to a shape, its tokens, steps, batch, rates, memory and time.
+
+    plan_report(LAWS["paper"], [3.1e24], Request(family="hunyuan-large"))   the document of `hunyuan scale-plan`
+    run_file(report), in analyses/planning/run_file.py                             what `hunyuan train --config` takes
+
+The law says how many parameters; tokens are what the budget then buys by this project's exact FLOPs count.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from analyses.devices import DEVICES, Device
+from analyses.planning.families import FAMILIES, Family, Rung, candidates, nearest
+from analyses.scaling.laws import CHINCHILLA, LAWS, ScalingLaw
+from model.architectures import buildable_config, load_values
+from model.config import HunyuanConfig
+from model.counts import activated_params, total_params, training_flops_per_token
+from model.errors import ConfigError, HunyuanError
+from model.memory import training_memory
+from model.training.config import TrainingConfig
+from model.training.schedule import anneal_start, expert_lr_scale
+
+MICRO_TOKENS = 16_384  # of one device and micro-batch, where the batch has as many: rows enough for full products
+LEAST_STEPS = 1_000  # a batch that leaves fewer is lowered: the toy's best runs had 1,600, with a schedule over them
+FAR = 100  # times beyond the law's budgets, from where its line is a guess
+OFF, FAR_OFF = (
+    2,
+    100,
+)  # times that a family's nearest shape is off N_opt: said from the first on, refused from the second
+
+CRITICAL_BATCH, CRITICAL_EXPONENT = (
+    2e8,
+    0.21,
+)  # tokens, at a loss of 1; Kaplan et al. 2020, arXiv:2001.08361, in the report
+
+# The toy's best rate (README: of those tried, at 1.22M activated) and an exponent that takes it through the peak rates of
+# Llama 3.1 8B, 70B and 405B, 3e-4, 1.5e-4 and 8e-5 (arXiv:2407.21783, table 3), each within 11%.
+TOY_RATE, TOY_PARAMS, RATE_EXPONENT = 4e-3, 1.22e6, 0.3
+RATE_RULE = f"{TOY_RATE:g} * ({TOY_PARAMS:g} / N)^{RATE_EXPONENT}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a plan is made for; ConfigError says what cannot be. None is chosen by rule."""
+
+    family: str = "report"
+    model: str | None = None  # a fixed shape instead of a family
+    vocab_size: int | None = None
+    context: int | None = None
+    batch_tokens: int | None = None
+    learning_rate: float | None = None
+    loss: float | None = None  # nats per token at the end, for the critical batch
+    gpu: str = "h200"
+    mfu: float = 0.35
+    devices: int = 1
+    expert_parallel: int = 1
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.family not in FAMILIES:
+            problems.append(f"there is no family {self.family!r}: choose one of {', '.join(FAMILIES)}")
+        if self.gpu not in DEVICES:
+            problems.append(f"there is no device {self.gpu!r}: choose one of {', '.join(DEVICES)}")
+        elif DEVICES[self.gpu].peak_flops is None:
+            problems.append(f"{self.gpu} has no published bfloat16 peak: take another device for the hours")
+        if not 0 < self.mfu <= 1:
+            problems.append(f"mfu is {self.mfu:g}: give the share of the peak that is used, above 0 and at most 1")
+        for name, most in (("loss", 20.0), ("learning_rate", 1.0)):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= most:
+                problems.append(f"{name} is {value:g}: it must be above 0 and at most {most:g}")
+        if problems:
+            raise ConfigError(problems)
+
+    @property
+    def device(self) -> Device:
+        return DEVICES[self.gpu]
+
+
+def plan_report(law: ScalingLaw, budgets: list[float], request: Request) -> dict[str, Any]:
+    """The document of `hunyuan scale-plan`: the law, a plan for each budget, and what to be wary of."""
+    warnings: list[dict[str, Any]] = []
+    plans = [_plan(law, flops, request, warnings) for flops in budgets]
+    return {
+        "law": {
+            "name": law.name,
+            "source": law.source,
+            "of": law.of,
+            "n_opt": {"coefficient": law.n_opt.coefficient, "exponent": law.n_opt.exponent},
+            "d_opt": {"coefficient": law.d_opt.coefficient, "exponent": law.d_opt.exponent},
+            "valid_flops": law.valid and list(law.valid),
+        },
+        "plans": plans,
+        "warnings": warnings,
+        "notes": _notes(law, plans, request),
+    }
+
+
+def _notes(law: ScalingLaw, plans: list[dict[str, Any]], request: Request) -> list[str]:
+    """What a reader of the numbers should know."""
+    notes = [
+        f"{plan['flops']:.3g} FLOPs buy {plan['tokens'] / plan['tokens_opt']:.2f} times D_opt: the law's N_opt and D_opt "
+        f"leave {plan['law_flops_per_param_token']:.3g} FLOPs per parameter and token, the exact count takes "
+        f"{plan['flops_per_param_token']:.3g} at a context of {plan['context']:,}, and this shape has "
+        f"{plan['activated_params'] / plan['params_opt']:.2f} of N_opt"
+        for plan in plans
+    ]
+    if law.name not in LAWS:
+        notes.append("N and C are those of the fitted runs: give their --vocab-size and --context")
+    if "hunyuan-large" in (request.model, request.family):
+        config, tokens = HunyuanConfig.from_name("hunyuan-large"), 7e12
+        activated, per_token = activated_params(config), training_flops_per_token(config, 8192)
+        notes.append(
+            f"the report's own run, {activated / 1e9:.1f}B activated on 7T tokens: {tokens * per_token:.3g} FLOPs by the exact "
+            f"count at 8,192 tokens, {tokens * (9.59 * activated + 2.3e8):.3g} by its 9.59 N + 2.3e8 a token"
+        )
+    return [
+        *notes,
+        "device_hours are exact FLOPs over peak * mfu; with an mfu measured by 6 N, as hunyuan train does, take those by 6 N",
+        f"the learning rate is one to start from: {RATE_RULE}, through the toy's here, within 11% of Llama 3.1's three",
+    ]
+
+
+def learning_rate_of(activated: float) -> float:
+    """A peak rate to start from, by RATE_RULE."""
+    return float(f"{TOY_RATE * (TOY_PARAMS / activated) ** RATE_EXPONENT:.3g}")
+
+
+def critical_batch(loss: float) -> float:
+    """Tokens of the batch at which a run takes twice the fewest steps and twice the fewest tokens."""
+    return CRITICAL_BATCH / loss ** (1 / CRITICAL_EXPONENT)
+
+
+def _plan(law: ScalingLaw, flops: float, request: Request, warnings: list[dict[str, Any]]) -> dict[str, Any]:
+    def warn(code: str, message: str) -> None:
+        warnings.append({"code": code, "flops": flops, "message": message})
+
+    if not 0 < flops < math.inf:
+        raise HunyuanError(f"the budget is {flops:g} FLOPs: give a positive number such as 1e15")
+    if (factor := law.beyond(flops)) > FAR:
+        side = "below the smallest" if law.valid and flops < law.valid[0] else "above the largest"
+        warn("extrapolation", f"{flops:.3g} FLOPs are a factor {factor:,.0f} {side} budget behind the law {law.name}")
+    params_opt, tokens_opt = law.n_opt(flops), law.d_opt(flops)
+
+    config, rungs = _shape(params_opt, flops, request, warn)
+    activated = activated_params(config)
+    context = request.context or _context(config)
+    if context > config.max_position_embeddings:
+        raise HunyuanError(
+            f"the context is {context:,} tokens, {request.model} is meant for {config.max_position_embeddings:,}: "
+            "lower --context"
+        )
+    per_token = training_flops_per_token(config, context)
+    tokens = int(flops // per_token)
+    loss = request.loss or min(CHINCHILLA.loss(activated, max(1, tokens)), math.log(max(2, config.vocab_size)))
+    critical = critical_batch(loss)
+    sequences = _sequences(request.batch_tokens, context, tokens, critical)
+    if sequences * context > tokens:
+        raise HunyuanError(
+            f"{flops:.3g} FLOPs buy {tokens:,} tokens of a model with {activated:,} activated parameters, less than one "
+            f"step of {sequences * context:,}: raise --flops, or lower --vocab-size, --context or --batch-tokens"
+        )
+    rate = request.learning_rate or learning_rate_of(activated)
+    share = max(1, min(MICRO_TOKENS // context, sequences // request.devices))  # sequences of a device at a time
+    micro = min(_power_of_two(share), sequences & -sequences)  # the second: the largest power of two that divides them
+    if sequences < request.devices:
+        warn("idle_devices", f"a batch of {sequences} sequences leaves some of {request.devices} devices idle")
+    training = TrainingConfig(
+        flops=flops,
+        sequence_length=context,
+        global_batch_tokens=sequences * context,
+        micro_batch_size=micro,
+        learning_rate=rate,
+    )
+    steps = training.total_steps(per_token)
+    memory = _memory(config, context, micro, request)
+    if (needed := memory["recomputed_bytes"]) > request.device.memory:
+        least = memory["devices_to_fit"]
+        advice = (
+            f"take --devices {least}" if least else "take more --expert-parallel, for no number of devices is enough"
+        )
+        room = f"{request.gpu}, which has {request.device.memory / 1e9:,.0f}"
+        warn("memory", f"a step for {flops:.3g} FLOPs takes {needed / 1e9:,.0f} GB of each {room}: {advice}")
+    speed = (request.device.peak_flops or math.nan) * request.mfu  # never nan: Request has refused such a device
+    scale = expert_lr_scale(config, training)
+    warmup = math.ceil(training.warmup_fraction * steps)
+    return {
+        "flops": flops,
+        "params_opt": params_opt,
+        "tokens_opt": tokens_opt,
+        "family": None if request.model else request.family,
+        "model": config.to_dict(),
+        "activated_params": activated,
+        "total_params": total_params(config),
+        "miss_fraction": activated / params_opt - 1,
+        "context": context,
+        "flops_per_token": per_token,
+        "tokens": tokens,
+        "tokens_by_law_cost": flops / (law.cost[0] * activated + law.cost[1]) if law.cost else None,
+        "law_flops_per_param_token": flops / params_opt / tokens_opt,
+        "flops_per_param_token": per_token / activated,
+        "steps": steps,
+        "run_flops": steps * training.global_batch_tokens * per_token,  # whole steps: up to one more than the budget
+        "batch_tokens": training.global_batch_tokens,
+        "batch_sequences": sequences,
+        "critical_batch_tokens": critical,
+        "flops_min": flops
+        / (1 + sequences * context / critical),  # the report's C_min: of as good a run in small batches
+        "loss_estimate": loss,
+        "loss_source": "given" if request.loss else "Chinchilla's surface, of dense models, at most ln V",
+        "learning_rate": rate,
+        "learning_rate_source": "given" if request.learning_rate else RATE_RULE,
+        "expert_learning_rate": None if config.is_dense else rate * scale,
+        "expert_lr_scale": None if config.is_dense else scale,
+        "schedule": {
+            "warmup_steps": warmup,
+            "decay_ratio": training.decay_ratio,
+            "anneal_steps": steps - anneal_start(training, steps),
+            "final_ratio": training.final_ratio,
+        },
+        "memory": memory,
+        "gpu": request.gpu,
+        "mfu": request.mfu,
+        "devices": request.devices,
+        "device_hours": flops / speed / 3600,
+        "device_hours_by_six_n": 6 * activated * tokens / speed / 3600,
+        "days": flops / speed / 86_400 / min(request.devices, sequences),
+        "candidates": [_candidate(rung, flops, context, training, params_opt, tokens_opt, config) for rung in rungs],
+    }
+
+
+# --- the shape --------------------------------------------------------------------------------------------------------
+
+
+def _shape(params_opt: float, flops: float, request: Request, warn: Any) -> tuple[HunyuanConfig, list[HunyuanConfig]]:
+    """The shape nearest to N_opt, and those around it; of a fixed model that alone."""
+    if request.model:
+        values = load_values(request.model) | ({"vocab_size": request.vocab_size} if request.vocab_size else {})
+        config = buildable_config(values, request.model)
+        return config, [config]
+    family = FAMILIES[request.family]
+    vocab = request.vocab_size or family.vocab_size(params_opt)
+    rungs = family.rungs(vocab)
+    chosen = nearest(rungs, params_opt)
+    wanted = f"the law wants {params_opt:.3g} activated parameters for {flops:.3g} FLOPs"
+    if chosen.activated * OFF < params_opt:
+        raise HunyuanError(
+            f"{wanted}, the largest shape of the family {family.name} has {chosen.activated:.3g}: lower --flops"
+        )
+    if chosen.activated > OFF * params_opt:
+        smallest = f"{wanted}, the smallest shape of the family {family.name} has {chosen.activated:,}"
+        smallest += f" with a vocabulary of {vocab:,}: lower --vocab-size or raise --flops"
+        if chosen.activated > FAR_OFF * params_opt:
+            raise HunyuanError(smallest)
+        warn("smallest_shape", smallest)
+    longest = max(8192, request.context or 0)
+
+    def build(rung: Rung) -> HunyuanConfig:
+        return _config(family, rung, vocab, longest)
+
+    return build(chosen), [build(rung) for rung in candidates(rungs, chosen, params_opt)]
+
+
+def _config(family: Family, rung: Rung, vocab: int, longest: int) -> HunyuanConfig:
+    values = family.settings(rung.hidden_size, rung.layers, vocab)
+    return HunyuanConfig.from_dict(
+        values | {"max_position_embeddings": max(longest, values["max_position_embeddings"])}
+    )
+
+
+def _candidate(
+    config: HunyuanConfig,
+    flops: float,
+    context: int,
+    training: TrainingConfig,
+    params_opt: float,
+    tokens_opt: float,
+    chosen: HunyuanConfig,
+) -> dict[str, Any]:
+    activated, per_token = activated_params(config), training_flops_per_token(config, context)
+    tokens = int(flops // per_token)
+    return {
+        "hidden_size": config.hidden_size,
+        "layers": config.num_hidden_layers,
+        "activated_params": activated,
+        "total_params": total_params(config),
+        "tokens": tokens,
+        "steps": training.total_steps(per_token),
+        "tokens_per_param": tokens / activated,
+        "params_over_opt": activated / params_opt,
+        "tokens_over_opt": tokens / tokens_opt,
+        "chosen": config == chosen,
+    }
+
+
+# --- batch, memory ----------------------------------------------------------------------------------------------------
+
+
+def _context(config: HunyuanConfig) -> int:
+    """4 D as a power of two, at most the sweep's 8K: attention then stays a part of the cost, as in the report's 9.59 N."""
+    return min(_power_of_two(4 * config.hidden_size), 8192, config.max_position_embeddings)
+
+
+def _sequences(batch_tokens: int | None, context: int, tokens: int, critical: float) -> int:
+    """Sequences of a step: as given, or the power of two nearest to the critical batch that leaves LEAST_STEPS steps."""
+    if batch_tokens is None:
+        by_loss = 2 ** max(0, round(math.log2(critical / context)))
+        return min(by_loss, _power_of_two(max(1, tokens // (LEAST_STEPS * context))))
+    if batch_tokens % context:
+        raise HunyuanError(
+            f"a batch of {batch_tokens:,} tokens is no whole number of sequences of {context:,}: "
+            "give a multiple of it, or another --context"
+        )
+    return batch_tokens // context
+
+
+def _power_of_two(size: int) -> int:
+    """The largest that is not above."""
+    return 1 << (size.bit_length() - 1)
+
+
+def _memory(config: HunyuanConfig, context: int, micro: int, request: Request) -> dict[str, Any]:
+    """Bytes on each device, and where they fit, with every block's activations kept or recomputed."""
+
+    def needed(devices: int) -> tuple[int, int, int]:
+        need = training_memory(
+            config, batch=micro, context=context, devices=devices, expert_parallel=request.expert_parallel
+        )
+        return need.total, need.total_recomputed, need.state
+
+    total, recomputed, state = needed(request.devices)
+    counts = (request.expert_parallel * 2**power for power in range(17))
+    return {
+        "recompute": total > request.device.memory,
+        "bytes": total,
+        "recomputed_bytes": recomputed,
+        "state_bytes": state,
+        "micro_batch_size": micro,
+        "devices": request.devices,
+        "expert_parallel": request.expert_parallel,
+        "fits": [name for name, device in DEVICES.items() if total <= device.memory],
+        "fits_recomputed": [name for name, device in DEVICES.items() if recomputed <= device.memory],
+        "devices_to_fit": next((count for count in counts if needed(count)[1] <= request.device.memory), None),
+    }

@@ -1,0 +1,211 @@
+"""A scaling study as one document: budgets, laws with intervals, predictions, and how far to trust them.
+
+    scale_fit(table, Options()) -> ScaleFit    its `document` is what `hunyuan scale-fit --format json` prints
+
+Loads no torch and no pandas. Losses are in nats per token, flops are training FLOPs (C_min with the correction).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analyses.scaling.advice import influence, leave_one_budget_out, next_runs
+from analyses.scaling.bootstrap import Draws, case_bootstrap, percentiles, residual_bootstrap
+from analyses.scaling.cost import CostRule
+from analyses.scaling.isoflop import (
+    BENDS_TAKEN_OFF,
+    BENDS_UNSURE,
+    MIN_SIZES,
+    IsoflopFit,
+    PowerFit,
+    fit_isoflop,
+    law_document,
+)
+from analyses.scaling.options import Options
+from analyses.scaling.parabola import BudgetFit, bounded_exp
+from analyses.scaling.predictions import Predictor
+from analyses.scaling.runs import Finding, clean_runs
+from analyses.scaling.surface import ParametricFit
+from analyses.scaling.surface_report import parametric_part
+from analyses.scaling.tables import Table
+from model.errors import HunyuanError
+
+C_MIN_MEANS = (
+    "laws and predictions are in C_min, which budgets have as c_min_flops; tokens_opt are what C_min buys at params_opt"
+)
+PARABOLAS = {"too_few_sizes", "opens_downward", "minimum_outside", "bad_minimum", "lack_of_fit", "power_law_misfit",
+             "weak_curvature"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ScaleFit:
+    """A study fitted: what pictures are drawn from, and the document."""
+
+    options: Options
+    fit: IsoflopFit
+    parametric: ParametricFit | None
+    findings: tuple[Finding, ...]
+    document: dict[str, Any]
+
+    @property
+    def status(self) -> int:
+        """0 clean, 3 fitted with exclusions, 1 refused."""
+        if self.document["n_opt"] is None:
+            return 1
+        return 3 if any(finding.excludes for finding in self.findings) else 0
+
+
+def scale_fit(table: Table, options: Options) -> ScaleFit:
+    """Fits a table of runs. What the data cannot support is in the document's warnings, never an exception; a table
+    without the needed columns, or options that do not go with it, are a HunyuanError."""
+    runs, findings = clean_runs(
+        table,
+        cost=options.cost,
+        columns=options.columns,
+        batch_tokens=options.batch_tokens,
+        tolerance=options.tolerance,
+    )
+    if options.c_min is not None and not np.isfinite(runs.batch_tokens).all():
+        row = int(runs.row[~np.isfinite(runs.batch_tokens)].min())
+        raise HunyuanError(
+            f"--c-min needs the batch of every run in tokens: {table.name} has none in row {row}, fill the column or, "
+            "where there is none, add --batch-tokens"
+        )
+    if options.c_min is not None and options.method != "quadratic":
+        raise HunyuanError("--c-min corrects the budgets of the quadratic method: leave it or --method out")
+    fit = fit_isoflop(runs, c_min=options.c_min, keep_outliers=options.keep_outliers)
+    seeds = np.random.SeedSequence(options.seed).spawn(3)
+    draws: dict[str, Draws] = {}
+    if fit.params_law is not None:
+        draws["residual"] = residual_bootstrap(fit.usable, options.resamples, np.random.default_rng(seeds[0]))
+        draws["case"] = case_bootstrap(fit.usable, options.resamples, np.random.default_rng(seeds[1]))
+    said = [*findings, *fit.findings]
+    document = _heading(runs.counts | {"outliers": fit.outliers, "used": len(fit.runs)}, options, runs.cost)
+    document["budgets"] = [_budget_row(budget, fit, draws, options) for budget in fit.budgets]
+    document |= {"n_opt": None, "d_opt": None, "predictions": []}
+    if fit.params_law is not None and fit.tokens_law is not None:
+        document["n_opt"] = _law(fit.params_law, "params", draws, options)
+        document["d_opt"] = _law(fit.tokens_law, "tokens", draws, options)
+        document["tests"] = _tests(fit, draws)
+        if options.method != "parametric":
+            document["predictions"], more = _predictions(fit, draws, options)
+            said += more
+        document["leave_one_budget_out"] = leave_one_budget_out(fit)
+        document["influence"] = influence(fit)
+        target = math.log(max(options.predict)) if options.predict else None
+        document["next_runs"] = next_runs(fit, target)
+    parametric: ParametricFit | None = None
+    if options.method != "quadratic":
+        parametric, part, more = parametric_part(fit, options, np.random.default_rng(seeds[2]))
+        said += more
+        document["parametric"] = part
+        if options.method == "parametric":
+            document |= {name: part and part[name] for name in ("n_opt", "d_opt")}
+            document["predictions"] = part["predictions"] if part else []
+    if options.method == "parametric":  # what only concerns parabolas is not said of a surface
+        said = [finding for finding in said if finding.code not in PARABOLAS]
+        for name in ("leave_one_budget_out", "influence", "next_runs"):
+            document.pop(name, None)
+    if fit.refusal is not None and options.method != "parametric":
+        said.append(fit.refusal)
+    document["warnings"] = [finding.document() for finding in said]
+    return ScaleFit(options, fit, parametric, tuple(said), document)
+
+
+def _heading(counts: dict[str, int], options: Options, cost: CostRule) -> dict[str, Any]:
+    c_min = options.c_min
+    return {
+        "method": options.method,
+        "runs": counts,
+        "cost": cost.document(),
+        "c_min": c_min and {"b_star": c_min.b_star, "alpha_b": c_min.alpha_b,
+                            "means": C_MIN_MEANS},
+        "confidence": options.confidence,
+        "interval": options.interval if options.method != "parametric" else "case",  # the surface has no other
+    }  # fmt: skip
+
+
+def _budget_row(budget: BudgetFit, fit: IsoflopFit, draws: Mapping[str, Draws], options: Options) -> dict[str, Any]:
+    """A budget of the document; numbers that its runs do not support are null."""
+    usable = any(budget is one for one in fit.usable)
+    row: dict[str, Any] = {
+        "flops": budget.flops, "params_opt": None, "tokens_opt": None, "loss_opt": None, "n_runs": len(budget.runs),
+        "n_sizes": budget.sizes, "interior": False, "used": usable,
+    }  # fmt: skip
+    if budget.sizes < MIN_SIZES or not budget.opens_upward:
+        return row
+    row |= {
+        "params_opt": bounded_exp(budget.y), "tokens_opt": bounded_exp(budget.z), "loss_opt": budget.loss,
+        "interior": budget.interior,
+        "curvature": budget.curvature, "residual_sd": _residual_sd(budget),
+    }  # fmt: skip
+    if budget.c_min is not None:
+        row["c_min_flops"] = bounded_exp(budget.x)
+    if usable and fit.params_law is not None:
+        index = next(i for i, one in enumerate(fit.usable) if one is budget)
+        for name, place, which in (("params", budget.y, 1), ("tokens", budget.z, 2)):
+            ends = _place_interval(budget, fit.params_law, place, which, index, draws, options)
+            row[f"{name}_interval"] = [bounded_exp(end) for end in ends]
+        half = math.sqrt(options.flat * budget.loss / budget.curvature)
+        row["flat_region"] = [bounded_exp(budget.y - half), bounded_exp(budget.y + half)]
+    return row
+
+
+def _residual_sd(budget: BudgetFit) -> float:
+    return math.sqrt(float((budget.residuals**2).sum()) / max(len(budget.runs) - 3, 1))
+
+
+def _place_interval(
+    budget: BudgetFit, law: PowerFit, place: float, which: int, index: int, draws: Mapping[str, Draws], options: Options
+) -> list[float]:
+    """Of the log of a budget's N_opt (which 1) or D_opt (2)."""
+    if options.interval in draws:
+        drawn = (draws[options.interval].y if which == 1 else draws[options.interval].z)[:, index]
+        return percentiles(drawn[np.isfinite(drawn)], options.confidence)
+    from scipy import special
+
+    t = float(special.stdtrit(law.degrees, (1 + options.confidence) / 2))
+    shift = float(budget.gradients[which] @ budget.bends)
+    variance = law.noise_variance * float((budget.gradients[which] ** 2).sum())
+    center, half = place - BENDS_TAKEN_OFF * shift, t * math.hypot(math.sqrt(variance), BENDS_UNSURE * shift)
+    return [center - half, center + half]
+
+
+def _law(law: PowerFit, of: str, draws: Mapping[str, Draws], options: Options) -> dict[str, Any]:
+    """A law with the intervals of all three ways; the chosen one's stand first."""
+    document = law_document(law, options.confidence)
+    intervals = {"delta": {name: document[f"{name}_interval"] for name in ("exponent", "coefficient")}}
+    for name, drawn in draws.items():
+        exponent, level, mean = drawn.law(of)
+        coefficient = [bounded_exp(end) for end in percentiles(level - exponent * mean, options.confidence)]
+        intervals[name] = {"exponent": percentiles(exponent, options.confidence), "coefficient": coefficient}
+    chosen = intervals[options.interval]
+    document["exponent_interval"], document["coefficient_interval"] = chosen["exponent"], chosen["coefficient"]
+    return document | {"intervals": intervals}
+
+
+def _tests(fit: IsoflopFit, draws: Mapping[str, Draws]) -> dict[str, Any]:
+    law = fit.params_law
+    assert law is not None
+    return {
+        "noise_sd": math.sqrt(law.noise_variance), "noise_degrees": law.degrees,
+        "parabolas_misfit_p": fit.misfit_p, "minima_scatter_p": law.scatter_p,
+        "resamples_without_minimum": {name: drawn.without_minimum for name, drawn in draws.items()},
+    }  # fmt: skip
+
+
+def _predictions(
+    fit: IsoflopFit, draws: Mapping[str, Draws], options: Options
+) -> tuple[list[dict[str, Any]], list[Finding]]:
+    predictor = Predictor(fit, draws.get(options.interval), draws["residual"], options.confidence, options.flat)
+    rows, findings = [], []
+    asked = {"flops": options.predict, "params": options.predict_params, "loss": options.predict_loss}
+    for name, values in asked.items():
+        for value in values:
+            row, said = predictor.row(name, value)
+            rows.append(row)
+            findings += said
+    return rows, findings

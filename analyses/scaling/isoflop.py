@@ -1,0 +1,263 @@
+"""The quadratic (isoFLOP) method: per budget a parabola of loss in log N, then power laws through the minima.
+
+Hunyuan-Large, arXiv:2411.02265, figure 3; Hoffmann et al. 2022, arXiv:2203.15556, approach 2.
+
+    fit_isoflop(runs)        -> IsoflopFit: every budget, the usable ones, both laws, and what was left out and why
+    PowerFit                 N_opt = N_c C^alpha by least squares in log-log, with its covariance (delta method)
+
+A budget without a minimum inside its sampled sizes gives no point: the least measured loss never stands in for it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from analyses.scaling.checks import find_outliers, lack_of_fit
+from analyses.scaling.parabola import BudgetFit, CMin, bounded_exp, fit_budget
+from analyses.scaling.runs import Finding, Runs
+
+MIN_SIZES = 4  # of a budget: three determine a parabola, the fourth is the first to tell about noise
+MIN_BUDGETS = 3
+SCATTER_LEVEL = 0.01  # significance below which the minima are said to scatter beyond the noise
+MISFIT_LEVEL = 0.01  # the same for parabolas that misfit
+# Shares of the bends' effect. With these, intervals cover as they should on exact parabolas and on surfaces whose exponents
+# of N and D are nearly equal (examples/scaling_coverage.py); on others, too little where sizes drift.
+BENDS_TAKEN_OFF, BENDS_UNSURE = 0.75, 0.6
+
+
+@dataclass(frozen=True)
+class IsoflopFit:
+    """budgets: all of them; usable: those with a minimum; params_law and tokens_law are None when refusal says why."""
+
+    runs: Runs  # that were fitted
+    budgets: tuple[BudgetFit, ...]
+    usable: tuple[BudgetFit, ...]
+    params_law: "PowerFit | None"
+    tokens_law: "PowerFit | None"
+    findings: tuple[Finding, ...]
+    refusal: Finding | None
+    misfit_p: float  # of the test that the parabolas fit but for noise
+    outliers: int
+
+
+def fit_isoflop(runs: Runs, *, c_min: CMin | None = None, keep_outliers: bool = False) -> IsoflopFit:
+    """Fits cleaned runs; never raises for what the data cannot support: see `findings` and `refusal`."""
+    outliers = find_outliers(runs)
+    findings = [
+        Finding(
+            "outlier",
+            f"row {runs.row[index]} has a loss of {runs.loss[index]:.6g} where the other runs predict {predicted:.6g}"
+            + (": kept, as asked" if keep_outliers else ": left out (--keep-outliers keeps it)"),
+            budget=float(runs.flops[index]),
+            row=int(runs.row[index]),
+            excludes=not keep_outliers,
+        )
+        for index, predicted in outliers.items()
+    ]
+    if outliers and not keep_outliers:
+        runs = runs.keep(~np.isin(np.arange(len(runs)), list(outliers)))
+    budgets = [fit_budget(runs.keep(runs.budget == index), c_min) for index in np.unique(runs.budget)]
+    problems = [_problem(budget) for budget in budgets]
+    findings += [problem for problem in problems if problem is not None]
+    usable = [budget for budget, problem in zip(budgets, problems, strict=True) if problem is None]
+    refusal, params_law, tokens_law, misfit_p = None, None, None, 1.0
+    if len(usable) < MIN_BUDGETS:
+        refusal = Finding(
+            "too_few_budgets",
+            f"no law: {len(usable)} of {len(budgets)} budgets have a minimum inside their sizes and {MIN_BUDGETS} are "
+            "needed: add budgets, or sizes about the minima",
+            excludes=True,
+        )
+    else:
+        misfit_p = lack_of_fit(usable)
+        params_law, tokens_law = fit_power_law(usable, "params"), fit_power_law(usable, "tokens")
+        findings += _doubts(usable, params_law, misfit_p)
+    return IsoflopFit(
+        runs, tuple(budgets), tuple(usable), params_law, tokens_law, tuple(findings), refusal, misfit_p,
+        0 if keep_outliers else len(outliers),
+    )  # fmt: skip
+
+
+def _problem(budget: BudgetFit) -> Finding | None:
+    """Why a budget gives no point of the law."""
+    if budget.sizes < MIN_SIZES:
+        code, why = "too_few_sizes", f"it has {budget.sizes} distinct sizes, and {MIN_SIZES} are needed"
+    elif not budget.opens_upward:
+        code, why = "opens_downward", "its parabola opens downward: it has no minimum"
+    elif not budget.interior:
+        side, where = ("smaller", "below") if budget.y < math.log(budget.runs.params.min()) else ("larger", "above")
+        code, why = "minimum_outside", f"its minimum lies {where} the sampled sizes: add {side} ones"
+    elif not budget.loss > 0:
+        code, why = "bad_minimum", "its fitted least loss is not above 0"
+    else:
+        return None
+    return Finding(code, f"budget {budget.flops:.4g} was left out: {why}", budget=budget.flops, excludes=True)
+
+
+def _doubts(usable: Sequence[BudgetFit], law: "PowerFit", misfit_p: float) -> list[Finding]:
+    findings = []
+    if misfit_p < MISFIT_LEVEL:
+        findings.append(
+            Finding(
+                "lack_of_fit",
+                f"parabolas misfit the losses beyond their noise (p = {misfit_p:.1g}): the sizes span too much; "
+                "drop those farthest from the minimum, or read --method parametric beside it",
+            )
+        )
+    if law.scatter_p < SCATTER_LEVEL:
+        findings.append(
+            Finding(
+                "power_law_misfit",
+                f"the minima scatter about the power law beyond the noise of the losses (p = {law.scatter_p:.1g}): "
+                "the intervals are those of the scatter where it gives wider ones",
+            )
+        )
+    for budget in usable:
+        error = math.sqrt(law.noise_variance * float((budget.gradients[1] ** 2).sum()))
+        if error > 0.5 * float(np.ptp(np.log(budget.runs.params))):
+            factor = math.exp(min(error, 99))
+            reason = f"budget {budget.flops:.4g} barely curves: its minimum is known to a factor of {factor:.2g} only"
+            findings.append(Finding("weak_curvature", reason, budget=budget.flops))
+    return findings
+
+
+@dataclass(frozen=True)
+class PowerFit:
+    """y = level + exponent (x - x_mean) by least squares over budgets: log y = log coefficient + exponent log C.
+
+    `gradients` (2, budgets, 3): derivatives of (level, exponent) by every parabola's coefficients; noise variance times
+    their products is the covariance.
+    """
+
+    exponent: float
+    level: float
+    x_mean: float
+    x: np.ndarray
+    y: np.ndarray
+    gradients: np.ndarray
+    shape: np.ndarray  # (2,) what the bends of a loss surface add to (level, exponent)
+    noise_variance: float  # of a single loss
+    degrees: int  # of freedom of the noise variance
+    scatter_p: float  # of the test that the minima lie on the line but for noise
+
+    @property
+    def log_coefficient(self) -> float:
+        return self.level - self.exponent * self.x_mean
+
+    def at(self, x: np.ndarray | float) -> np.ndarray:
+        return self.level + self.exponent * (np.asarray(x) - self.x_mean)
+
+    @cached_property
+    def covariance(self) -> np.ndarray:
+        """Of (level, exponent), by the delta method from the noise of the losses."""
+        return self.noise_variance * np.einsum("abk,cbk->ac", self.gradients, self.gradients)
+
+    @cached_property
+    def scatter_covariance(self) -> np.ndarray:
+        """Of (level, exponent) from the minima's scatter about the line, the textbook's."""
+        u = self.x - self.x_mean
+        residual = self.y - self.at(self.x)
+        variance = float((residual**2).sum()) / (len(u) - 2)
+        return variance * np.diag([1 / len(u), 1 / float((u * u).sum())])
+
+    def half_width(self, distance: np.ndarray | float | None, confidence: float) -> np.ndarray:
+        """Half of the interval for noise alone, of y at x_mean + distance or, for None, of the exponent.
+
+        Where the minima scatter about the line by more than the noise explains (p < 0.01), the wider of both answers.
+        """
+        from scipy import special
+
+        direction = np.array([0.0, 1.0]) if distance is None else np.stack(np.broadcast_arrays(1.0, distance), axis=-1)
+        ways = [(self.covariance, self.degrees)]
+        if self.scatter_p < SCATTER_LEVEL:
+            ways.append((self.scatter_covariance, len(self.x) - 2))
+        widths = [
+            special.stdtrit(degrees, (1 + confidence) / 2)
+            * np.sqrt(np.einsum("...a,ab,...b->...", direction, covariance, direction))
+            for covariance, degrees in ways
+        ]
+        return np.maximum.reduce(widths)
+
+    def ends(self, distance: np.ndarray | float | None, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+        """The interval of y at x_mean + distance; of the exponent for None.
+
+        Where sizes lie to one side of the minima, a parabola's minimum is off by what the loss bends beyond it. How much it
+        bends (BudgetFit.bends: as a loss surface) is not known: a share of the effect is taken off, and another
+        counts as an error beside the noise. Sizes laid out alike about every minimum leave the exponent's interval as it is.
+        """
+        from scipy import special
+
+        shift = self.shape[1] if distance is None else self.shape[0] + np.asarray(distance) * self.shape[1]
+        center = self.exponent if distance is None else self.level + self.exponent * np.asarray(distance)
+        t = special.stdtrit(self.degrees, (1 + confidence) / 2)
+        half = np.hypot(self.half_width(distance, confidence), t * BENDS_UNSURE * shift)
+        return center - BENDS_TAKEN_OFF * shift - half, center - BENDS_TAKEN_OFF * shift + half
+
+    def interval(self, x: float, confidence: float) -> tuple[float, float]:
+        """Of exp(y) at x."""
+        low, high = self.ends(x - self.x_mean, confidence)
+        return bounded_exp(float(low)), bounded_exp(float(high))
+
+
+def slope_and_level(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Least squares over the last axis: exponent, mean of y, mean of x."""
+    x_mean, y_mean = x.mean(axis=-1), y.mean(axis=-1)
+    u = x - x_mean[..., None]
+    return (u * (y - y_mean[..., None])).sum(axis=-1) / (u * u).sum(axis=-1), y_mean, x_mean
+
+
+def noise(budgets: Sequence[BudgetFit]) -> tuple[float, int]:
+    """The variance of a single loss about its parabola, pooled over budgets, and its degrees of freedom."""
+    degrees = sum(len(budget.runs) - 3 for budget in budgets)
+    return math.fsum(float((budget.residuals**2).sum()) for budget in budgets) / max(degrees, 1), degrees
+
+
+def fit_power_law(budgets: Sequence[BudgetFit], of: str) -> PowerFit:
+    """The law of "params" or "tokens" over budgets with minima, by least squares in log-log."""
+    which = {"params": 1, "tokens": 2}[of]
+    x = np.array([budget.place[0] for budget in budgets])
+    y = np.array([budget.place[which] for budget in budgets])
+    dx = np.stack([budget.gradients[0] for budget in budgets])
+    dy = np.stack([budget.gradients[which] for budget in budgets])
+    exponent, level, x_mean = (float(value) for value in slope_and_level(x, y))
+    u, v = x - x_mean, y - level
+    spread = float((u * u).sum())
+    by_level = (dy - exponent * dx) / len(x)
+    by_exponent = (u[:, None] * dy + (v - 2 * exponent * u)[:, None] * dx) / spread
+    variance, degrees = noise(budgets)
+    scatter_p = _scatter_test(u, v - exponent * u, dy - exponent * dx, variance, degrees)
+    gradients = np.stack([by_level, by_exponent])
+    shape = np.einsum("abk,bk->a", gradients, np.stack([budget.bends for budget in budgets]))
+    return PowerFit(exponent, level, x_mean, x, y, gradients, shape, variance, degrees, scatter_p)
+
+
+def _scatter_test(u: np.ndarray, residual: np.ndarray, gradients: np.ndarray, variance: float, degrees: int) -> float:
+    """The probability of so much scatter about the line from noise alone (Satterthwaite's approximation to its F)."""
+    from scipy import special
+
+    projection = np.eye(len(u)) - 1 / len(u) - u[:, None] * u / (u * u).sum()
+    spread = projection * (gradients**2).sum(axis=1)  # M V
+    mean, square = float(np.trace(spread)), float((spread * spread.T).sum())
+    total = float((residual**2).sum())
+    if not (variance > 0 and mean > 0):
+        return 1.0 if total <= 1e-18 * len(u) else 0.0
+    return float(special.fdtrc(mean**2 / square, degrees, total / (variance * mean)))
+
+
+def law_document(law: PowerFit, confidence: float) -> dict[str, Any]:
+    """A law's numbers as the contract has them."""
+    low, high = law.ends(None, confidence)
+    at_one = law.ends(-law.x_mean, confidence)
+    return {
+        "coefficient": bounded_exp(law.log_coefficient),
+        "exponent": law.exponent,
+        "exponent_interval": [float(low), float(high)],
+        "coefficient_interval": [bounded_exp(float(end)) for end in at_one],
+        "log10_coefficient": law.log_coefficient / math.log(10),
+        "exponent_standard_error": math.sqrt(law.covariance[1, 1]),
+        "exponent_shape_shift": float(law.shape[1]),
+    }

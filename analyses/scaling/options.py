@@ -1,0 +1,30 @@
+"""What a scaling study is asked for: the options of `hunyuan scale-fit` as one value."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from analyses.scaling.cost import CostRule
+from analyses.scaling.parabola import CMin
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a fit is asked for; the defaults are the command's."""
+
+    method: str = "quadratic"
+    cost: CostRule | None = None  # None: the table's own, else 6 N D
+    columns: Mapping[str, str] = field(default_factory=dict)
+    batch_tokens: float | None = None  # where the table has no such column
+    tolerance: float = 0.1  # relative width of a budget
+    c_min: CMin | None = None
+    keep_outliers: bool = False
+    interval: str = "delta"
+    confidence: float = 0.95
+    resamples: int = 2000
+    seed: int = 0
+    lad: bool = False  # least absolute deviations instead of Huber's loss
+    starts: int = 20  # of the parametric fit
+    predict: tuple[float, ...] = ()  # FLOPs
+    predict_params: tuple[float, ...] = ()
+    predict_loss: tuple[float, ...] = ()
+    flat: float = 0.001  # of the least loss

@@ -1,0 +1,199 @@
+"""What a fitted law says of budgets, sizes and losses that were asked for, with intervals and the flat region.
+
+The flat region are the sizes whose loss is within a tolerance of the least: a parabola with curvature c and least loss L
+stays below (1 + t) L for sqrt(t L / c) to either side in log N. Beyond the sampled budgets c / L goes on as the power of
+C that it was among them, and the least loss as L = E + K / C^gamma.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analyses.scaling.bootstrap import Draws, percentiles
+from analyses.scaling.isoflop import IsoflopFit, PowerFit, slope_and_level
+from analyses.scaling.parabola import BudgetFit, bounded_exp
+from analyses.scaling.runs import Finding
+
+LARGEST_LOG = 690.0  # of FLOPs, which are to be a float
+EXTRAPOLATION = 100.0  # times beyond the sampled budgets from which a prediction is warned of
+
+
+@dataclass(frozen=True)
+class LossLaw:
+    """L = E + K / C^gamma through the least losses of the budgets."""
+
+    E: float
+    K: float
+    gamma: float
+
+    def at(self, x: float) -> float:
+        return self.E + self.K * bounded_exp(-self.gamma * x)
+
+    def log_flops(self, loss: float) -> float | None:
+        """log C at which it has this loss; None where it never does."""
+        return math.log(self.K / (loss - self.E)) / self.gamma if self.K > 0 and loss > self.E else None
+
+
+GAMMAS = np.exp(np.linspace(math.log(0.005), math.log(1.5), 100))
+
+
+def fit_loss_laws(x: np.ndarray, loss: np.ndarray) -> list[LossLaw | None]:
+    """One law for each row of x and loss (R, B), by least squares; None where fewer than 4 budgets or no decay.
+
+    For a given gamma E and K follow linearly (variable projection), so gamma is searched alone, on finer and finer grids.
+    """
+    if x.shape[1] < 4:
+        return [None] * len(x)
+    center = x.mean(axis=1, keepdims=True)
+    best, found = np.full(len(x), np.inf), np.ones((len(x), 3))
+
+    def attempt(gamma: np.ndarray) -> None:
+        """Keeps these gammas (R,) where they fit better."""
+        f = np.exp(-gamma[:, None] * (x - center))
+        mean = f.mean(axis=1)
+        f = f - mean[:, None]
+        level = loss.mean(axis=1)
+        k = (f * (loss - level[:, None])).sum(axis=1) / (f * f).sum(axis=1)
+        rss = ((loss - level[:, None] - k[:, None] * f) ** 2).sum(axis=1)
+        e = level - k * mean
+        better = (rss < best) & (k > 0) & (e >= 0)
+        best[better] = rss[better]
+        found[better] = np.stack([e, k, gamma], axis=1)[better]
+
+    with np.errstate(all="ignore"):
+        for gamma in GAMMAS:
+            attempt(np.full(len(x), gamma))
+        step = math.log(GAMMAS[1] / GAMMAS[0])
+        while step > 1e-9:
+            middle = found[:, 2].copy()
+            for part in np.linspace(-1, 1, 9):
+                attempt(middle * math.exp(part * step))
+            step /= 4
+    laws: list[LossLaw | None] = []
+    for (e, k, gamma), rss, c in zip(found, best, center[:, 0], strict=True):
+        # An E that is pushed to 0 is not determined: two parameters would pass for three.
+        inside = math.isfinite(rss) and GAMMAS[0] < gamma < GAMMAS[-1] and e > 1e-6
+        laws.append(LossLaw(float(e), float(k) * bounded_exp(float(gamma * c)), float(gamma)) if inside else None)
+    return laws
+
+
+def extrapolation(flops: float, factor: float) -> Finding:
+    """That a prediction lies so many times beyond the sampled budgets."""
+    reason = f"{flops:.4g} FLOPs lie {factor:.4g} times beyond the sampled budgets: the interval holds only if the law goes on"
+    return Finding("extrapolation", reason, budget=flops)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Answers from the quadratic method; `draws` None stands for the delta method's intervals."""
+
+    fit: IsoflopFit
+    draws: Draws | None
+    loss_draws: Draws  # for intervals of budgets at which a loss is reached
+    confidence: float
+    flat: float
+
+    def row(self, asked: str, value: float) -> tuple[dict[str, Any], list[Finding]]:
+        """The answer to --predict ("flops"), --predict-params or --predict-loss, and what must be said about it."""
+        law, tokens_law = self.fit.params_law, self.fit.tokens_law
+        assert law is not None and tokens_law is not None
+        budget_interval = None
+        if asked == "flops":
+            x: float | None = math.log(value)
+        elif asked == "params":
+            x, budget_interval = self._budget_for_params(law, math.log(value))
+        else:
+            x, budget_interval = self._budget_for_loss(value)
+        if x is None or not abs(x) < LARGEST_LOG:
+            what = f"a loss of {value:g}" if asked == "loss" else f"{value:.4g} parameters"
+            why = "the least losses, fitted as E + K / C^gamma over at least 4 budgets, do not determine it"
+            reason = f"no budget for {what}: {why if asked == 'loss' else 'the law does not reach it'}"
+            return {"asked": asked, "value": value}, [Finding(f"unreachable_{asked}", reason)]
+        loss_law = fit_loss_laws(*self._points(self.fit.usable))[0]
+        factor = self._extrapolation(x)
+        row: dict[str, Any] = {
+            "asked": asked,
+            "flops": value if asked == "flops" else math.exp(x),
+            "params_opt": value if asked == "params" else bounded_exp(float(law.at(x))),
+            "tokens_opt": bounded_exp(float(tokens_law.at(x))),
+            "loss_opt": value if asked == "loss" else loss_law.at(x) if loss_law else None,
+            "params_interval": self._interval(law, "params", x),
+            "tokens_interval": self._interval(tokens_law, "tokens", x),
+            "flops_interval": budget_interval,
+            "flat_region": self._flat_region(float(law.at(x)), x),
+            "extrapolation": factor,
+        }
+        findings = []
+        if factor > EXTRAPOLATION * (1 + 1e-9):
+            findings.append(extrapolation(row["flops"], factor))
+        return row, findings
+
+    @staticmethod
+    def _points(budgets: Sequence[BudgetFit]) -> tuple[np.ndarray, np.ndarray]:
+        return np.array([[budget.x for budget in budgets]]), np.array([[budget.loss for budget in budgets]])
+
+    def _extrapolation(self, x: float) -> float:
+        xs = [budget.x for budget in self.fit.usable]
+        return bounded_exp(max(0.0, min(xs) - x, x - max(xs)))
+
+    def _interval(self, law: PowerFit, of: str, x: float) -> list[float]:
+        if self.draws is None:
+            return list(law.interval(x, self.confidence))
+        exponent, level, mean = self.draws.law(of)
+        return [bounded_exp(end) for end in percentiles(level + exponent * (x - mean), self.confidence)]
+
+    def _budget_for_params(self, law: PowerFit, y: float) -> tuple[float | None, list[float] | None]:
+        """Where the law has this size, and where the band of the law does (Fieller's interval)."""
+        if law.exponent <= 0:
+            return None, None
+        x = law.x_mean + (y - law.level) / law.exponent
+        if not abs(x) < LARGEST_LOG:
+            return None, None
+        if self.draws is not None:
+            exponent, level, mean = self.draws.law("params")
+            return x, [bounded_exp(end) for end in percentiles(mean + (y - level) / exponent, self.confidence)]
+        return x, [bounded_exp(self._crossing(law, y, x, side)) for side in (1, -1)]
+
+    def _crossing(self, law: PowerFit, y: float, x: float, side: int) -> float:
+        """Where the upper (1) or lower (-1) end of the law's band reaches y; infinite where it never does."""
+
+        def gap(at: float) -> float:
+            low, high = law.ends(at - law.x_mean, self.confidence)
+            return float(high if side > 0 else low) - y
+
+        near, far = x, x - side * 0.01
+        while gap(far) * side > 0:
+            near, far = far, x - 2 * (x - far)
+            if abs(far - x) > 1000:
+                return -side * math.inf
+        for _ in range(80):
+            middle = (near + far) / 2
+            near, far = (middle, far) if gap(middle) * side > 0 else (near, middle)
+        return far
+
+    def _budget_for_loss(self, loss: float) -> tuple[float | None, list[float] | None]:
+        law = fit_loss_laws(*self._points(self.fit.usable))[0]
+        x = law.log_flops(loss) if law else None
+        if x is None:
+            return None, None
+        whole = np.isfinite(self.loss_draws.loss).all(axis=1)
+        laws = fit_loss_laws(self.loss_draws.x[whole], self.loss_draws.loss[whole])
+        if sum(drawn is None for drawn in laws) > (1 - self.confidence) / 2 * len(laws):
+            return x, None  # too many resamples leave E open
+        reached = [drawn.log_flops(loss) if drawn else None for drawn in laws]
+        # A resample that never reaches the loss stands for an infinite budget.
+        values = np.array([math.inf if value is None else value for value in reached])
+        low, high = np.sort(values)[
+            [int((1 - self.confidence) / 2 * len(values)), -1 - int((1 - self.confidence) / 2 * len(values))]
+        ]
+        return x, [bounded_exp(float(low)), bounded_exp(float(high))]
+
+    def _flat_region(self, y: float, x: float) -> list[float]:
+        xs = np.array([budget.x for budget in self.fit.usable])
+        ratios = np.log([budget.curvature / budget.loss for budget in self.fit.usable])
+        slope, level, mean = slope_and_level(xs, ratios)
+        half = math.sqrt(self.flat / bounded_exp(float(level + slope * (x - mean))))
+        return [bounded_exp(y - half), bounded_exp(y + half)]

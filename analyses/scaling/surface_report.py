@@ -1,0 +1,149 @@
+"""The parametric method as a part of a scaling study's document: the surface, its laws, and the parabolas' bias on it."""
+
+import math
+from dataclasses import astuple, replace
+from typing import Any
+
+import numpy as np
+
+from analyses.scaling.bootstrap import percentiles
+from analyses.scaling.isoflop import IsoflopFit, fit_isoflop, slope_and_level
+from analyses.scaling.laws import Surface
+from analyses.scaling.options import Options
+from analyses.scaling.parabola import bounded_exp
+from analyses.scaling.predictions import EXTRAPOLATION, LARGEST_LOG, extrapolation
+from analyses.scaling.runs import Finding
+from analyses.scaling.surface import (
+    ParametricFit,
+    ParametricResamples,
+    bootstrap_parametric,
+    budget_for_loss,
+    fit_parametric,
+    flat_region,
+    optimum,
+)
+from model.errors import HunyuanError
+
+RESAMPLES = 1000  # at most: each is a fit of its own, and percentiles of 95% need no more
+
+
+def parametric_part(
+    fit: IsoflopFit, options: Options, generator: np.random.Generator
+) -> tuple[ParametricFit | None, dict[str, Any] | None, list[Finding]]:
+    """The surface through the runs that were fitted, its document, and what must be said about it."""
+    runs, columns = fit.runs, (fit.runs.params, fit.runs.tokens, fit.runs.loss)
+    try:
+        found = fit_parametric(*columns, generator=generator, starts=options.starts, lad=options.lad)
+    except HunyuanError as error:
+        return None, None, [Finding("no_surface", f"no surface E + A/N^a + B/D^b: {error}")]
+    resamples = min(options.resamples, RESAMPLES)
+    drawn = bootstrap_parametric(found, *columns, generator=generator, resamples=resamples, lad=options.lad)
+    study = _Study(fit, options, found.surface, drawn, (runs.cost.k1, runs.cost.k2))
+    findings = [Finding("surface", f"the surface: {warning}") for warning in found.warnings]
+    if drawn.unconverged > 0.01 * resamples:
+        reason = (
+            f"{drawn.unconverged} of {resamples} resamples of the surface did not converge: its intervals are rough"
+        )
+        findings.append(Finding("surface_resamples", reason))
+    document: dict[str, Any] = dict(zip(("E", "A", "B", "alpha", "beta"), astuple(found.surface), strict=True))
+    document |= {
+        "intervals": {
+            name: percentiles(drawn.surfaces[:, index], options.confidence)
+            for index, name in enumerate(("E", "A", "B", "alpha", "beta"))
+        },
+        "objective": found.objective,
+        "starts": found.starts,
+        "starts_agreeing_fraction": found.agreeing / found.starts,
+        "residual_sd": float(found.residuals.std()),
+        "n_opt": study.law("params"),
+        "d_opt": study.law("tokens"),
+        "parabolas_on_surface": study.bias(),
+    }
+    rows, said = study.predictions()
+    return found, document | {"predictions": rows}, findings + said
+
+
+class _Study:
+    """The surface, its resamples and the cost rule, ready for questions."""
+
+    def __init__(
+        self,
+        fit: IsoflopFit,
+        options: Options,
+        surface: Surface,
+        drawn: ParametricResamples,
+        cost: tuple[float, float],
+    ) -> None:
+        self.fit, self.options, self.surface, self.cost = fit, options, surface, cost
+        whole = (drawn.surfaces[:, 1:] > 0).all(axis=1) & np.isfinite(drawn.surfaces).all(axis=1)
+        self.drawn = [Surface(*row) for row in drawn.surfaces[whole & drawn.converged].tolist()]
+        self.log_flops = np.log([budget.flops for budget in fit.budgets])
+
+    def law(self, of: str) -> dict[str, Any] | None:
+        """The power law through the surface's optima at the sampled budgets; exact where the cost is k N D."""
+        if len(self.log_flops) < 2:
+            return None
+        exponent, log_coefficient = self._power(self.surface, of)
+        powers = np.array([self._power(surface, of) for surface in self.drawn]).reshape(-1, 2)
+        return {
+            "coefficient": bounded_exp(log_coefficient),
+            "exponent": exponent,
+            "exponent_interval": percentiles(powers[:, 0], self.options.confidence),
+            "coefficient_interval": [bounded_exp(end) for end in percentiles(powers[:, 1], self.options.confidence)],
+            "log10_coefficient": log_coefficient / math.log(10),
+        }
+
+    def _power(self, surface: Surface, of: str) -> tuple[float, float]:
+        best = optimum(surface, np.exp(self.log_flops), self.cost)[0 if of == "params" else 1]
+        exponent, level, mean = slope_and_level(self.log_flops, np.log(best))
+        return float(exponent), float(level - exponent * mean)
+
+    def bias(self) -> dict[str, Any] | None:
+        """The quadratic method on the surface itself, at the sizes that were run: what parabolas make of it."""
+        runs = self.fit.runs
+        clean = replace(runs, loss=np.asarray(self.surface.loss(runs.params, runs.tokens), dtype=np.float64))
+        law = fit_isoflop(clean, keep_outliers=True).params_law
+        own = self.law("params")
+        if law is None or own is None:
+            return None
+        return {"exponent": law.exponent, "bias": law.exponent - own["exponent"], "budgets": len(law.x)}
+
+    def predictions(self) -> tuple[list[dict[str, Any]], list[Finding]]:
+        """The rows of --predict and its like, from the surface alone."""
+        rows: list[dict[str, Any]] = []
+        findings = []
+        for flops in self.options.predict:
+            rows.append({"asked": "flops", "flops": flops})
+        for params in self.options.predict_params if len(self.log_flops) > 1 else ():
+            exponent, log_coefficient = self._power(self.surface, "params")
+            x = (math.log(params) - log_coefficient) / exponent
+            if abs(x) < LARGEST_LOG:
+                rows.append({"asked": "params", "flops": math.exp(x)})
+            else:
+                reason = f"no budget for {params:.4g} parameters: the surface's law does not reach it"
+                findings.append(Finding("unreachable_params", reason))
+        for loss in self.options.predict_loss:
+            try:
+                rows.append({"asked": "loss", "flops": float(budget_for_loss(self.surface, loss, self.cost))})
+            except HunyuanError as error:
+                findings.append(Finding("unreachable_loss", str(error)))
+        rows = [row | self._optimum(row["flops"]) for row in rows]
+        return rows, findings + [extrapolation(row["flops"], row["extrapolation"]) for row in rows
+                                 if row["extrapolation"] > EXTRAPOLATION * (1 + 1e-9)]  # fmt: skip
+
+    def _optimum(self, flops: float) -> dict[str, Any]:
+        params, tokens = (float(value) for value in optimum(self.surface, flops, self.cost))
+        drawn = np.array([[float(value) for value in optimum(one, flops, self.cost)] for one in self.drawn]).reshape(
+            -1, 2
+        )
+        low, high = flat_region(self.surface, flops, self.cost, self.options.flat)
+        beyond = max(0.0, self.log_flops.min() - math.log(flops), math.log(flops) - self.log_flops.max())
+        return {
+            "params_opt": params,
+            "tokens_opt": tokens,
+            "loss_opt": float(self.surface.loss(params, tokens)),
+            "params_interval": percentiles(drawn[:, 0], self.options.confidence),
+            "tokens_interval": percentiles(drawn[:, 1], self.options.confidence),
+            "flat_region": [float(low), float(high)],
+            "extrapolation": bounded_exp(beyond),
+        }

@@ -1,0 +1,1 @@
+"""What training runs did: tables, figures, and differences between seeds."""
