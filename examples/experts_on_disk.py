@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from model import Hunyuan, HunyuanConfig, KVCache
-from model.checkpoint.released_config import write_config
 from model.checkpoint.released_names import parts_of
+from model.config.released import write_config
 from model.generation.generate import GenerationStats, generate_batch
 from model.generation.request import Request
 from model.generation.sampling import Sampling

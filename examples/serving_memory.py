@@ -17,9 +17,9 @@ import torch
 
 from analyses.memory.serving import Serving, activation_bytes
 from model import Hunyuan, HunyuanConfig, KVCache
+from model.config.shape import shape_of
+from model.config.variants import STANDARD
 from model.counts import kv_cache_bytes
-from model.shape import shape_of
-from model.variants import STANDARD
 
 WORKLOADS = (("toy", 8, 1024), ("small", 4, 4096), ("base", 1, 8192), ("base", 4, 8192))  # preset, sequences, tokens
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from analyses.training.seeds import plot_curves, variants_table
-from hunyuan_cli.console import emit, save_figure
+from hunyuan_cli.files import save_figure
+from hunyuan_cli.results import emit
 
 FIGURES = {
     "dense.png": ["mixture", "dense"],

@@ -63,10 +63,11 @@ def measure(cell: dict[str, Any]) -> int:
 def _peak_bytes(cell: dict[str, Any]) -> int:
     import torch
 
-    from model.layers.transformer import Hunyuan
-    from model.training import transforms
+    from model.device import autocast, compute_dtype
     from model.training.config import TrainingConfig
     from model.training.optimizer import build_optimizer
+    from model.training.prepare import prepare
+    from model.transformer import Hunyuan
 
     device, config = torch.device("cuda"), HunyuanConfig.from_name(cell["model"])
     batch, context = cell["batch"], cell["context"]
@@ -81,13 +82,13 @@ def _peak_bytes(cell: dict[str, Any]) -> int:
     with device:
         net = Hunyuan(config).train()
     optimizer = build_optimizer(net, config, training)
-    transforms.prepare(net, training, device)
+    prepare(net, training, device)
     generator = torch.Generator(device).manual_seed(0)
     for _ in range(2):
         torch.cuda.reset_peak_memory_stats()
         for _ in range(MICRO_BATCHES):
             input_ids, labels = torch.randint(config.vocab_size, (2, batch, context), device=device)
-            with transforms.autocast(device, transforms.compute_dtype(training, device)):
+            with autocast(device, compute_dtype(training.precision, device)):
                 output = net(input_ids, labels, generator=generator)
             ((output.loss + output.aux_loss) / MICRO_BATCHES).backward()
         optimizer.step()

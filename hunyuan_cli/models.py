@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from model.architectures import load_shape, load_values
+from model.config.load import load_shape, load_values
+from model.config.shape import ModelShape
 from model.errors import ConfigError
-from model.shape import ModelShape
 
 
 def model_values(name: str, settings: list[str] | None) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "Hunyuan": "model.layers.transformer",
+    "Hunyuan": "model.transformer",
     "HunyuanConfig": "model.config",
     "HunyuanError": "model.errors",
-    "KVCache": "model.cache",
+    "KVCache": "model.layers.kv_cache",
 }
 __all__ = ["Hunyuan", "HunyuanConfig", "HunyuanError", "KVCache"]
 

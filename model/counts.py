@@ -9,9 +9,9 @@ D hidden, V vocabulary, L layers, E experts, K experts per token, F width of an 
 
 from dataclasses import dataclass
 
-from model.config import HunyuanConfig
-from model.shape import ModelShape, shape_of
-from model.storage import BF16, Storage
+from model.config.hunyuan import HunyuanConfig
+from model.config.shape import ModelShape, shape_of
+from model.config.storage import BF16, Storage
 
 RULES = {
     "embedding": "V * D, once; the head too where tied",

@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
 
-from model.config import HunyuanConfig
+from model.config.hunyuan import HunyuanConfig
+from model.config.shape import Attention, FeedForward, LatentAttention, Layer, ModelShape, shape_of
 from model.counts import total_params
 from model.errors import ConfigError
-from model.shape import Attention, FeedForward, LatentAttention, Layer, ModelShape, shape_of
 
 VALUE_BYTES = {"bfloat16": 2, "float32": 4}  # of a value in matrix products
 FLOAT, INDEX = 4, 8  # bytes: the residual stream, norms and the router are float32, indices int64
-LOSS_CHUNK = 1 << 27  # logits that the loss holds at a time: model/layers/loss.py, CHUNK_VALUES_DEVICE
+LOSS_CHUNK = 1 << 27  # logits that the loss holds at a time: model/kernels/cross_entropy.py, CHUNK_VALUES_DEVICE
 
 
 @dataclass(frozen=True, kw_only=True)

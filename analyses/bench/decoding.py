@@ -21,9 +21,9 @@ from typing import Any
 import pandas as pd
 
 from analyses.bench.training import SHAPE, Step, peer_model, worker
-from model.config import HunyuanConfig
+from model.config.hunyuan import HunyuanConfig
+from model.config.storage import STORAGE, Storage
 from model.counts import kv_cache_bytes, parameter_counts
-from model.storage import STORAGE, Storage
 
 # Weights that fit a processor's last cache, and weights that do not: 273M activated, 1.1 GB in float32.
 SHAPES = {
@@ -137,7 +137,7 @@ def build(name: str, work: DecodeWork, device: Any) -> Step:
 def _reader(device: Any) -> Step:
     import torch
 
-    from model.training.transforms import synchronize
+    from model.device import synchronize
 
     tensor = torch.ones(READ_BYTES // 4, device=device)
 
@@ -160,7 +160,7 @@ def _hunyuan(work: DecodeWork, precision: str, prompts: Any, device: Any, *, com
     from model.generation.generate import generate_batch
     from model.generation.request import Request
     from model.generation.sampling import Sampling
-    from model.layers.transformer import Hunyuan
+    from model.transformer import Hunyuan
 
     net = Hunyuan(work.config, torch.Generator().manual_seed(0)).to(device, getattr(torch, precision)).eval()
 

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import pandas as pd
 
-from model.config import HunyuanConfig
+from model.config.hunyuan import HunyuanConfig
 from model.counts import activated_params, training_flops_per_token
 from model.errors import HunyuanError
 
@@ -163,7 +163,7 @@ def worker(
 def _serve(name: str, work: Any, build: Callable[[str, Any, Any], Step], pipe: Any) -> None:
     import torch
 
-    from model.training.transforms import synchronize
+    from model.device import synchronize
 
     torch.set_num_threads(work.threads)
     device = torch.device(work.device)
@@ -191,10 +191,10 @@ def _contender(name: str, work: Workload, device: Any) -> Step:
     """One step of a contender as a function; the ceiling's returns its FLOP/s."""
     import torch
 
-    from model.training import transforms
+    from model.device import measure_peak_flops
 
     if name == CEILING:
-        return lambda: transforms.measure_peak_flops(device, torch.float32)
+        return lambda: measure_peak_flops(device, torch.float32)
     generator = torch.Generator().manual_seed(0)
     shape = (work.batch, work.sequence_length + 1)
     ids = torch.randint(work.config.vocab_size, shape, generator=generator).to(device)
@@ -206,20 +206,21 @@ def _contender(name: str, work: Workload, device: Any) -> Step:
 def _hunyuan_step(work: Workload, precision: str, ids: Any, device: Any, *, compiled: bool) -> Callable[[], None]:
     import torch
 
-    from model.layers.transformer import Hunyuan
-    from model.training import transforms
+    from model.device import autocast, compute_dtype, keep_freed_memory
     from model.training.config import Precision, TrainingConfig
     from model.training.optimizer import build_optimizer
+    from model.training.prepare import prepare
+    from model.transformer import Hunyuan
 
-    transforms.keep_freed_memory(device)
+    keep_freed_memory(device)
     training = TrainingConfig(precision=cast(Precision, precision), compile=compiled)
     net = Hunyuan(work.config, torch.Generator().manual_seed(0)).to(device).train()
-    transforms.prepare(net, training, device)
+    prepare(net, training, device)
     optimizer = build_optimizer(net, work.config, training)
-    dtype = transforms.compute_dtype(training, device)
+    dtype = compute_dtype(training.precision, device)
 
     def step() -> None:
-        with transforms.autocast(device, dtype):
+        with autocast(device, dtype):
             output = net(ids[:, :-1], ids[:, 1:])
         (output.loss + output.aux_loss).backward()
         optimizer.step()

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from model.config import HunyuanConfig
+from model.config.hunyuan import HunyuanConfig
+from model.config.shape import LatentAttention, ModelShape, shape_of
+from model.config.storage import BF16, Storage
+from model.config.variants import Variant, variants_of, with_variant
 from model.counts import kv_cache_bytes
 from model.errors import ConfigError
-from model.shape import LatentAttention, ModelShape, shape_of
-from model.storage import BF16, Storage
-from model.variants import Variant, variants_of, with_variant
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,7 +81,7 @@ def measure_cache(
     """
     import torch
 
-    from model.cache import KVCache
+    from model.layers.kv_cache import KVCache
 
     check_measured([storage])
     built = _built(config, variant.shape)

@@ -9,7 +9,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, NullLocator
 
 from analyses.memory.serving import Serving, cache_bytes, device_memory, largest_batch
 from analyses.style import GREY, LINES, color, count_axis, label, legend_below, make_figure
-from model.variants import Variant
+from model.config.variants import Variant
 
 
 def plot_kv_cache(

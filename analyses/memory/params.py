@@ -2,10 +2,10 @@
 
 from typing import Any, Literal
 
-from model.config import HunyuanConfig
+from model.config.hunyuan import HunyuanConfig
+from model.config.shape import ModelShape, shape_of
 from model.counts import RULES, activated_params, flops_by_component, parameter_counts, total_params
 from model.memory import TrainingMemory, training_memory
-from model.shape import ModelShape, shape_of
 
 FLOPS_RULES = {
     "attention": "2 per weight of the projections",

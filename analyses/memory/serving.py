@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from model.config.shape import Attention, ModelShape
+from model.config.storage import BF16, STORAGE, Storage
+from model.config.variants import Variant, with_variant
 from model.counts import kv_cache_bytes, parameter_counts
 from model.errors import ConfigError
-from model.shape import Attention, ModelShape
-from model.storage import BF16, STORAGE, Storage
-from model.variants import Variant, with_variant
 
 # int8 and int4 weights share a scale among 128 values, as GPTQ (arXiv:2210.17323) and AWQ (arXiv:2306.00978) do.
 WEIGHTS = {name: STORAGE[name].with_group(128) for name in ("bf16", "fp8", "int8", "int4")}

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from model.config import HunyuanConfig
+from model.config.hunyuan import HunyuanConfig
+from model.config.presets import PRESETS, ladder
 from model.counts import activated_params
-from model.presets import PRESETS, ladder
 
 AROUND = (0.8, 0.9, 1.1, 1.25)  # candidates around the optimum, as parts of N_opt
 SLENDER = 0.1  # how much of a miss in parameters (in log) a depth off the rule (in log) is worth

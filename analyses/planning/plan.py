@@ -13,8 +13,9 @@ from typing import Any
 from analyses.devices import DEVICES, Device
 from analyses.planning.families import FAMILIES, Family, Rung, candidates, nearest
 from analyses.scaling.laws import CHINCHILLA, LAWS, ScalingLaw
-from model.architectures import buildable_config, load_values
-from model.config import HunyuanConfig
+from model.config.architectures import buildable_config
+from model.config.hunyuan import HunyuanConfig
+from model.config.load import load_values
 from model.counts import activated_params, total_params, training_flops_per_token
 from model.errors import ConfigError, HunyuanError
 from model.memory import training_memory

@@ -3,7 +3,7 @@
 from typing import Any
 
 from analyses.planning.plan import LEAST_STEPS, MICRO_TOKENS
-from model.config import HunyuanConfig
+from model.config.hunyuan import HunyuanConfig
 from model.training.config import TrainingConfig
 from model.training.settings import RunSettings
 

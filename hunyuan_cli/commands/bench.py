@@ -4,8 +4,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from hunyuan_cli.console import emit, progress
-from hunyuan_cli.options import Format, Output, parse_count, parse_list
+from hunyuan_cli.console import progress
+from hunyuan_cli.options.common import Format, Output
+from hunyuan_cli.options.sizes import parse_count, parse_list
+from hunyuan_cli.results import emit
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed against the machine's ceiling and a peer.")
 
@@ -42,7 +44,7 @@ def train(
     Example: hunyuan bench train --peer --rounds 5 --format json
     """
     from analyses.bench.training import Workload, contenders, describe, training_table
-    from model.training.transforms import pick_device
+    from model.device import pick_device
 
     work = Workload(device=str(pick_device(device)), threads=threads)
     turns = rounds * len(contenders(peer=peer, compiled=compiled))
@@ -81,7 +83,7 @@ def decode(
     Example: hunyuan bench decode --shape small --peer --compile --rounds 5
     """
     from analyses.bench.decoding import SHAPES, DecodeWork, contenders, decode_table
-    from model.training.transforms import pick_device
+    from model.device import pick_device
 
     place = str(pick_device(device))
     works = [

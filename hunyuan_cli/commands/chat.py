@@ -6,7 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from hunyuan_cli.console import stderr
-from hunyuan_cli.generation import (
+from hunyuan_cli.options.common import Device, Seed
+from hunyuan_cli.views.chat import Talk
+from hunyuan_cli.views.generation import (
     DEFAULT_EXPERT_CACHE,
     Checkpoint,
     DType,
@@ -21,10 +23,8 @@ from hunyuan_cli.generation import (
     Temperature,
     TopK,
     TopP,
-    open_speaker,
+    open_engine,
 )
-from hunyuan_cli.options import Device, Seed
-from hunyuan_cli.talk import Talk
 
 Load = Annotated[
     Path | None, typer.Option("--load", exists=True, dir_okay=False, help="Go on with a saved conversation.")
@@ -69,9 +69,9 @@ def chat(
     conversation = Conversation.load(load) if load else Conversation()
     if system is not None:
         conversation.set_system(system)
-    speaker = open_speaker(checkpoint, dtype=dtype, device=device, experts=experts, expert_cache=expert_cache)
-    if not speaker.has_template:
+    engine = open_engine(checkpoint, dtype=dtype, device=device, experts=experts, expert_cache=expert_cache)
+    if not engine.has_template:
         stderr("this folder brings no chat template: a plain transcript of User: and Assistant: stands in")
-    talk = Talk(speaker, conversation, merge(speaker.defaults, **choices))
+    talk = Talk(engine, conversation, merge(engine.defaults, **choices))
     talk.max_new_tokens, talk.seed, talk.stop, talk.save_to, talk.stats = max_new_tokens, seed, stop or [], save, stats
     talk.run()

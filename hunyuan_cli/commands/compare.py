@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from hunyuan_cli.console import emit, result_format, save_figure
-from hunyuan_cli.options import Format, Output, Plot, check_figure_path
+from hunyuan_cli.files import save_figure
+from hunyuan_cli.options.common import Format, Output, Plot, check_figure_path
+from hunyuan_cli.results import emit, result_format
 
 Runs = Annotated[
     list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders that hold runs.", show_default=False)

@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from hunyuan_cli.console import emit, progress, stderr
-from hunyuan_cli.options import parse_bytes
+from hunyuan_cli.console import progress, stderr
+from hunyuan_cli.options.sizes import parse_bytes
+from hunyuan_cli.results import emit
 
 Source = Annotated[
     Path, typer.Argument(help="A Hugging Face folder, a run folder, or one checkpoint of a run.", show_default=False)

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hunyuan_cli.console import emit, progress
-from hunyuan_cli.generation import (
+from hunyuan_cli.console import progress
+from hunyuan_cli.files import line_writer
+from hunyuan_cli.options.common import Device, Output, Seed
+from hunyuan_cli.results import emit
+from hunyuan_cli.views.generation import (
     DEFAULT_EXPERT_CACHE,
     Checkpoint,
     Compiled,
@@ -26,18 +29,16 @@ from hunyuan_cli.generation import (
     Temperature,
     TopK,
     TopP,
-    open_speaker,
+    open_engine,
     show_stats,
     standard_input,
     stats_of,
 )
-from hunyuan_cli.lines import line_writer
-from hunyuan_cli.options import Device, Output, Seed
 
 if TYPE_CHECKING:
+    from model.generation.engine import Engine
     from model.generation.prompts import Prompt
     from model.generation.request import Request
-    from model.generation.speaker import Speaker
 
 Texts = Annotated[
     list[str] | None, typer.Argument(help="Texts to continue; '-' reads one from standard input.", show_default=False)
@@ -115,16 +116,16 @@ def infer(
     choices |= {"repetition_penalty": repetition_penalty}
     merge(GenerationDefaults(), **choices)  # a wrong value is told before the weights are read
     StopStrings(stop or [])
-    speaker = open_speaker(checkpoint, dtype=dtype, device=device, experts=experts, expert_cache=expert_cache)
+    engine = open_engine(checkpoint, dtype=dtype, device=device, experts=experts, expert_cache=expert_cache)
     texts: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop or []}
     requests = [
-        _request(speaker, prompt, chat=chat, system=system, seed=(seed + index) % 2**63, **texts)
+        _request(engine, prompt, chat=chat, system=system, seed=(seed + index) % 2**63, **texts)
         for index, prompt in enumerate(given)
     ]
-    check_requests(requests, speaker.net.config.max_position_embeddings, speaker.net.config.vocab_size)
+    check_requests(requests, engine.net.config.max_position_embeddings, engine.net.config.vocab_size)
     measured = GenerationStats()
     events = generate_batch(
-        speaker.net, requests, sampling=merge(speaker.defaults, **choices), slots=batch_size,
+        engine.net, requests, sampling=merge(engine.defaults, **choices), slots=batch_size,
         prefill_chunk=prefill_chunk, logprobs=logprobs, compiled=compiled, stats=measured,
     )  # fmt: skip
     if form == "text":
@@ -135,11 +136,11 @@ def infer(
                 write(json.dumps(result, ensure_ascii=False))
     else:
         results = list(_results(events, requests, given))
-        facts = stats_of(speaker, measured)
+        facts = stats_of(engine, measured)
         document = results[0] | facts if len(results) == 1 else {"results": results} | facts
         emit(document, format="json", output=output)
     if stats:
-        show_stats(stats_of(speaker, measured))
+        show_stats(stats_of(engine, measured))
 
 
 def _check_options(
@@ -157,13 +158,13 @@ def _check_options(
         raise typer.BadParameter("--system is a message of the chat template: add --chat")
 
 
-def _request(speaker: "Speaker", prompt: "Prompt", *, chat: bool, system: str | None, **options: Any) -> "Request":
+def _request(engine: "Engine", prompt: "Prompt", *, chat: bool, system: str | None, **options: Any) -> "Request":
     if prompt.messages is None and not chat:
-        return speaker.request(prompt.text, **options)
+        return engine.request(prompt.text, **options)
     messages = list(prompt.messages or [{"role": "user", "content": prompt.text}])
     if system is not None and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": _readable(system)})
-    return speaker.reply(messages, **options)
+    return engine.reply(messages, **options)
 
 
 def _stream(events: "Iterator[tuple[Request, str]]", prompt: str) -> None:

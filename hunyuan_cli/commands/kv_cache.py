@@ -4,24 +4,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hunyuan_cli.console import emit, human, progress, result_format, save_figure, stderr
-from hunyuan_cli.options import (
-    Format,
-    Models,
-    ModelSet,
-    Output,
-    Plot,
-    known,
-    parse_bytes,
-    parse_context,
-    parse_count,
-    parse_fraction,
-    parse_list,
-)  # fmt: skip
+from hunyuan_cli.console import progress, stderr
+from hunyuan_cli.files import save_figure
+from hunyuan_cli.options.common import Format, Models, ModelSet, Output, Plot
+from hunyuan_cli.options.sizes import known, parse_bytes, parse_context, parse_count, parse_fraction, parse_list
+from hunyuan_cli.results import emit, result_format
+from hunyuan_cli.views.kv_cache import document_tables
 
 if TYPE_CHECKING:
-    from model.storage import Storage
-    from model.variants import Variant
+    from model.config.storage import Storage
+    from model.config.variants import Variant
 
 _FITS = "What fits, and how fast"
 
@@ -127,8 +119,8 @@ def kv_cache(
     from analyses.memory import serving as budget
     from analyses.memory.kv_cache import kv_cache_rows
     from hunyuan_cli.models import model_shapes
-    from model.storage import STORAGE
-    from model.variants import own_variant, variants_of
+    from model.config.storage import STORAGE
+    from model.config.variants import own_variant, variants_of
 
     contexts, batches = parse_list(context, parse_context), parse_list(batch, parse_count)
     dtypes = dict.fromkeys(name.strip() for name in dtype.split(","))
@@ -175,7 +167,7 @@ def kv_cache(
     kind = result_format(format, output)
     notes = [f"note: {note}" for note in document.get("notes", [])]
     emit(
-        _tables(document) if kind == "table" else document,
+        document_tables(document) if kind == "table" else document,
         format=kind,
         output=output,
         note="\n".join(["* the model's own", *notes]),
@@ -197,7 +189,7 @@ def _measure(
     """The real cache of every variant that this project builds."""
     from analyses.memory.kv_cache import check_measured, measure_cache
     from hunyuan_cli.models import model_values
-    from model.architectures import buildable_config
+    from model.config.architectures import buildable_config
 
     check_measured(storages)
     names = dict.fromkeys(variant.shape.name for variant in variants)
@@ -215,35 +207,3 @@ def _measure(
                 rows += [row] if row else []
                 advance(1)
     return rows
-
-
-TITLES = {
-    "rows": "keys and values",
-    "largest_batch": "the largest batch of a replica, and the bytes on each of its devices",
-    "longest_context": "the longest context of a batch, and the bytes on each device of a replica",
-    "decoding": "decoding at the limit of memory bandwidth, and what each device reads in a step",
-    "measured": "allocated and by formula",
-}
-TOLD_ONCE = ("model", "context", "batch", "dtype", "reserve_bytes", "trained_context")
-
-
-def _tables(document: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The tables of a document for eyes: what is the same in every row goes into the title, the own variant is marked."""
-    tables = {}
-    for key, title in TITLES.items():
-        rows = document.get(key)
-        if not rows:
-            continue
-        same = [name for name in TOLD_ONCE if name in rows[0] and len({row[name] for row in rows}) == 1]
-        same = same if len(rows) > 1 else []
-        told = [f"{name.replace('_', ' ').removesuffix(' bytes')} {human(rows[0][name], name)}" for name in same]
-        tables[f"{title} ({', '.join(told)})" if told else title] = [
-            {name: value for name, value in _shown(row).items() if name not in same} for row in rows
-        ]
-    return tables
-
-
-def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    exact = {name: f"{row[name]:,}" for name in ("measured_bytes", "closed_form_bytes") if name in row}
-    mark = " *" if row.get("own") else ""
-    return {name: value for name, value in row.items() if name != "own"} | {"variant": row["variant"] + mark} | exact

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hunyuan_cli.console import emit, result_format, save_figure, stderr
-from hunyuan_cli.options import Format, Output, Plot, Seed, parse_count, parse_fraction, parse_number
-from hunyuan_cli.scale_view import notes, tables
+from hunyuan_cli.console import stderr
+from hunyuan_cli.files import save_figure
+from hunyuan_cli.options.common import Format, Output, Plot, Seed
+from hunyuan_cli.options.sizes import parse_count, parse_fraction, parse_number
+from hunyuan_cli.results import emit, result_format
+from hunyuan_cli.views.scale_fit import notes, tables
 
 if TYPE_CHECKING:
     from analyses.scaling.fit import ScaleFit

@@ -5,15 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
-from hunyuan_cli.console import emit, human_time, result_format, stderr, write_atomically
-from hunyuan_cli.options import (
-    Format,
-    Output,
-    parse_context,
-    parse_count,
-    parse_fraction,
-    parse_number,
-)  # fmt: skip
+from hunyuan_cli.console import human_time, stderr
+from hunyuan_cli.files import write_output
+from hunyuan_cli.options.common import Format, Output
+from hunyuan_cli.options.sizes import parse_context, parse_count, parse_fraction, parse_number
+from hunyuan_cli.results import emit, result_format
 
 _RUN = "How the model is trained"
 _COST = "Memory and time"
@@ -135,7 +131,7 @@ def scale_plan(
     for warning in report["warnings"]:
         stderr(f"warning: {warning['message']}")
     if out is not None:
-        write_atomically(out, run_file(report).encode())
+        write_output(out, run_file(report).encode())
     kind = result_format(format, output)
     if kind == "json":
         emit(report, format=kind, output=output)

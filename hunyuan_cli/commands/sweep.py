@@ -1,17 +1,18 @@
 """`hunyuan sweep`: an isoFLOP grid of runs, the data of a scaling law."""
 
 import shlex
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hunyuan_cli.console import emit, result_format, stderr
-from hunyuan_cli.options import Format, OptionalDevice, Output, parse_number
+from hunyuan_cli.console import stderr
+from hunyuan_cli.options.common import Format, OptionalDevice, Output
+from hunyuan_cli.options.sizes import parse_number
+from hunyuan_cli.results import emit, result_format
+from hunyuan_cli.signals import FINISH_CELLS, stop_on_signal
 
 if TYPE_CHECKING:
     from model.sweep.engines import Engine
@@ -102,7 +103,7 @@ def sweep(
 
     Then the same without --dry-run, and: hunyuan scale-fit runs/iso/runs.csv
     """
-    from hunyuan_cli.sweep_view import make_view
+    from hunyuan_cli.views.sweep import make_view
     from model.sweep.runner import Sweep
 
     if address is not None and engine != "ray":
@@ -128,7 +129,10 @@ def sweep(
     with grid.held():
         _, expected = _look_ahead(grid, machine, retry_failed, no_estimate, quiet, show=True)
         todo = grid.todo(retry_failed)
-        with _ask_to_stop_on_signal() as should_stop, make_view(grid, todo, expected, quiet) as view:
+        with (
+            stop_on_signal(stderr, FINISH_CELLS, at_once=False) as should_stop,
+            make_view(grid, todo, expected, quiet) as view,
+        ):
             order = _longest_first(expected)
             whole = grid.run(machine.engine(), view, retry_failed=retry_failed, order=order, should_stop=should_stop)
     again = ["hunyuan", "sweep", "--out", str(out)]  # the folder has the plan, options and all
@@ -214,7 +218,7 @@ def _look_ahead(
     grid: "Sweep", machine: _Machine, retry_failed: bool, no_estimate: bool, quiet: bool, show: bool
 ) -> "tuple[list[dict[str, Any]], Estimate | None]":
     """Prepares the text, measures, and tells what will happen; the grid's rows and the expected times."""
-    from hunyuan_cli.sweep_view import data_progress, grid_rows, print_grid, remarks
+    from hunyuan_cli.views.sweep import data_progress, grid_rows, print_grid, remarks
     from model.sweep.engines import cores
     from model.sweep.estimate import estimate
 
@@ -241,27 +245,6 @@ def _longest_first(expected: "Estimate | None") -> "Callable[[Cell], float]":
     """So that no worker is left with a long cell while the others have nothing to do."""
     seconds = expected.seconds if expected else {}
     return lambda cell: -seconds.get(cell.id, float(cell.flops))
-
-
-@contextmanager
-def _ask_to_stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C or SIGTERM asks the cells to finish their step and save; a second Ctrl-C ends them at once."""
-    asked = False
-
-    def ask(number: int, frame: object) -> None:
-        nonlocal asked
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked = True
-        stderr("stopping after the steps that are going on (Ctrl-C again to stop at once, without saving)")
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, ask) for number in numbers]
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 # --- results ----------------------------------------------------------------------------------------------------------

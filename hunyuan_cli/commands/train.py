@@ -2,17 +2,18 @@
 
 import dataclasses
 import shlex
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hunyuan_cli.console import save_figure, stderr
-from hunyuan_cli.options import Flops, OptionalDevice, OptionalSeed, Tokens
+from hunyuan_cli.console import stderr
+from hunyuan_cli.files import save_figure
+from hunyuan_cli.options.common import Flops, OptionalDevice, OptionalSeed, Tokens
+from hunyuan_cli.signals import FINISH_STEP, stop_on_signal
 
 if TYPE_CHECKING:
     from model.training.settings import RunSettings
@@ -108,7 +109,7 @@ def train(
 
     with ExitStack() as stack:
         reporter = stack.enter_context(_reporter(quiet, tensorboard))
-        stop = stack.enter_context(_finish_step_on_signal(reporter.note))
+        stop = stack.enter_context(stop_on_signal(reporter.note, FINISH_STEP))
         progress = None if quiet else _data_progress(reporter.note)
         summary = pretrain(out, chosen, reporter, resume=resume, should_stop=stop, progress=progress)
     _draw(out, dense=chosen.model.is_dense, quiet=quiet)
@@ -140,11 +141,11 @@ def _free_folder(name: str) -> Path:
 
 
 def _reporter(quiet: bool, tensorboard: bool) -> Any:
-    from hunyuan_cli.live import Reporters, make_reporter
+    from hunyuan_cli.views.training import Reporters, make_reporter
 
     if not tensorboard:
         return make_reporter(quiet)
-    from hunyuan_cli.tensorboard import TensorBoardReporter
+    from hunyuan_cli.views.tensorboard import TensorBoardReporter
 
     return Reporters([make_reporter(quiet), TensorBoardReporter()])
 
@@ -160,36 +161,6 @@ def _data_progress(note: Callable[[str], None]) -> Callable[[str, float], None]:
             note(f"data: {stage}")
 
     return report
-
-
-@contextmanager
-def _finish_step_on_signal(note: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C or SIGTERM into a request to stop after the step; a second Ctrl-C stops at once.
-
-    Before the training loop asks for the first time there is nothing to save, and the first one stops at once, too.
-    """
-    asked = training = False
-
-    def ask(number: int, frame: object) -> None:
-        nonlocal asked
-        if not training or (asked and number == signal.SIGINT):
-            raise KeyboardInterrupt
-        asked = True
-        note("stopping after this step (Ctrl-C again to stop at once, without saving)")
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, ask) for number in numbers]
-
-    def should_stop() -> bool:
-        nonlocal training
-        training = True
-        return asked
-
-    try:
-        yield should_stop
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 def _draw(out: Path, *, dense: bool, quiet: bool) -> None:

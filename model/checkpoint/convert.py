@@ -20,8 +20,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from model.architectures import load_values
-from model.checkpoint import native
+from model.checkpoint import run as native
 from model.checkpoint.export_check import compare_with_transformers
 from model.checkpoint.released import (
     DEFAULT_SHARD_BYTES,
@@ -34,15 +33,16 @@ from model.checkpoint.released import (
     write_released,
     written_aside,
 )
-from model.checkpoint.released_config import write_config
 from model.checkpoint.tensor_files import INDEX
-from model.config import HunyuanConfig
+from model.config.hunyuan import HunyuanConfig
+from model.config.load import load_values
+from model.config.released import write_config
 from model.errors import CheckpointError, ConfigError, MissingExtraError
 from model.generation.defaults import FILE_NAME as GENERATION_CONFIG
-from model.layers.transformer import Hunyuan
 from model.tokenizer.folder import TOKENIZER_CONFIG, TOKENIZER_FILES, TOKENIZER_JSON, load_folder_tokenizer
 from model.tokenizer.interface import TextTokenizer
 from model.tokenizer.tiktoken_vocab import TIKTOKEN_FILE
+from model.transformer import Hunyuan
 
 Target = Literal["native", "hunyuan", "transformers"]
 # Opens a stage of the work with its name and bytes, where they are known; what it gives takes the bytes just done.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from model.checkpoint.tensor_files import TensorFiles
-from model.config import HunyuanConfig
+from model.config.hunyuan import HunyuanConfig
 from model.errors import ConfigError
 from model.layers.mlp import swiglu_output
 

@@ -13,8 +13,8 @@ from torch.func import functional_call
 
 from model.checkpoint.tensor_files import some
 from model.errors import CheckpointError, MissingExtraError
-from model.layers.transformer import Hunyuan
 from model.moe.layer import MoE
+from model.transformer import Hunyuan
 
 SEQUENCES, LENGTH = 8, 16  # random tokens that both are given
 TOLERANCE = 1e-4  # of a logit, or of the largest one where that is above 1

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoint import disk_experts, native, released
-from model.checkpoint.native import M
+from model.checkpoint import disk_experts, released
+from model.checkpoint import run as native
+from model.checkpoint.run import M
 from model.checkpoint.tensor_files import TensorFiles
 from model.errors import ConfigError
 

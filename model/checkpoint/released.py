@@ -8,10 +8,8 @@ Names are those of model/checkpoint/released_names.py, config.json of released_c
 and the mapped pages of one shard; while writing, the model and one shard.
 """
 
-import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,13 +19,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from model.architectures import load_values
-from model.checkpoint.native import ROUTED, M, keeps_precision, sync, without_storage, write_tensors
-from model.checkpoint.released_config import Layout, read_config, write_config
 from model.checkpoint.released_names import Part, parts_of
+from model.checkpoint.run import ROUTED, M, keeps_precision, without_storage, write_tensors
 from model.checkpoint.tensor_files import INDEX, WEIGHTS, TensorFiles, some
-from model.config import HunyuanConfig
+from model.config.hunyuan import HunyuanConfig
+from model.config.load import load_values
+from model.config.released import Layout, read_config, write_config
 from model.errors import CheckpointError
+from model.files import folder_aside, write_json
 
 Table = dict[str, tuple[str, Part]]  # released name -> the tensor of this project that it is a part of
 Progress = Callable[[int], None]  # takes the bytes of weights just read or written
@@ -167,7 +166,7 @@ def write_released(
         del weights[name]
     precision = str(weights["embed_tokens.weight"].dtype).removeprefix("torch.")
     values = write_config(config, layout, precision, token_ids or {})
-    (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "config.json", values)
     return _write_shards(folder, _shards(weights, config.num_experts, max_shard_bytes), weights, progress)
 
 
@@ -203,7 +202,7 @@ def _write_shards(folder: Path, shards: list[Shard], weights: dict[str, Tensor],
         progress(written)
     if len(shards) > 1:
         index_json = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        (folder / INDEX).write_text(json.dumps(index_json, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / INDEX, index_json)
     return Written(len(weight_map), len(shards), total)
 
 
@@ -220,21 +219,11 @@ def refuse_taken(folder: Path) -> None:
 def written_aside(folder: Path) -> Iterator[Path]:
     """A folder that appears under its name when all of it is written and synced, and not at all otherwise."""
     refuse_taken(folder)
-    place = folder.resolve()  # "." has no name, and a link stays one
-    aside = place.with_name(f".{place.name}.{os.getpid()}.writing")
     try:
-        aside.mkdir(parents=True)
-        yield aside
-        for path in [*(path for path in aside.rglob("*") if path.is_file()), aside]:
-            sync(path)
-        if place.exists():
-            place.rmdir()
-        aside.rename(place)
-        sync(place.parent)
+        with folder_aside(folder) as aside:
+            yield aside
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise CheckpointError(
             f"{folder} could not be written ({reason}): free some space or name another folder"
         ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

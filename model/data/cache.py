@@ -1,10 +1,10 @@
 """The cache folder: files named by what they were made from, written aside and renamed when they are complete."""
 
-import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from model import files
 from model.errors import DataError
 
 
@@ -22,20 +22,11 @@ def cache_folder(cache_dir: str = "") -> Path:
 
 def write_file(path: Path, chunks: Iterable[bytes]) -> None:
     """All of it or nothing: a write that is interrupted leaves what was there before, for other processes too."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
+        files.write_file(path, chunks)
     except OSError as error:
         raise DataError(
             f"the cache {path.parent} cannot be written ({error.strerror or error}): "
             "set data.cache_dir or HUNYUAN_CACHE to a folder with room"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):  # the folder may not be there, which the error above says
-            aside.unlink()

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.cache import KVCache
 from model.errors import ConfigError
 from model.layers.attention import Attention
+from model.layers.kv_cache import KVCache
 from model.layers.mlp import SwiGLU, swiglu
 from model.layers.norm import rms_normalize
 from model.layers.rope import rope_table, rotate
-from model.layers.transformer import DecoderLayer, Hunyuan
 from model.moe.experts import Experts
 from model.moe.layer import MoE
 from model.moe.router import choose_experts, weigh
+from model.transformer import DecoderLayer, Hunyuan
 
 Slot = tuple[Tensor, Tensor]  # keys and values of one layer, (G, S, P)
 Slots = dict[int, Slot]

@@ -3,12 +3,11 @@
 {"messages": [{"role": "system", "content": "..."}, {"role": "user", "content": "..."}, ...]}
 """
 
-import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.errors import DataError
+from model.files import read_json, write_json
 from model.tokenizer.chat_template import checked_messages
 from model.tokenizer.interface import whole_characters
 
@@ -61,26 +60,20 @@ class Conversation:
 
     def save(self, path: Path) -> None:
         """Writes the file, whole or not at all."""
-        text = json.dumps({"messages": self.messages}, indent=2, ensure_ascii=False) + "\n"
         try:
             if path.is_dir():
                 raise DataError(f"{path} is a folder: name a file for the conversation")
-            aside = path.with_name(f".{path.name}.{os.getpid()}.writing")
-            try:
-                aside.write_text(text, encoding="utf-8")
-                aside.replace(path)
-            finally:
-                aside.unlink(missing_ok=True)
+            write_json(path, {"messages": self.messages})
         except OSError as error:
             raise DataError(f"the conversation could not be saved to {path}: {error.strerror}") from error
 
     @classmethod
     def load(cls, path: Path) -> "Conversation":
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = read_json(path)
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}") from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise DataError(f"{path} is not a conversation, a JSON document: {error}") from error
         if not isinstance(document, dict) or not isinstance(document.get("messages"), list):
             raise DataError(f'{path} is not a conversation: it must be {{"messages": [...]}}')

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.cache import KVCache
 from model.errors import ConfigError
 from model.generation.compiled import CompiledStep
 from model.generation.request import Request, TokenLogprob, check_requests
 from model.generation.sampling import Sampling, next_token, top_logprobs
-from model.layers.transformer import Hunyuan
+from model.layers.kv_cache import KVCache
+from model.transformer import Hunyuan
 
 PREFILL_CHUNK = 512  # tokens of a prompt in one pass: scores take chunk * length, not length squared
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.cache import KVCache
-from model.config import HunyuanConfig
+from model.config.hunyuan import HunyuanConfig
+from model.layers.kv_cache import KVCache
 from model.layers.linear import Linear, project
 from model.layers.norm import rms_normalize
 from model.layers.rope import rotate

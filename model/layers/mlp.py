@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.layers import cpu
+from model.kernels import onednn
 from model.layers.linear import Linear, project
 
 
@@ -29,9 +29,9 @@ class SwiGLU(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         gate_up, down = self.gate_up_proj.weight, self.down_proj.weight
-        if cpu.onednn_applies(hidden, gate_up):  # one expert that takes every row
+        if onednn.onednn_applies(hidden, gate_up):  # one expert that takes every row
             rows = hidden.reshape(-1, hidden.shape[-1])
-            return cpu.swiglu_experts(rows, gate_up[None], down[None], torch.tensor([len(rows)])).view_as(hidden)
+            return onednn.swiglu_experts(rows, gate_up[None], down[None], torch.tensor([len(rows)])).view_as(hidden)
         return self.down_proj(swiglu(self.gate_up_proj(hidden)))
 
     def infer(self, hidden: Tensor) -> Tensor:

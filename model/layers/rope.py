@@ -6,7 +6,7 @@ The two halves of a head are the pairs, as in the released code. S positions, P 
 import torch
 from torch import Tensor
 
-from model.config import HunyuanConfig
+from model.config.hunyuan import HunyuanConfig
 
 
 def rope_base(config: HunyuanConfig) -> float:

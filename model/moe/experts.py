@@ -1,15 +1,15 @@
 """Routed experts: SwiGLUs with stacked weights, each over its own run of rows.
 
 N rows sorted by expert, E experts, D hidden, F intermediate. `grouped_experts` is the path in use, `loop_experts` its oracle
-(tests/oracles/test_experts.py). Float32 on a processor goes through oneDNN (model/layers/cpu.py).
+(tests/oracles/test_experts.py). Float32 on a processor goes through oneDNN (model/kernels/onednn.py).
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.layers import cpu
-from model.layers.linear import matmul_dtype
+from model.device import matmul_dtype
+from model.kernels import onednn
 from model.layers.mlp import swiglu
 
 
@@ -22,8 +22,8 @@ class Experts(nn.Module):
         self.down = nn.Parameter(torch.empty(num_experts, hidden_size, intermediate_size))
 
     def forward(self, hidden: Tensor, ends: Tensor) -> Tensor:
-        if cpu.onednn_applies(hidden, self.gate_up):
-            return cpu.swiglu_experts(hidden, self.gate_up, self.down, ends)
+        if onednn.onednn_applies(hidden, self.gate_up):
+            return onednn.swiglu_experts(hidden, self.gate_up, self.down, ends)
         return grouped_experts(hidden, self.gate_up, self.down, ends)
 
     def weights(self, expert: int) -> tuple[Tensor, Tensor]:

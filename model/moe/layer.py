@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.config import HunyuanConfig
+from model.config.hunyuan import HunyuanConfig
 from model.layers.mlp import SwiGLU, swiglu_output
 from model.moe.dispatch import combine, dispatch, plan_dispatch
 from model.moe.experts import Experts

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from model.config import Convention, RoutingPolicy
+from model.config.hunyuan import Convention, RoutingPolicy
 
 
 class Routing(NamedTuple):

@@ -10,7 +10,6 @@ No torch before run_cell.
 import argparse
 import ctypes
 import fcntl
-import json
 import math
 import os
 import signal
@@ -168,12 +167,12 @@ def _run(arguments: list[str]) -> int:
             return 0
         import torch
 
-        from model.training.run_folder import replace_file
+        from model.files import write_json
 
         if given.threads:
             torch.set_num_threads(given.threads)
         outcome = run_cell(given.folder, stop)
         if outcome is None:
             return INTERRUPTED
-        replace_file(given.folder / OUTCOME, json.dumps(outcome, indent=2) + "\n")
+        write_json(given.folder / OUTCOME, outcome)
     return 0

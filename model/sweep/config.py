@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from model.config import type_problems, unknown_key
+from model.config.checks import type_problems, unknown_key
 from model.errors import ConfigError
 
 LARGEST_BUDGET = 1e40  # FLOPs
@@ -57,7 +57,7 @@ class SweepConfig:
     """The section [sweep]; ConfigError lists every invalid value at once."""
 
     budgets: tuple[float, ...] = (1e13, 2e13, 4e13)  # training FLOPs by the exact count; half an hour a cell, at most
-    sizes: tuple[str, ...] = ()  # names of model/presets.py; empty: every rung of the ladder inside the window
+    sizes: tuple[str, ...] = ()  # names of model/config/presets.py; empty: every rung of the ladder inside the window
     tokens_per_param: tuple[float, ...] = ()  # least and most tokens per activated parameter; also thins out `sizes`
     seeds: tuple[int, ...] = (0,)
     times: float = 1.0  # every budget is multiplied by it, and the window moves the sizes along

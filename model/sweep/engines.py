@@ -131,7 +131,7 @@ def visible_gpus(device: str) -> list[str]:
         return []
     import torch
 
-    from model.training.transforms import pick_device
+    from model.device import pick_device
 
     if pick_device(device).type != "cuda":
         return []

@@ -104,32 +104,33 @@ def measure(settings: RunSettings, seconds: float) -> Speed:
     import torch
 
     from model.counts import activated_params, total_params, training_flops_per_token
-    from model.layers.transformer import Hunyuan
-    from model.training import transforms
+    from model.device import autocast, compute_dtype, keep_freed_memory, pick_device, synchronize
     from model.training.optimizer import build_optimizer
+    from model.training.prepare import check_memory
+    from model.transformer import Hunyuan
 
     config, model = settings.training, settings.model
-    device = transforms.pick_device(config.device)
-    transforms.check_memory(model, device)
-    transforms.keep_freed_memory(device)
+    device = pick_device(config.device)
+    check_memory(model, device)
+    keep_freed_memory(device)
     net = Hunyuan(model, torch.Generator().manual_seed(0)).to(device)
     optimizer = build_optimizer(net, model, config)
     generator = torch.Generator(device).manual_seed(0)
-    dtype = transforms.compute_dtype(config, device)
+    dtype = compute_dtype(config.precision, device)
     most = max(1, MOST_TOKENS[device.type] // config.sequence_length)
     shape = (min(config.micro_batch_size, most), config.sequence_length + 1)
     ids = torch.randint(model.vocab_size, shape, generator=generator, device=device)
 
     def step() -> None:
-        with transforms.autocast(device, dtype):
+        with autocast(device, dtype):
             output = net(ids[:, :-1], ids[:, 1:], generator=generator)
         (output.loss + output.aux_loss).backward()
 
     def timed(work: Callable[[], object]) -> float:
-        transforms.synchronize(device)
+        synchronize(device)
         start = time.perf_counter()
         work()
-        transforms.synchronize(device)
+        synchronize(device)
         return time.perf_counter() - start
 
     end = time.perf_counter() + seconds

@@ -18,11 +18,11 @@ from typing import Any, Self
 
 import tomli_w
 
-from model.config import HunyuanConfig
+from model.config.hunyuan import HunyuanConfig
+from model.config.presets import PRESETS
 from model.counts import activated_params, parameter_counts, total_params, training_flops_per_token
 from model.data.config import DataConfig
 from model.errors import ConfigError
-from model.presets import PRESETS
 from model.sweep.config import SweepConfig, refuse_unknown
 from model.training.config import TrainingConfig
 from model.training.settings import RunSettings

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from model.data.corpus import Progress, prepare_corpus
 from model.errors import CheckpointError, ConfigError, HunyuanError
+from model.files import read_json, write_file, write_json
 from model.sweep.cell import BUSY, INTERRUPTED, LOCK, OUTCOME, hold
 from model.sweep.engines import Ended, Engine
 from model.sweep.plan import Cell, SweepPlan, read_plan
@@ -99,7 +100,7 @@ class Sweep:
             )
         with lock:
             self._check_same_plan()  # another sweep may have ended just now
-            _replace(self.folder / PLAN, self.plan.to_toml())
+            write_file(self.folder / PLAN, self.plan.to_toml())
             yield
 
     def prepare(self, progress: Progress | None = None) -> Text:
@@ -190,7 +191,7 @@ class Sweep:
         """
         if self.text is None:
             raise ValueError("prepare() first: the text is read once, before any cell")
-        _replace(self.folder / DATA, json.dumps(asdict(self.text), indent=2) + "\n")
+        write_json(self.folder / DATA, asdict(self.text))
         waiting = sorted(self.todo(retry_failed), key=order)
         for cell in waiting:
             self._make_ready(cell)
@@ -228,7 +229,7 @@ class Sweep:
                 ])  # fmt: skip
         else:
             folder.mkdir(exist_ok=True)
-            _replace(folder / "run.toml", cell.settings.to_toml())
+            write_file(folder / "run.toml", cell.settings.to_toml())
         (folder / OUTCOME).unlink(missing_ok=True)  # of a failure that is tried again
 
     def _record(self, cell: Cell, end: Ended, watcher: Watcher) -> None:
@@ -238,7 +239,7 @@ class Sweep:
                 busy = f"another process still runs {cell.id}: end it, then start the sweep again"
                 watcher.ended(cell, None, busy if end.code == BUSY else "")
                 return
-            _replace(folder / OUTCOME, json.dumps({"status": "failed", "error": _crash(end)}, indent=2) + "\n")
+            write_json(folder / OUTCOME, {"status": "failed", "error": _crash(end)})
         notes = _read_json(folder / OUTCOME).get("notes", [])
         self._give_back_checkpoints(cell)
         self._write_runs()
@@ -253,7 +254,7 @@ class Sweep:
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows())
-        _replace(self.folder / RUNS, text.getvalue())
+        write_file(self.folder / RUNS, text.getvalue())
 
     def _check_same_plan(self) -> None:
         """Refuses a plan that changes what the folder's has, or lacks one of its cells."""
@@ -325,16 +326,9 @@ def _last_row(path: Path) -> dict[str, Any]:
 def _read_json(path: Path) -> dict[str, Any]:
     """An object; empty where there is no file."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path)
     except FileNotFoundError:
         return {}
     except ValueError as error:
         raise HunyuanError(f"{path} is damaged ({error}): remove it, and the cell is run again") from error
     return document if isinstance(document, dict) else {}
-
-
-def _replace(path: Path, text: str) -> None:
-    """A file, replaced in one move."""
-    aside = path.with_name(f".{path.name}.writing")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)

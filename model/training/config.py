@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from model.config import type_problems
+from model.config.checks import type_problems
 from model.errors import ConfigError
 
 Precision = Literal["auto", "float32", "bfloat16"]

@@ -9,19 +9,21 @@ from typing import Any, Protocol
 
 import torch
 
-from model.checkpoint.native import newest_intact, restore, save_checkpoint
+from model.checkpoint.run import newest_intact, restore, save_checkpoint
 from model.counts import activated_params, total_params, training_flops_per_token
+from model.device import autocast, compute_dtype, keep_freed_memory, measure_peak_flops, synchronize
 from model.errors import CheckpointError, TrainingError
-from model.layers.transformer import Hunyuan, Output
+from model.files import write_json
 from model.moe.layer import MoE, MoEStats
 from model.moe.router import update_expert_bias
-from model.training import transforms
 from model.training.events import Reporter, RunPlan
 from model.training.metrics import RoutingWatch, merge_stats, routing_metrics
 from model.training.optimizer import build_optimizer, describe_groups, set_learning_rate
-from model.training.run_folder import MetricsLog, write_json
+from model.training.prepare import prepare
+from model.training.run_folder import MetricsLog
 from model.training.schedule import learning_rate_ratio
 from model.training.settings import RunSettings
+from model.transformer import Hunyuan, Output
 
 # Of the last line of metrics.jsonl, which is an evaluated one when the run is finished.
 SUMMARY_KEYS = [
@@ -88,15 +90,15 @@ class _Session:
     ) -> None:
         self.folder, self.settings, self.task, self.reporter = folder, settings, task, reporter
         self.config, self.steps, self.device = settings.training, steps, device
-        transforms.keep_freed_memory(device)
+        keep_freed_memory(device)
         seed = self.config.seed
         # Drawn on the processor, so that a seed means the same weights on every device.
         self.net = Hunyuan(settings.model, torch.Generator().manual_seed(seed)).to(device)
         self.optimizer = build_optimizer(self.net, settings.model, self.config)
         self.generators = {"routing": torch.Generator(device).manual_seed(seed)}
-        transforms.prepare(self.net, self.config, device)
-        self.dtype = transforms.compute_dtype(self.config, device)
-        self.peak_flops = transforms.measure_peak_flops(device, self.dtype)
+        prepare(self.net, self.config, device)
+        self.dtype = compute_dtype(self.config.precision, device)
+        self.peak_flops = measure_peak_flops(device, self.dtype)
         self.flops_per_token = training_flops_per_token(settings.model, self.config.sequence_length)
         self.activated_params = activated_params(settings.model)
         self.watch = RoutingWatch()
@@ -147,7 +149,7 @@ class _Session:
             last = self.step == self.steps
             evaluated = last or (c.evaluate_every > 0 and self.step % c.evaluate_every == 0)
             if self.step % c.log_every == 0 or evaluated:
-                transforms.synchronize(self.device)
+                synchronize(self.device)
                 elapsed = time.perf_counter() - mark_time
                 self.seconds += elapsed
                 speed = (self.step - mark_step) * c.global_batch_tokens / elapsed
@@ -171,7 +173,7 @@ class _Session:
         self.net.train()
         losses, aux_losses, routing = [], [], []
         for batch in self.task.micro_batches(self.step):
-            with transforms.autocast(self.device, self.dtype):
+            with autocast(self.device, self.dtype):
                 output = self.task.forward(self.net, batch, self.generators["routing"])
             assert output.loss is not None, "a task's forward pass is given labels"
             ((output.loss + output.aux_loss) / self.config.micro_batches).backward()
@@ -235,7 +237,7 @@ class _Session:
 
     def _evaluate(self) -> dict[str, float]:
         self.net.eval()
-        with transforms.autocast(self.device, self.dtype):
+        with autocast(self.device, self.dtype):
             return self.task.evaluate(self.net)
 
     def _save(self) -> None:

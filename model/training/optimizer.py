@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from model.config import HunyuanConfig
+from model.config.hunyuan import HunyuanConfig
 from model.training.config import TrainingConfig
 from model.training.schedule import expert_lr_scale
 

@@ -8,16 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.checkpoint.native import steps_saved
+from model.checkpoint.run import steps_saved
 from model.counts import training_flops_per_token
 from model.data.corpus import Corpus, Progress, prepare_corpus
 from model.data.order import Sampler, validation_batches
-from model.layers.transformer import Hunyuan, Output
-from model.training import run_folder, transforms
+from model.device import pick_device
+from model.training import run_folder
 from model.training.events import Reporter
 from model.training.loop import train
+from model.training.prepare import check_grouped_product, check_memory
 from model.training.schedule import anneal_start
 from model.training.settings import RunSettings
+from model.transformer import Hunyuan, Output
 
 
 class Pretraining:
@@ -70,9 +72,9 @@ def pretrain(
     A resumed run is given its own settings (run_folder.settings_of), and begins anew when it was ended before its first
     checkpoint. should_stop is asked before every step.
     """
-    device = transforms.pick_device(settings.training.device)
-    transforms.check_memory(settings.model, device)
-    transforms.check_grouped_product(settings.model, settings.training, device)
+    device = pick_device(settings.training.device)
+    check_memory(settings.model, device)
+    check_grouped_product(settings.model, settings.training, device)
     if not resume:
         run_folder.refuse_other_run(folder)  # before minutes are spent on the data
     corpus = prepare_corpus(settings.data, settings.model.vocab_size, progress)

@@ -2,7 +2,7 @@
 
 config.json        the model's configuration        tokenizer.json   its tokenizer
 run.toml           the resolved settings            environment.json machine, versions, data fingerprint
-metrics.jsonl      one line per logged step         checkpoints/     model/checkpoint/native.py
+metrics.jsonl      one line per logged step         checkpoints/     model/checkpoint/run.py
 summary.json       how it ended
 """
 
@@ -20,6 +20,7 @@ import torch
 
 from model.data.corpus import Corpus
 from model.errors import CheckpointError
+from model.files import write_file, write_json
 from model.training.settings import RunSettings
 
 RECORDS = ("config.json", "run.toml", "metrics.jsonl", "checkpoints")
@@ -31,7 +32,7 @@ def create(folder: Path, settings: RunSettings, corpus: Corpus, device: torch.de
     run.toml comes first: from it everything else can be made again, should the process end in between.
     """
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    replace_file(folder / "run.toml", settings.to_toml())
+    write_file(folder / "run.toml", settings.to_toml())
     write_json(folder / "config.json", settings.model.to_dict())
     corpus.tokenizer.save(folder / "tokenizer.json")
     write_json(folder / "environment.json", environment(corpus, device))
@@ -99,9 +100,7 @@ class MetricsLog:
         path = folder / "metrics.jsonl"
         if path.exists():
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= last_step]
-            aside = path.with_suffix(".writing")
-            aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-            aside.replace(path)
+            write_file(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, row: dict[str, Any]) -> None:
@@ -114,21 +113,6 @@ class MetricsLog:
     def close(self) -> None:
         with contextlib.suppress(OSError):  # a full disk was reported by the write that met it
             self._file.close()
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """A JSON file, replaced in one move."""
-    replace_file(path, json.dumps(content, indent=2) + "\n")
-
-
-def replace_file(path: Path, text: str) -> None:
-    """A text file, replaced in one move."""
-    aside = path.with_name(f".{path.name}.writing")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
 
 
 def _step(line: str) -> float:

@@ -6,7 +6,7 @@ routed experts, which see a part of the batch, at a rate of their own.
 
 import math
 
-from model.config import HunyuanConfig
+from model.config.hunyuan import HunyuanConfig
 from model.training.config import TrainingConfig
 
 

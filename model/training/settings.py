@@ -8,7 +8,8 @@ from typing import Any, Self
 
 import tomli_w
 
-from model.config import HunyuanConfig, unknown_key
+from model.config.checks import unknown_key
+from model.config.hunyuan import HunyuanConfig
 from model.data.config import DataConfig
 from model.errors import ConfigError
 from model.training.config import TrainingConfig

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model import Hunyuan, HunyuanConfig
-from model.checkpoint.native import save_weights
+from model.checkpoint.run import save_weights
 from model.tokenizer.bpe import train_tokenizer
 from tests.oracles.released import CASES, random_tensors, write_folder
 

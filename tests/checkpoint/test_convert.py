@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from model import HunyuanConfig
 from model.checkpoint import convert as module
-from model.checkpoint import native
+from model.checkpoint import run as native
 from model.checkpoint.convert import convert
 from model.errors import CheckpointError
 from tests.checkpoint.folders import INPUT_IDS, config_in, logits, tensors_in
@@ -146,7 +146,7 @@ def test_what_a_layout_has_no_place_for_is_told(run_folder, tmp_path):
     (run / "checkpoints" / "step-00000000" / ".hidden").touch()
     manifest = run / "checkpoints" / "step-00000000" / "manifest.json"
     (manifest.parent / "generators.safetensors").touch()
-    checksums = {path.name: native._sha256(path) for path in manifest.parent.iterdir() if path != manifest}
+    checksums = {path.name: native.sha256(path) for path in manifest.parent.iterdir() if path != manifest}
     manifest.write_text(json.dumps(checksums))
     files = ["generators.safetensors", "optimizer.safetensors", "run.toml"]
     assert convert(run, tmp_path / "a", to="native")["left_out"] == files

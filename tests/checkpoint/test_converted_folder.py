@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from model.checkpoint import convert as module
-from model.checkpoint import native
+from model.checkpoint import run as native
 from model.checkpoint.convert import convert
 from model.errors import CheckpointError, ConfigError
 from tests.checkpoint.folders import INPUT_IDS, config_in, logits

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import Hunyuan, HunyuanConfig
-from model.cache import KVCache
 from model.checkpoint.convert import convert
 from model.checkpoint.disk_experts import ExpertCache
 from model.errors import ConfigError
+from model.layers.kv_cache import KVCache
 from tests.oracles.released import CASES
 
 CONFIG = HunyuanConfig.from_name("toy", num_hidden_layers=3, num_experts=5, hidden_size=4, intermediate_size=2)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from model import Hunyuan
-from model.cache import KVCache
+from model.layers.kv_cache import KVCache
 from tests.oracles import released
 from tests.oracles.released import CASES, logits, random_tensors, transformers5_keys, write_folder
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from model import Hunyuan, HunyuanConfig
-from model.checkpoint.native import save_weights
+from model.checkpoint.run import save_weights
 from model.tokenizer.bpe import Tokenizer, load_tokenizer, train_tokenizer
 from tests.oracles.released import CASES, random_tensors, write_folder
 

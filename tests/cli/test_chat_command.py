@@ -8,7 +8,8 @@ import re
 import pytest
 import torch
 
-from hunyuan_cli import main, talk
+from hunyuan_cli import main
+from hunyuan_cli.views import chat as talk
 from model import Hunyuan
 from model.generation import generate as generation
 from model.generation.conversation import Conversation

@@ -13,8 +13,10 @@ import pytest
 import typer
 
 from hunyuan_cli import main
-from hunyuan_cli.console import emit, human_bytes, human_count, human_time, save_figure, write_atomically
-from hunyuan_cli.options import parse_bytes, parse_context, parse_count, parse_number
+from hunyuan_cli.console import human_bytes, human_count, human_time
+from hunyuan_cli.files import save_figure, write_output
+from hunyuan_cli.options.sizes import parse_bytes, parse_context, parse_count, parse_number
+from hunyuan_cli.results import emit
 from model.errors import ConfigError, HunyuanError
 
 ROOT = Path(__file__).parents[2]
@@ -223,7 +225,7 @@ ROWS = [{"variant": "MHA", "bytes": 2_000_000}, {"variant": "none", "bytes": Non
 @pytest.mark.parametrize("format", ["table", "json", "csv"])
 def test_rows_need_no_pandas(format):
     code = (
-        "import sys; from hunyuan_cli.console import emit\n"
+        "import sys; from hunyuan_cli.results import emit\n"
         f"emit({ROWS}, format='{format}'); emit({{'x': 1, 'rows': {ROWS}}}, format='{format}')\n"
         "print([m for m in ('pandas', 'numpy', 'torch') if m in sys.modules], file=sys.stderr)"
     )
@@ -298,24 +300,24 @@ def test_people_read_numbers_with_units():
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     target = tmp_path / "out.txt"
-    write_atomically(target, b"first")
+    write_output(target, b"first")
 
     def full(self, other):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OSError, match="space"):
-        write_atomically(target, b"second")
+        write_output(target, b"second")
     assert [path.name for path in tmp_path.iterdir()] == ["out.txt"] and target.read_bytes() == b"first"
 
 
 def test_output_may_be_a_pipe_but_no_folder(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    write_atomically(tmp_path / "pipe", b"through")
+    write_output(tmp_path / "pipe", b"through")
     assert os.read(reader, 100) == b"through" and (tmp_path / "pipe").is_fifo()
     with pytest.raises(HunyuanError, match="folder"):
-        write_atomically(tmp_path, b"")
+        write_output(tmp_path, b"")
 
 
 def test_a_figure_of_unknown_format_is_refused(tmp_path):

@@ -12,7 +12,7 @@ import torch
 
 from hunyuan_cli import main
 from model import Hunyuan
-from model.checkpoint.native import run_of
+from model.checkpoint.run import run_of
 from model.generation import compiled
 from model.generation import generate as generation
 from model.generation.generate import generate, generate_batch
@@ -21,7 +21,6 @@ from model.generation.sampling import Sampling
 from model.tokenizer.bpe import load_tokenizer
 from model.tokenizer.chat_template import plain_template
 from model.tokenizer.folder import load_chat_template, load_folder_tokenizer
-from model.training import transforms
 from tests.cli.speaking import WORDS, write_released
 
 TINY = Path(__file__).parents[1] / "training" / "tiny.toml"
@@ -147,7 +146,7 @@ def test_a_run_that_was_just_trained(infer, tmp_path, monkeypatch):
     draw, out = random.Random(0), tmp_path / "out"
     sentences = (" ".join(draw.choices(WORDS.split(), k=9)) + ".\n" for _ in range(100))
     (tmp_path / "sentences.txt").write_text("".join(sentences))
-    monkeypatch.setattr(transforms, "measure_peak_flops", lambda device, dtype: 1e11)
+    monkeypatch.setattr("model.training.loop.measure_peak_flops", lambda device, dtype: 1e11)
     monkeypatch.setattr("hunyuan_cli.commands.train._draw", lambda out, **_: None)
     monkeypatch.setenv("HUNYUAN_CACHE", str(tmp_path / "cache"))
     command = ["train", "--config", TINY, "--data", tmp_path / "sentences.txt", "--out", out, "--steps", 4, "--quiet"]

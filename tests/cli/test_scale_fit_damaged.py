@@ -14,8 +14,8 @@ from analyses.scaling.fit import scale_fit
 from analyses.scaling.options import Options
 from analyses.scaling.parabola import CMin
 from analyses.scaling.tables import read_table
-from hunyuan_cli.console import emit
 from hunyuan_cli.main import run
+from hunyuan_cli.results import emit
 from model.errors import HunyuanError
 from tests.analyses.scaling.isoflop_data import (
     codes,

@@ -11,7 +11,6 @@ import pytest
 
 from hunyuan_cli.commands import train
 from hunyuan_cli.main import run
-from model.training import transforms
 
 ROOT = Path(__file__).parents[2]
 FIT = {
@@ -160,7 +159,9 @@ def test_a_plan_is_trained(law, tmp_path, capsys, monkeypatch):
     large = {"coefficient": 5.0, "exponent": 0.47}  # 1M parameters and few tokens, which is a run of seconds
     law.write_text(json.dumps(FIT | {"n_opt": large}))
     monkeypatch.setenv("HUNYUAN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(transforms, "measure_peak_flops", lambda device, dtype: 1e11)  # a second on a busy machine
+    monkeypatch.setattr(
+        "model.training.loop.measure_peak_flops", lambda device, dtype: 1e11
+    )  # a second on a busy machine
     monkeypatch.setattr(train, "_draw", lambda out, dense, quiet: None)  # seconds, too
     options = ["--law", law, "--vocab-size", "300", "--context", "64", "--batch-tokens", "1024", "--out", file]
     plan = document(capsys, "--flops", flops, *options)["plans"][0]

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from hunyuan_cli import main, sweep_view
+from hunyuan_cli import main
+from hunyuan_cli.views import sweep as sweep_view
 from model.sweep.estimate import Estimate
 from model.sweep.plan import SweepPlan
 from model.sweep.runner import CellProgress, Text

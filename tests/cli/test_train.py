@@ -10,7 +10,6 @@ import pytest
 from hunyuan_cli import main
 from hunyuan_cli.commands.train import _finish_step_on_signal
 from model.counts import training_flops_per_token
-from model.training import transforms
 from model.training.settings import RunSettings
 
 TINY = Path(__file__).parents[1] / "training" / "tiny.toml"
@@ -28,7 +27,9 @@ def text(tmp_path_factory):
 @pytest.fixture
 def hunyuan(text, tmp_path, monkeypatch, capfd):
     """hunyuan("train", ...) -> (status, stdout, lines of stderr), in a folder of its own."""
-    monkeypatch.setattr(transforms, "measure_peak_flops", lambda device, dtype: 1e11)  # a second on a busy machine
+    monkeypatch.setattr(
+        "model.training.loop.measure_peak_flops", lambda device, dtype: 1e11
+    )  # a second on a busy machine
     monkeypatch.setenv("HUNYUAN_CACHE", str(text.parent / "cache"))
     monkeypatch.chdir(tmp_path)
 

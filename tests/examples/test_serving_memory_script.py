@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from model.config import HunyuanConfig
-from model.shape import shape_of
-from model.variants import STANDARD, own_variant
+from model.config.shape import shape_of
+from model.config.variants import STANDARD, own_variant
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from model.config import HunyuanConfig
+from model.config.storage import STORAGE
 from model.counts import kv_cache_bytes
 from model.errors import ConfigError
 from model.generation.generate import GenerationStats, generate
 from model.generation.sampling import Sampling
-from model.layers.transformer import Hunyuan
-from model.storage import STORAGE
+from model.transformer import Hunyuan
 
 CONFIG = HunyuanConfig.from_name(
     "toy", vocab_size=61, hidden_size=32, intermediate_size=24, head_dim=8, num_experts=4, max_position_embeddings=16,

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from model.config import HunyuanConfig
+from model.config.presets import PRESETS
 from model.counts import activated_params, parameter_counts, total_params
-from model.layers.transformer import Hunyuan
-from model.presets import PRESETS
+from model.transformer import Hunyuan
 
 VARIANTS = {
     "bias": {"attention_bias": True},

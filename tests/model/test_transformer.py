@@ -11,10 +11,10 @@ from model.config import HunyuanConfig
 from model.layers.mlp import SwiGLU
 from model.layers.norm import RMSNorm
 from model.layers.rope import rope_table
-from model.layers.transformer import DecoderLayer, Hunyuan
 from model.moe.router import draw_place_keys
 from model.training.config import TrainingConfig
-from model.training.transforms import prepare
+from model.training.prepare import prepare
+from model.transformer import DecoderLayer, Hunyuan
 
 SMALL = HunyuanConfig.from_name(
     "toy", vocab_size=61, hidden_size=32, intermediate_size=24, head_dim=8, num_experts=4,

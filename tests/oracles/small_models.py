@@ -3,7 +3,7 @@
 import torch
 
 from model.config import HunyuanConfig
-from model.layers.transformer import Hunyuan
+from model.transformer import Hunyuan
 
 SMALL = HunyuanConfig.from_name(
     "toy", vocab_size=61, hidden_size=24, intermediate_size=16, num_hidden_layers=3, num_attention_heads=4,

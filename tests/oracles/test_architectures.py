@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.architectures import READERS, load_shape
+from model.config.architectures import READERS
+from model.config.load import load_shape
+from model.config.presets import COMPARED
 from model.counts import flops_by_component, kv_cache_bytes, parameter_counts
-from model.presets import COMPARED
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 transformers = pytest.importorskip("transformers", minversion="5.0")

@@ -10,14 +10,14 @@ import math
 import pytest
 import torch
 
-from model.cache import KVCache
 from model.config import HunyuanConfig
+from model.config.storage import STORAGE
 from model.counts import kv_cache_bytes
 from model.layers import attention
 from model.layers.attention import Attention
+from model.layers.kv_cache import KVCache
 from model.layers.rope import rope_base, rope_table, rotate
-from model.layers.transformer import Hunyuan
-from model.storage import STORAGE
+from model.transformer import Hunyuan
 
 SMALL = HunyuanConfig.from_name(
     "toy", vocab_size=61, hidden_size=24, intermediate_size=16, num_attention_heads=4, num_key_value_heads=2, head_dim=8,

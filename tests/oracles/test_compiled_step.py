@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from model.cache import KVCache
 from model.errors import ConfigError
 from model.generation import compiled
 from model.generation.compiled import CompiledStep
 from model.generation.generate import generate_batch
 from model.generation.request import Request
 from model.generation.sampling import Sampling
+from model.layers.kv_cache import KVCache
 from tests.oracles.small_models import VARIANTS, build, random_ids
 
 needs_compiler = pytest.mark.skipif(

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from model.layers import loss
-from model.layers.loss import cross_entropy, linear_cross_entropy
+from model.kernels import cross_entropy as loss
+from model.kernels.cross_entropy import cross_entropy, linear_cross_entropy
 
 T, D, V = 10, 6, 23
 

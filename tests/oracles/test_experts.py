@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from model.layers import cpu
+from model.kernels import onednn
 from model.layers.mlp import SwiGLU
 from model.moe.experts import Experts, grouped_experts, loop_experts
 
@@ -75,7 +75,7 @@ def test_onednn_experts_equal_the_loop(rows, ends, width, inner):
     """The cotangent lies in memory the other way round: kernels must not assume contiguous gradients."""
     tensors, cotangent = operands(rows, width, inner), torch.randn(width, rows).t()
     expected = results(masked(loop_experts, ends), tensors, cotangent)
-    found = results(lambda *t: cpu.swiglu_experts(*t, torch.tensor(ends)), tensors, cotangent)
+    found = results(lambda *t: onednn.swiglu_experts(*t, torch.tensor(ends)), tensors, cotangent)
     assert (found[0][ends[-1] :] == 0).all()
     assert_same(found, expected, 1e-5)
 
@@ -87,14 +87,14 @@ def test_onednn_linear_equals_torch(shape, transposed):
     if transposed:
         hidden, weight, cotangent = (t.mT.contiguous().mT for t in (hidden, weight, cotangent))
     tensors = [hidden.requires_grad_(), weight.requires_grad_()]
-    assert_same(results(cpu.linear, tensors, cotangent), results(F.linear, tensors, cotangent), 1e-5)
+    assert_same(results(onednn.linear, tensors, cotangent), results(F.linear, tensors, cotangent), 1e-5)
 
 
 @pytest.mark.parametrize("frozen", [0, 1])
 def test_onednn_linear_with_one_frozen_operand(frozen):
     tensors, cotangent = [torch.randn(4, 3), torch.randn(2, 3)], torch.randn(4, 2)
     tensors[1 - frozen].requires_grad_()
-    cpu.linear(*tensors).backward(cotangent)
+    onednn.linear(*tensors).backward(cotangent)
     assert tensors[frozen].grad is None
     expected = cotangent @ tensors[1] if frozen == 1 else cotangent.t() @ tensors[0]
     torch.testing.assert_close(tensors[1 - frozen].grad, expected)
@@ -115,7 +115,7 @@ def test_which_path_an_expert_takes(monkeypatch):
     """Float32 outside autocast goes to oneDNN, everything else to the grouped product."""
     experts, taken = Experts(2, 8, 8), []
     torch.nn.init.normal_(experts.gate_up), torch.nn.init.normal_(experts.down)
-    monkeypatch.setattr(cpu, "swiglu_experts", lambda hidden, *_: taken.append("onednn"))
+    monkeypatch.setattr(onednn, "swiglu_experts", lambda hidden, *_: taken.append("onednn"))
     monkeypatch.setattr("model.moe.experts.grouped_experts", lambda hidden, *_: taken.append("grouped"))
     hidden, ends = torch.randn(4, 8), torch.tensor([2, 4], dtype=torch.int32)
     experts(hidden, ends)

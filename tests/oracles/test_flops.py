@@ -11,9 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model.config import HunyuanConfig
 from model.counts import forward_flops_per_token, training_flops_per_token
-from model.layers import cpu
-from model.layers.transformer import Hunyuan
 from model.moe.experts import loop_experts
+from model.transformer import Hunyuan
 
 SMALL = {"vocab_size": 61, "hidden_size": 24, "intermediate_size": 20, "head_dim": 8, "num_experts": 4}
 VARIANTS = {
@@ -34,7 +33,7 @@ VARIANTS = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_flops_equal_torchs_counter(variant, monkeypatch):
-    monkeypatch.setattr(cpu, "onednn_applies", lambda *_: False)
+    monkeypatch.setattr("model.kernels.onednn.onednn_applies", lambda *_: False)
     monkeypatch.setattr("model.moe.experts.grouped_experts", loop_experts)
     config = HunyuanConfig.from_name("toy", **SMALL | VARIANTS[variant])
     net, context, generator = Hunyuan(config), 9, torch.Generator().manual_seed(0)

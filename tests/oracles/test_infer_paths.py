@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from model.cache import KVCache
 from model.layers import attention
-from model.layers.transformer import Hunyuan
+from model.layers.kv_cache import KVCache
+from model.transformer import Hunyuan
 from tests.oracles.small_models import VARIANTS, build, random_ids
 
 every_variant = pytest.mark.parametrize("name", VARIANTS)

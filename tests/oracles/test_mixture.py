@@ -10,7 +10,6 @@ import torch
 from torch.nn import functional as F
 
 from model.config import HunyuanConfig
-from model.layers import cpu
 from model.moe.layer import MoE, Router
 from model.moe.router import draw_place_keys, route
 
@@ -74,7 +73,7 @@ def double_sum(layer, hidden, keys):
 @pytest.mark.parametrize("path", ["onednn", "grouped"])
 def test_mixture_equals_the_double_sum(policy, top_k, shared, path, monkeypatch):
     if path == "grouped":
-        monkeypatch.setattr(cpu, "onednn_applies", lambda *_: False)
+        monkeypatch.setattr("model.kernels.onednn.onednn_applies", lambda *_: False)
     config = SMALL.replace(moe_topk=top_k, num_shared_expert=shared, **POLICIES[policy])
     layer, hidden, keys = mixture(config)
     output, aux, stats = layer(hidden, keys)

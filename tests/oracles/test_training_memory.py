@@ -17,16 +17,18 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves
 
 from model import memory
-from model.architectures import load_shape
 from model.config import HunyuanConfig
+from model.config.load import load_shape
+from model.config.presets import COMPARED
 from model.counts import total_params
+from model.device import autocast, compute_dtype
 from model.errors import ConfigError
-from model.layers import attention, cpu, loss, norm
-from model.layers.transformer import Hunyuan
+from model.kernels import cross_entropy as loss
+from model.layers import attention, norm
 from model.memory import training_memory
-from model.presets import COMPARED
-from model.training import transforms
 from model.training.config import TrainingConfig
+from model.training.prepare import prepare
+from model.transformer import Hunyuan
 
 SMALL = {"vocab_size": 61, "hidden_size": 40, "intermediate_size": 24, "head_dim": 8, "num_experts": 5}
 VARIANTS = {
@@ -120,7 +122,7 @@ def key(tensor):
 
 @pytest.fixture(autouse=True)
 def accelerator(monkeypatch):
-    monkeypatch.setattr(cpu, "onednn_applies", lambda *_: False)
+    monkeypatch.setattr("model.kernels.onednn.onednn_applies", lambda *_: False)
     monkeypatch.setattr(norm, "F", types.SimpleNamespace(rms_norm=FusedRMSNorm.apply))
     monkeypatch.setattr(attention, "repeats_heads", lambda queries: queries.dtype == torch.float32)
 
@@ -129,12 +131,12 @@ def forward_pass(config, precision, *, recompute=False, batch=BATCH, context=CON
     """forward(), which returns the loss of a new model."""
     net = Hunyuan(config, torch.Generator().manual_seed(0)).train()
     training = TrainingConfig(recompute=recompute, precision=precision, device="cpu")
-    transforms.prepare(net, training, CPU)
+    prepare(net, training, CPU)
     generator = torch.Generator().manual_seed(0)
     input_ids, labels = (torch.randint(config.vocab_size, (batch, context), generator=generator) for _ in range(2))
 
     def forward():
-        with transforms.autocast(CPU, transforms.compute_dtype(training, CPU)):
+        with autocast(CPU, compute_dtype(training.precision, CPU)):
             output = net(input_ids, labels, generator=generator)
         return output.loss + output.aux_loss
 
@@ -227,7 +229,7 @@ def test_what_the_loss_holds(precision, tokens, monkeypatch):
         torch.randn(rows, config.hidden_size, generator=generator) for rows in (tokens, config.vocab_size)
     )
     labels = torch.randint(config.vocab_size, (tokens,), generator=generator)
-    with LiveBytes() as meter, transforms.autocast(CPU, getattr(torch, precision)):
+    with LiveBytes() as meter, autocast(CPU, getattr(torch, precision)):
         total = loss.linear_cross_entropy(hidden.clone().requires_grad_(), weight.requires_grad_(), labels)
     assert total.requires_grad
     expected = training_memory(config, batch=1, context=tokens, precision=precision).head

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from model.architectures import load_shape
+from model.config.load import load_shape
 from model.counts import activated_params, kv_cache_bytes, parameter_counts, total_params
 
 # As counted here: a tied embedding once, an untied one and its head both, every router, norm and bias; no MTP module.

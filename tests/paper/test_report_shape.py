@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from model.config import HunyuanConfig
+from model.config.storage import STORAGE
 from model.counts import activated_params, kv_cache_bytes, total_params
 from model.layers.rope import rope_base
 from model.moe.router import drop, recycle
-from model.storage import STORAGE
 
 LARGE = HunyuanConfig.from_name("hunyuan-large")
 HEADS = {"MHA": (80, 1), "GQA": (8, 1), "MQA": (1, 1), "CLA": (80, 2), "GQA+CLA": (8, 2)}

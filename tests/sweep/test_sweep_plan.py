@@ -5,8 +5,8 @@ import tomllib
 
 import pytest
 
+from model.config.presets import PRESETS
 from model.errors import ConfigError
-from model.presets import PRESETS
 from model.sweep.config import BatchRule, LearningRateRule, SweepConfig
 from model.sweep.plan import SweepPlan, override, short
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny import TINY, write_text
 
-from model.training import pretraining, transforms
+from model.training import pretraining
 from model.training.settings import RunSettings, override, read_sections
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +63,9 @@ def settings(text, cache):
 @pytest.fixture
 def pretrain(settings, tmp_path, monkeypatch):
     """pretrain("training.steps=5", ..., folder=tmp_path / "a", stop_after=3) -> Recorder; `task` stands in for Pretraining."""
-    monkeypatch.setattr(transforms, "measure_peak_flops", lambda device, dtype: 1e11)  # a second on a busy machine
+    monkeypatch.setattr(
+        "model.training.loop.measure_peak_flops", lambda device, dtype: 1e11
+    )  # a second on a busy machine
 
     def run(*changes, folder=tmp_path / "run", resume=False, stop_after=None, task=pretraining.Pretraining) -> Recorder:
         recorder, chosen = Recorder(), settings(*changes)

@@ -10,9 +10,8 @@ from safetensors.torch import load_file
 from tiny import assert_same_run, checkpoint, rows_of, weights
 
 from model.counts import activated_params, total_params, training_flops_per_token
+from model.device import compute_dtype, measure_peak_flops, pick_device
 from model.errors import ConfigError, TrainingError
-from model.training import transforms
-from model.training.config import TrainingConfig
 from model.training.metrics import PATIENCE
 from model.training.pretraining import Pretraining
 
@@ -308,7 +307,7 @@ def test_bfloat16_products_leave_weights_and_moments_in_float32(pretrain, tmp_pa
 )
 def test_a_device_that_is_not_there(name, says):
     with pytest.raises(ConfigError, match=says):
-        transforms.pick_device(name)
+        pick_device(name)
 
 
 @pytest.mark.parametrize(
@@ -321,8 +320,8 @@ def test_a_device_that_is_not_there(name, says):
     ],
 )
 def test_precision_of_products(precision, device, dtype):
-    assert transforms.compute_dtype(TrainingConfig(precision=precision), torch.device(device)) == dtype
+    assert compute_dtype(precision, torch.device(device)) == dtype
 
 
 def test_the_measured_ceiling_is_a_speed():
-    assert 1e8 < transforms.measure_peak_flops(torch.device("cpu"), torch.float32) < 1e14
+    assert 1e8 < measure_peak_flops(torch.device("cpu"), torch.float32) < 1e14

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 from tiny import TENSORS, TINY, assert_same_run, checkpoint, rows_of, write_text
 
-from model.checkpoint.native import steps_saved
+from model.checkpoint.run import steps_saved
 from model.errors import CheckpointError
 from model.training import pretraining, run_folder
 from model.training.events import Silent

@@ -11,8 +11,8 @@ import torch
 from analyses.bench import decoding as decode_benchmark
 from analyses.bench.decoding import LIMIT, SHAPES, DecodeWork, contenders, decode_bytes, decode_table
 from model.config import HunyuanConfig
+from model.config.storage import STORAGE
 from model.errors import HunyuanError
-from model.storage import STORAGE
 
 SIZES = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,

@@ -14,7 +14,6 @@ from analyses.bench.training import CEILING, Workload, describe, training_table
 from model.config import HunyuanConfig
 from model.counts import training_flops_per_token
 from model.errors import ConfigError, HunyuanError, MissingExtraError
-from model.training import transforms
 
 SIZES = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -155,9 +154,9 @@ def test_a_contender_trains_in_the_way_of_its_name(monkeypatch, name, precision,
     def prepare(net, training, device):
         seen.append((net, training))
 
-    monkeypatch.setattr(transforms, "prepare", prepare)
+    monkeypatch.setattr("model.training.prepare.prepare", prepare)
     dtypes = []
-    monkeypatch.setattr(transforms, "autocast", lambda device, dtype: dtypes.append(dtype) or contextlib.nullcontext())
+    monkeypatch.setattr("model.device.autocast", lambda device, dtype: dtypes.append(dtype) or contextlib.nullcontext())
     step = benchmark._contender(name, TINY, CPU)
     ((net, training),) = seen
     assert (training.precision, training.compile) == (precision, compiled)

@@ -3,12 +3,12 @@
 import pytest
 
 from analyses.memory.kv_cache import kv_cache_rows, kv_cache_table, measure_cache
-from model.architectures import load_shape
 from model.config import HunyuanConfig
+from model.config.load import load_shape
+from model.config.shape import shape_of
+from model.config.storage import STORAGE
+from model.config.variants import variants_of
 from model.errors import ConfigError
-from model.shape import shape_of
-from model.storage import STORAGE
-from model.variants import variants_of
 
 LARGE = load_shape("hunyuan-large")
 V2 = load_shape("deepseek-v2")

@@ -6,8 +6,8 @@ import pytest
 
 from analyses.memory.kv_cache_plots import plot_kv_cache, short_context
 from analyses.memory.serving import Serving, cache_bytes, largest_batch
-from model.architectures import load_shape
-from model.variants import own_variant, variants_of
+from model.config.load import load_shape
+from model.config.variants import own_variant, variants_of
 
 LARGE = load_shape("hunyuan-large")
 H200 = Serving(memory=141 * 10**9, devices=8)

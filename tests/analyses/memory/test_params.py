@@ -3,8 +3,8 @@
 import pytest
 
 from analyses.memory.params import params_report
-from model.architectures import load_shape
 from model.config import HunyuanConfig
+from model.config.load import load_shape
 from model.memory import training_memory
 
 LARGE = params_report(load_shape("hunyuan-large"), context=8192)

@@ -22,11 +22,11 @@ from analyses.memory.serving import (
     serving_notes,
     weight_bytes,
 )
-from model.architectures import load_shape
+from model.config.load import load_shape
+from model.config.storage import STORAGE
+from model.config.variants import Variant, variants_of, with_variant
 from model.counts import total_params
 from model.errors import ConfigError
-from model.storage import STORAGE
-from model.variants import Variant, variants_of, with_variant
 
 SHAPES = {
     name: load_shape(name) for name in ("hunyuan-large", "llama-3.1-8b", "mixtral-8x7b", "deepseek-v2", "qwen3-30b-a3b")

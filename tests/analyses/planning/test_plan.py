@@ -14,9 +14,9 @@ from analyses.planning.plan import FAR_OFF, Request, critical_batch, learning_ra
 from analyses.planning.run_file import run_file
 from analyses.scaling.laws import LAWS
 from model.config import HunyuanConfig
+from model.config.presets import PRESETS
 from model.counts import activated_params, total_params, training_flops_per_token
 from model.errors import ConfigError, HunyuanError
-from model.presets import PRESETS
 from model.training.settings import RunSettings
 
 PAPER = LAWS["paper"]

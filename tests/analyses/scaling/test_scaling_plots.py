@@ -56,7 +56,7 @@ def test_a_study_without_a_law_is_drawn_without_one():
 
 
 def test_the_same_study_gives_the_same_bytes(tmp_path):
-    from hunyuan_cli.console import save_figure
+    from hunyuan_cli.files import save_figure
 
     for name in ("a.svg", "b.svg"):
         save_figure(plot_scaling(result_of(surface_study(decades=0.7, noise=1e-3))), tmp_path / name)

@@ -1,0 +1,91 @@
+"""Results in files, whole or not at all: documents, figures, and lines that are kept as they come."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hunyuan_cli.console import stderr
+from model.errors import HunyuanError
+from model.files import write_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
+
+
+def write_output(path: Path, content: bytes, *, quiet: bool = False) -> None:
+    """Write the whole file or leave what was there, and say so; pipes and devices are written into."""
+    if path.is_dir():
+        raise HunyuanError(f"'{path}' is a folder: name a file to write")
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, content)
+    if not quiet:
+        stderr(f"wrote {path.resolve()}")
+
+
+def save_figure(figure: "Figure", path: Path, *, quiet: bool = False) -> None:
+    """Save a figure in the format of its suffix, without the date and version that would change its bytes."""
+    import matplotlib
+
+    metadata: dict[str, dict[str, Any]] = {
+        ".png": {"Software": None},
+        ".svg": {"Date": None, "Creator": None},
+        ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }
+    suffix = path.suffix.lower()
+    if suffix not in metadata:
+        raise HunyuanError(f"cannot draw '{path}': a figure must end in {', '.join(FIGURE_SUFFIXES)}")
+    content = BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "hunyuan"}):  # element names in an SVG are random otherwise
+        figure.savefig(content, format=suffix[1:], dpi=150, metadata=metadata[suffix])
+    write_output(path, content.getvalue(), quiet=quiet)
+
+
+@contextmanager
+def line_writer(output: Path | None) -> Iterator[Callable[[str], None]]:
+    """A function that writes a line to standard output or to a file.
+
+    A file's lines gather beside it and take its name at the end, also of an interruption: what was there before stays until
+    there is a first line to replace it with.
+    """
+    if output is None:
+
+        def show(line: str) -> None:
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+
+        yield show
+        return
+    if output.is_dir():
+        raise HunyuanError(f"'{output}' is a folder: name a file to write")
+    if output.exists() and not output.is_file():  # a pipe, a device
+        with output.open("w", encoding="utf-8") as stream:
+            yield lambda line: print(line, file=stream, flush=True)
+        return
+    output = output.resolve()  # a link stays a link
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".{output.name}.partial")
+    written = 0
+    with partial.open("w", encoding="utf-8") as file:
+
+        def keep(line: str) -> None:
+            nonlocal written
+            file.write(line + "\n")
+            file.flush()
+            written += 1
+
+        try:
+            yield keep
+        finally:
+            if written:
+                partial.replace(output)
+                stderr(f"wrote {written:,} lines to {output}")
+            else:
+                partial.unlink(missing_ok=True)

@@ -1,0 +1,40 @@
+"""Ctrl-C and SIGTERM as a request to stop where nothing is lost.
+
+with stop_on_signal(stderr, FINISH_STEP) as should_stop: ...    should_stop() is asked between steps
+"""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+FINISH_STEP = "stopping after this step (Ctrl-C again to stop at once, without saving)"
+FINISH_CELLS = "stopping after the steps that are going on (Ctrl-C again to stop at once, without saving)"
+
+
+@contextmanager
+def stop_on_signal(note: Callable[[str], None], message: str, *, at_once: bool = True) -> Iterator[Callable[[], bool]]:
+    """Yields a function that says whether the user has asked to stop; the first signal asks, a second Ctrl-C stops at once.
+
+    With `at_once` a signal that comes before the function was first called stops at once as well: there is nothing to save.
+    """
+    asked = working = False
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal asked
+        if (at_once and not working) or (asked and number == signal.SIGINT):
+            raise KeyboardInterrupt
+        asked = True
+        note(message)
+
+    def should_stop() -> bool:
+        nonlocal working
+        working = True
+        return asked
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, ask) for number in numbers]
+    try:
+        yield should_stop
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

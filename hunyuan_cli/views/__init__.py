@@ -1,0 +1,1 @@
+"""What commands show: tables, screens and progress, one file a subject."""

@@ -1,0 +1,143 @@
+"""The turns of `hunyuan chat`: a line is a message or a command, an answer is shown as it comes."""
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hunyuan_cli.console import stderr
+from hunyuan_cli.views.generation import show_stats, standard_input, stats_of
+from model.errors import DataError, HunyuanError
+
+if TYPE_CHECKING:
+    from model.generation.conversation import Conversation
+    from model.generation.engine import Engine
+    from model.generation.sampling import Sampling
+
+HELP = """\
+/edit TEXT     say TEXT in place of your last message, and have it answered
+/retry         another answer to your last message
+/undo          take your last message and its answer back
+/system TEXT   set the system message; without TEXT take it away
+/history       show the conversation
+/save FILE     keep the conversation in a file          /load FILE   go on with one
+/clear         begin anew                               /quit        leave (also Ctrl-D)
+Ctrl-C ends an answer early."""
+
+
+class Talk:
+    """One conversation, at the keyboard or from a pipe."""
+
+    def __init__(self, engine: "Engine", conversation: "Conversation", sampling: "Sampling") -> None:
+        self.engine, self.conversation, self.sampling = engine, conversation, sampling
+        self.max_new_tokens, self.seed, self.stop = 512, 0, list[str]()
+        self.save_to: Path | None = None
+        self.stats = False
+        self._answers = 0  # given so far: every one has a seed of its own
+
+    def run(self) -> None:
+        """Reads lines until /quit or the end of standard input."""
+        if standard_input().isatty():
+            stderr("write a message; /help shows the commands, /quit leaves")
+        while (line := _read_line()) is not None and line.strip() != "/quit":
+            before = list(self.conversation.messages)
+            try:
+                self._obey(line) if line.startswith("/") else self._say(line)
+            except HunyuanError as error:  # what cannot be done or answered changes nothing, and the talk goes on
+                self.conversation.messages[:] = before
+                stderr(f"error: {error}")
+            if self.conversation.messages != before:
+                self._keep()
+
+    def _obey(self, line: str) -> None:
+        name, _, text = line[1:].partition(" ")
+        text = text.strip()
+        match name:
+            case "help":
+                stderr(HELP)
+            case "edit":
+                self.conversation.edit(text)
+                self._answer()
+            case "retry":
+                self.conversation.ask(self.conversation.undo())
+                self._answer()
+            case "undo":
+                stderr(f"taken back: {self.conversation.undo()}")
+            case "system":
+                self.conversation.set_system(text)
+            case "history":
+                for message in self.conversation.messages:
+                    stderr(f"{message['role']}: {message['content']}")
+            case "save":
+                self.conversation.save(_file(text, "save"))
+                stderr(f"saved to {text}")
+            case "load":
+                self.conversation = self.conversation.load(_file(text, "load"))
+                stderr(f"{len(self.conversation.messages)} messages loaded from {text}")
+            case "clear":
+                self.conversation.messages.clear()
+            case _:
+                raise DataError(f"/{name} is not a command: /help shows them")
+
+    def _say(self, line: str) -> None:
+        if line.strip():
+            self.conversation.ask(line)
+            self._answer()
+
+    def _answer(self) -> None:
+        """Shows the assistant's next message as it comes; Ctrl-C ends it early."""
+        from model.generation.generate import GenerationStats, generate_batch
+
+        request = self.engine.reply(
+            self.conversation.messages,
+            max_new_tokens=self.max_new_tokens,
+            seed=(self.seed + self._answers) % 2**63,
+            stop=self.stop,
+        )
+        room = self.engine.net.config.max_position_embeddings - len(request.prompt)
+        request.max_new_tokens = max(1, min(self.max_new_tokens, room))
+        measured, said = GenerationStats(), ""
+        try:
+            for _, piece in generate_batch(self.engine.net, [request], sampling=self.sampling, stats=measured):
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+                said += piece
+        except KeyboardInterrupt:
+            if not request.new_tokens:
+                raise DataError("stopped before the answer began: the conversation is as it was") from None
+            stderr(" (stopped)")
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+        self._answers += 1
+        self.conversation.answer(said.strip())
+        if self.stats:
+            show_stats(stats_of(self.engine, measured))
+
+    def _keep(self) -> None:
+        if self.save_to is not None:
+            try:
+                self.conversation.save(self.save_to)
+            except HunyuanError as error:
+                stderr(f"error: {error}")
+
+
+def _file(text: str, command: str) -> Path:
+    if not text:
+        raise DataError(f"/{command} needs a file: /{command} talk.json")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # ~somebody who is not there
+        raise DataError(f"there is no home folder for {text}: write the path out") from error
+
+
+def _read_line() -> str | None:
+    """The next line of standard input, None at its end; on a terminal with a prompt and a line editor."""
+    if not sys.stdin.isatty():
+        line = sys.stdin.readline()
+        return line.rstrip("\n") if line else None
+    with suppress(ImportError):
+        import readline  # noqa: F401  input() edits lines and remembers them where this is loaded
+    try:
+        return input("> ")
+    except EOFError:
+        return None

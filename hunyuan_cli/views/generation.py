@@ -1,0 +1,143 @@
+"""What `infer` and `chat` share: their options, the model they open, and the statistics they show."""
+
+import io
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+
+import typer
+
+from hunyuan_cli.console import human_bytes, stderr
+from hunyuan_cli.options.sizes import parse_bytes
+
+if TYPE_CHECKING:
+    from model.generation.engine import Engine
+    from model.generation.generate import GenerationStats
+
+Checkpoint = Annotated[
+    Path, typer.Option("--checkpoint", help="A run folder, one of its checkpoints, or a Hugging Face folder.")
+]
+NewTokens = Annotated[int, typer.Option("--max-new-tokens", "--tokens", min=1, help="Most new tokens.")]
+Temperature = Annotated[
+    float | None,
+    typer.Option("--temperature", min=0.0, help="0 is greedy; about 0.8 is lively. By default what the folder says."),
+]
+TopK = Annotated[int | None, typer.Option("--top-k", min=0, help="Sample from the k likeliest tokens; 0 is all.")]
+TopP = Annotated[
+    float | None,
+    typer.Option("--top-p", help="Sample from the likeliest tokens that hold this probability; 1 is all."),
+]
+MinP = Annotated[
+    float | None,
+    typer.Option(
+        "--min-p", help="Sample from tokens of at least this share of the likeliest one's probability; 0 is all."
+    ),
+]
+RepetitionPenalty = Annotated[
+    float | None,
+    typer.Option("--repetition-penalty", help="Above 1 lowers tokens that are in the text already; 1 is off."),
+]
+Stop = Annotated[
+    list[str] | None, typer.Option("--stop", metavar="TEXT", help="End before this text appears; repeatable.")
+]
+System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="A system message for the chat template.")]
+DType = Annotated[
+    Literal["float32", "bfloat16", "float16"] | None,
+    typer.Option("--dtype", help="Precision of weights and cache; by default that of the files."),
+]
+ExpertsAt = Annotated[
+    Literal["memory", "disk"],
+    typer.Option("--experts", help="disk reads routed experts from the files as tokens choose them."),
+]
+ExpertCache = Annotated[
+    int,
+    typer.Option(
+        "--expert-cache", parser=parse_bytes, metavar="BYTES", help="Memory for experts on disk, such as 2GB."
+    ),
+]
+Compiled = Annotated[
+    bool,
+    typer.Option("--compile", help="Compile the step of one sequence: half a minute, then several times faster."),
+]
+Stats = Annotated[bool, typer.Option("--stats", help="Speed, cache and first token on standard error.")]
+DEFAULT_EXPERT_CACHE = "1GB"
+
+
+def open_engine(checkpoint: Path, *, dtype: str | None, device: str, experts: str, expert_cache: int) -> "Engine":
+    """The model of a folder; of a run with a damaged newest checkpoint the one before it, with a word about that."""
+    from model.checkpoint.released import is_released_folder
+    from model.checkpoint.run import newest_intact, run_of
+    from model.device import pick_device
+    from model.generation.engine import Engine
+
+    place = pick_device(device)
+    if not is_released_folder(checkpoint) and run_of(checkpoint) == checkpoint:
+        checkpoint, passed_over = newest_intact(checkpoint)
+        for sentence in passed_over:
+            stderr(sentence)
+    return Engine.from_folder(
+        checkpoint, dtype=dtype, device=place, expert_cache_bytes=expert_cache if experts == "disk" else None
+    )
+
+
+def standard_input() -> TextIO:
+    """Standard input, with U+FFFD for what is not UTF-8."""
+    if isinstance(sys.stdin, io.TextIOWrapper) and sys.stdin.errors != "replace":  # once: it must not have been read
+        sys.stdin.reconfigure(errors="replace")
+    return sys.stdin
+
+
+def stats_of(engine: "Engine", measured: "GenerationStats") -> dict[str, Any]:
+    """The measured facts, with the cache's size in closed form beside the allocated one."""
+    from model.config.storage import STORAGE
+    from model.counts import kv_cache_bytes
+
+    precision = {4: STORAGE["fp32"], 2: STORAGE["bf16"]}[engine.net.embed_tokens.weight.element_size()]
+    expected = kv_cache_bytes(engine.net.config, tokens=measured.cache_tokens, batch=measured.slots, storage=precision)
+    facts = measured.to_dict() | {"cache_formula_bytes": expected}
+    cache = expert_cache_of(engine)
+    if cache is not None:
+        reads = cache.stats.to_dict()
+        per_token = reads["bytes_read"] / max(1, measured.new_tokens)
+        facts["experts"] = reads | {
+            "bytes_read_per_new_token": per_token, "cache_bytes": cache.held_bytes, "anonymous_bytes": _anonymous_bytes()
+        }  # fmt: skip
+    return facts
+
+
+def expert_cache_of(engine: "Engine") -> Any:
+    """The cache of experts that stay on disk, or None."""
+    return getattr(getattr(engine.net.layers[0].mlp, "experts", None), "cache", None)
+
+
+def show_stats(facts: dict[str, Any]) -> None:
+    """The facts as three or four lines on standard error."""
+    first, prefill, decode = (facts[f"{name}_seconds"] for name in ("first_token", "prefill", "decode"))
+    stderr(f"prefill: {_speed(facts, 'prompt_tokens', prefill, 'prefill')}, first token after {first or 0:.3f} s")
+    stderr(f"decode: {_speed(facts, 'decoded_tokens', decode, 'decode')}; {facts['new_tokens']:,} new in all")
+    stderr(
+        f"cache: {facts['cache_bytes']:,} bytes allocated, {facts['cache_formula_bytes']:,} by formula "
+        f"({facts['slots']} x {facts['cache_tokens']:,} tokens)"
+    )
+    if "experts" in facts:
+        reads = facts["experts"]
+        memory = reads["anonymous_bytes"]
+        stderr(
+            f"experts on disk: {reads['hit_rate'] or 0:.1%} of uses from memory, "
+            f"{human_bytes(reads['bytes_read_per_new_token'])} read per new token, {human_bytes(reads['cache_bytes'])} held"
+            + ("" if memory is None else f"; anonymous memory of the process {human_bytes(memory)}")
+        )
+
+
+def _speed(facts: dict[str, Any], count: str, seconds: float, part: str) -> str:
+    rate = facts[f"{part}_tokens_per_second"]
+    return f"{facts[count]:,} tokens in {seconds:.3f} s" + (f" ({rate:,.0f} tokens/s)" if rate else "")
+
+
+def _anonymous_bytes() -> int | None:
+    """Memory of this process that no file backs, where Linux tells it."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon")), None)

@@ -1,0 +1,249 @@
+"""Checkpoints of a run: safetensors and JSON in one folder a step, complete or not there at all.
+
+    RUN/checkpoints/step-00000200/
+        model.safetensors       weights and buffers by name
+        optimizer.safetensors   AdamW's moments by parameter name
+        generators.safetensors  the state of every random generator
+        state.json              step, tokens, seconds, ...
+        manifest.json           SHA-256 of each file above
+
+A model that was imported has a step 0 with its weights alone (`save_weights`).
+
+A folder is written under another name, synced and renamed, so that a crash leaves none by halves; the checksums find what a
+disk damaged later. Nothing is ever unpickled.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from model.config.hunyuan import HunyuanConfig
+from model.errors import CheckpointError
+from model.files import folder_aside, read_json, sha256, write_json
+
+MODEL, OPTIMIZER, GENERATORS = "model.safetensors", "optimizer.safetensors", "generators.safetensors"
+STATE, MANIFEST = "state.json", "manifest.json"
+
+
+def save_checkpoint(
+    run: Path,
+    step: int,
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generators: dict[str, torch.Generator],
+    state: dict[str, Any],
+    keep: int,
+) -> Path:
+    """Writes the checkpoint of `step`, then removes later ones and all but the newest `keep`.
+
+    CheckpointError when it cannot be written.
+    """
+    folder = _folder(run, step)
+    try:
+        for left_over in folder.parent.glob(".step-*.writing"):  # of an earlier crash, whatever its step
+            shutil.rmtree(left_over, ignore_errors=True)
+        with folder_aside(
+            folder
+        ) as aside:  # the same step may be there, of a run that was taken back to an earlier one
+            _save_tensors(net.state_dict(), aside / MODEL)
+            _save_tensors(_moments(net, optimizer), aside / OPTIMIZER)
+            _save_tensors({name: generator.get_state() for name, generator in generators.items()}, aside / GENERATORS)
+            write_json(aside / STATE, state | {"step": step})
+            write_json(aside / MANIFEST, {name: sha256(aside / name) for name in (MODEL, OPTIMIZER, GENERATORS, STATE)})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"the checkpoint of step {step} could not be written to {folder.parent} ({error}): free some space and resume; "
+            f"{_what_is_left(run)}"
+        ) from error
+    saved = steps_saved(run)
+    older = [other for other in saved if other <= step]
+    later = [other for other in saved if other > step]  # damaged ones, which the run was resumed before
+    for other in older[:-keep] + later:
+        shutil.rmtree(_folder(run, other), ignore_errors=True)
+    return folder
+
+
+def restore(
+    folder: Path, net: nn.Module, optimizer: torch.optim.Optimizer, generators: dict[str, torch.Generator]
+) -> dict[str, Any]:
+    """Loads a checkpoint into what a run is made of, in place, and returns its state.json."""
+    try:
+        net.load_state_dict(load_file(folder / MODEL))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{folder} holds a model of another shape than run.toml says: undo the change there"
+        ) from error
+    moments = load_file(folder / OPTIMIZER)
+    for name, parameter in net.named_parameters():
+        optimizer.state[parameter] = {
+            "step": moments[f"{name}.step"],
+            "exp_avg": moments[f"{name}.exp_avg"].to(parameter.device),
+            "exp_avg_sq": moments[f"{name}.exp_avg_sq"].to(parameter.device),
+        }
+        if parameter.device.type != "cpu":  # the fused kernel reads its step where the parameter is
+            optimizer.state[parameter]["step"] = moments[f"{name}.step"].to(parameter.device)
+    states = load_file(folder / GENERATORS)
+    for name, generator in generators.items():
+        try:
+            generator.set_state(states[name])
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{folder} was saved on another kind of device than {generator.device}: resume it where it began"
+            ) from error
+    state: dict[str, Any] = read_json(folder / STATE)
+    return state
+
+
+def steps_saved(run: Path) -> list[int]:
+    """Steps of the complete checkpoints of a run, in order."""
+    names = (path.name.removeprefix("step-") for path in (run / "checkpoints").glob("step-*") if path.is_dir())
+    return sorted(int(name) for name in names if name.isdigit())  # a copy that somebody set aside is not one
+
+
+def newest_intact(run: Path) -> tuple[Path, list[str]]:
+    """The newest checkpoint whose checksums hold, and a sentence on each newer one that was passed over."""
+    passed_over: list[str] = []
+    for step in reversed(steps_saved(run)):
+        folder = _folder(run, step)
+        damage = find_damage(folder)
+        if damage is None:
+            return folder, passed_over
+        passed_over.append(f"the checkpoint {folder.name} is damaged ({damage}): the one before it is used")
+    reason = f": {passed_over[-1].split(': the')[0]}" if passed_over else ""
+    raise CheckpointError(f"{run} holds no usable checkpoint{reason}; start it again in another folder with --out")
+
+
+def find_damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        manifest = read_json(folder / MANIFEST)
+        weights_alone = OPTIMIZER not in manifest and not (folder / OPTIMIZER).exists()
+        for name in (MODEL, STATE) if weights_alone else (MODEL, OPTIMIZER, GENERATORS, STATE):
+            if sha256(folder / name) != manifest[name]:
+                return f"{name} does not match its checksum"
+    except OSError as error:
+        return f"{Path(str(error.filename)).name}: {error.strerror}"
+    except (ValueError, KeyError, TypeError):
+        return f"{MANIFEST} cannot be read"
+    return None
+
+
+class _Model(Protocol):
+    config: HunyuanConfig
+
+    def __init__(self, config: HunyuanConfig) -> None: ...
+    def load_state_dict(self, state_dict: Any, /, strict: bool = True, assign: bool = False) -> Any: ...
+    def eval(self) -> Any: ...
+    def to(self, device: torch.device | str, /) -> Self: ...
+    def state_dict(self) -> dict[str, Any]: ...
+
+
+ROUTED, ROUTER = ".mlp.experts.", ".mlp.router."  # in the names of tensors
+
+
+def keeps_precision(name: str) -> bool:
+    """Whether a tensor stays as it is when a model changes its precision: those of a router, which decides in float32."""
+    return ROUTER in name
+
+
+M = TypeVar("M", bound=_Model)
+
+
+def save_weights(run: Path, net: nn.Module) -> None:
+    """Writes weights alone, as step 0 of a run folder."""
+    folder = _folder(run, 0)
+    folder.mkdir(parents=True)
+    _save_tensors(net.state_dict(), folder / MODEL)
+    write_json(folder / STATE, {"step": 0})
+    write_json(folder / MANIFEST, {name: sha256(folder / name) for name in (MODEL, STATE)})
+
+
+def without_storage(kind: type[M], config: HunyuanConfig, where: Path) -> M:
+    """A model on the meta device; CheckpointError where the sizes of the config.json in `where` are beyond all machines."""
+    try:
+        with torch.device("meta"):
+            return kind(config)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{where / 'config.json'} describes tensors that are too large to be addressed: mend its sizes"
+        ) from error
+
+
+def checkpoint_of(folder: Path) -> tuple[Path, Path]:
+    """The run and the checkpoint that a path means: a run's newest intact one, or the one that is named."""
+    run = run_of(folder)
+    if folder == run:
+        return run, newest_intact(run)[0]
+    if damage := find_damage(folder):
+        raise CheckpointError(f"the checkpoint {folder} is damaged ({damage}): use another one of {folder.parent}")
+    return run, folder
+
+
+def load_model(folder: str | Path, kind: type[M], dtype: torch.dtype | None = None, *, routed: bool = True) -> M:
+    """The model of a run folder (its newest intact checkpoint) or of one checkpoint, on the CPU, in evaluation mode.
+
+    In `dtype`, where one is given, but for the routers. Without `routed` the routed experts stay behind, on the meta device.
+    """
+    return model_of(*checkpoint_of(Path(folder)), kind, dtype, routed=routed)
+
+
+def model_of(run: Path, folder: Path, kind: type[M], dtype: torch.dtype | None = None, *, routed: bool = True) -> M:
+    """The same of a run and its checkpoint `folder`, which is intact."""
+    net = without_storage(kind, HunyuanConfig.from_file(run), run)
+    with safe_open(folder / MODEL, framework="pt") as file:
+        names = [name for name in file.keys() if routed or ROUTED not in name]  # noqa: SIM118
+    weights = {}
+    for name in names:
+        with safe_open(folder / MODEL, framework="pt") as file:  # anew for each: what it maps is given back
+            tensor = file.get_tensor(name)
+            # A copy: in the mapped file tensors begin anywhere, where products are slower and round otherwise.
+            weights[name] = tensor.to(tensor.dtype if dtype is None or keeps_precision(name) else dtype, copy=True)
+    try:
+        missing, unexpected = net.load_state_dict(weights, assign=True, strict=routed)
+        if unexpected or any(ROUTED not in name for name in missing):
+            raise RuntimeError(missing, unexpected)
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder} holds a model of another shape than {run / 'config.json'} says") from error
+    net.eval()
+    return net
+
+
+def run_of(folder: Path) -> Path:
+    """The run folder that `folder` is, or is a checkpoint of."""
+    for run in (folder, folder.parent.parent):
+        if (run / "config.json").is_file() and (run / "checkpoints").is_dir():
+            return run
+    what = "has no checkpoint" if folder.is_dir() else "does not exist"
+    raise CheckpointError(
+        f"{folder} {what}: give the folder of a run, the one that hunyuan train --out named, or that of a Hugging Face model"
+    )
+
+
+def _folder(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"step-{step:08d}"
+
+
+def _moments(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {f"{name}.{key}": value for name, p in net.named_parameters() for key, value in optimizer.state[p].items()}
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    write_tensors({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path)
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """A safetensors file that others may read where they may read other files; the library's own mode is 0600."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata=metadata)
+    path.chmod(mode)
+
+
+def _what_is_left(run: Path) -> str:
+    steps = steps_saved(run)
+    return f"the checkpoint of step {steps[-1]} is intact" if steps else "there is no earlier checkpoint"

@@ -1,0 +1,84 @@
+"""A model ready to speak: weights, tokenizer, chat template and sampling defaults of one folder."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from model.checkpoint.released import is_released_folder
+from model.checkpoint.run import run_of
+from model.errors import ConfigError
+from model.generation.defaults import GenerationDefaults, read_generation_config
+from model.generation.request import Request
+from model.generation.stopping import StopStrings
+from model.tokenizer.chat_template import ChatTemplate, plain_template
+from model.tokenizer.folder import check_tokenizer_fits, load_chat_template, load_folder_tokenizer
+from model.tokenizer.interface import TextTokenizer, whole_characters
+from model.transformer import Hunyuan
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What `infer` and `chat` need of a folder."""
+
+    net: Hunyuan
+    tokenizer: TextTokenizer
+    template: ChatTemplate
+    has_template: bool  # False: the plain transcript stands in
+    defaults: GenerationDefaults
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: Path,
+        *,
+        dtype: str | None = None,
+        device: torch.device | str = "cpu",
+        expert_cache_bytes: int | None = None,
+    ) -> "Engine":
+        """Of a run folder, one of its checkpoints, or a Hugging Face folder; the small files are read before the weights."""
+        if dtype is not None and dtype not in DTYPES:
+            raise ConfigError([f"dtype {dtype!r} is not known: choose one of {', '.join(DTYPES)}"])
+        home = folder if is_released_folder(folder) else run_of(folder)
+        tokenizer, template = load_folder_tokenizer(home), load_chat_template(home)
+        defaults = read_generation_config(home)
+        net = Hunyuan.from_checkpoint(
+            folder,
+            dtype=None if dtype is None else DTYPES[dtype],
+            device=device,
+            expert_cache_bytes=expert_cache_bytes,
+        )
+        check_tokenizer_fits(tokenizer, net.config.vocab_size)
+        return cls(net, tokenizer, template or plain_template(), template is not None, defaults)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end a text: the tokenizer's, and those that generation_config.json names."""
+        return frozenset({self.tokenizer.eos_id, *self.defaults.eos_ids})
+
+    def request(self, prompt: str, *, max_new_tokens: int, seed: int = 0, stop: Sequence[str] = ()) -> Request:
+        """A request to go on with a text; of an empty one, to begin one."""
+        ids = self.tokenizer.encode(whole_characters(prompt)) or [
+            self.tokenizer.eos_id
+        ]  # the end of one text begins the next
+        return self._request(ids, max_new_tokens, seed, stop)
+
+    def reply(
+        self, messages: Sequence[Mapping[str, str]], *, max_new_tokens: int, seed: int = 0, stop: Sequence[str] = ()
+    ) -> Request:
+        """A request for the assistant's next message."""
+        ids = self.template.encode(messages, self.tokenizer)
+        return self._request(ids, max_new_tokens, seed, [*stop, *self.template.stop_strings])
+
+    def _request(self, ids: list[int], max_new_tokens: int, seed: int, stop: Sequence[str]) -> Request:
+        return Request(
+            ids,
+            max_new_tokens,
+            end_ids=self.end_ids,
+            stops=StopStrings(stop),
+            stream=self.tokenizer.stream(),
+            generator=torch.Generator(self.net.embed_tokens.weight.device).manual_seed(seed),
+        )

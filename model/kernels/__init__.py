@@ -1,0 +1,1 @@
+"""What is written for one kind of device, each beside its plain oracle."""

@@ -1,0 +1,181 @@
+"""The model, top down: embedding, blocks of attention and experts, final norm, head.
+
+B batch, S sequence, T = B * S, D hidden, V vocabulary, L layers, E experts.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from model.config.hunyuan import HunyuanConfig
+from model.kernels.cross_entropy import linear_cross_entropy
+from model.layers.attention import Attention, KeysValues
+from model.layers.kv_cache import KVCache
+from model.layers.linear import Linear, project
+from model.layers.mlp import SwiGLU
+from model.layers.norm import RMSNorm
+from model.layers.rope import rope_table
+from model.moe.layer import MoE, MoEStats
+from model.moe.router import draw_place_keys
+
+
+class Output(NamedTuple):
+    """With labels the losses are filled, without them the logits."""
+
+    logits: Tensor | None  # (B, S, V)
+    loss: Tensor | None  # () cross-entropy, nats per token
+    aux_loss: Tensor  # () weighted routing losses, summed over layers, to be added to the loss
+    stats: MoEStats | None  # each field stacked over the mixture layers; None for a dense model
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm block: hidden (B, S, D) -> hidden, the keys and values used, aux_loss, stats."""
+
+    def __init__(self, config: HunyuanConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config, layer)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size) if config.is_dense else MoE(config, layer)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        rope: tuple[Tensor, Tensor],
+        shared: KeysValues | None,
+        place_keys: Tensor | None,
+    ) -> tuple[Tensor, KeysValues, Tensor | None, MoEStats | None]:
+        attended, shared = self.self_attn(self.input_layernorm(hidden), rope, shared)
+        hidden = hidden + attended
+        tokens = self.post_attention_layernorm(hidden).view(-1, hidden.shape[-1])  # (T, D)
+        if isinstance(self.mlp, SwiGLU):
+            return hidden + self.mlp(tokens).view_as(hidden), shared, None, None
+        output, aux_loss, stats = self.mlp(tokens, place_keys)
+        return hidden + output.view_as(hidden), shared, aux_loss, stats
+
+    def infer(
+        self, hidden: Tensor, rope: tuple[Tensor, Tensor], shared: KeysValues | None, cache: KVCache
+    ) -> tuple[Tensor, KeysValues]:
+        """hidden (T, D) -> hidden, the keys and values used: the same after the tokens in the cache, nothing for training."""
+        attended, shared = self.self_attn.infer(self.input_layernorm(hidden), rope, shared, cache)
+        hidden = hidden + attended
+        return hidden + self.mlp.infer(self.post_attention_layernorm(hidden)), shared
+
+
+class Hunyuan(nn.Module):
+    """A Hunyuan-style causal language model: input_ids (B, S) -> Output.
+
+    `generator` draws the initial weights (torch's default one where none is given).
+    """
+
+    def __init__(self, config: HunyuanConfig, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers: Any = nn.ModuleList(DecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head: Linear | None = None
+        if not config.tie_word_embeddings:
+            self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.reset_parameters(generator)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Normal weights of initializer_range; those that add to the residual stream shrink with 1/sqrt(2L) (GPT-2)."""
+        std = self.config.initializer_range
+        into_residual = ("o_proj.weight", "down_proj.weight", "experts.down")
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif parameter.dim() >= 2:
+                shrink = (2 * self.config.num_hidden_layers) ** -0.5 if name.endswith(into_residual) else 1.0
+                parameter.normal_(0.0, std * shrink, generator=generator)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        expert_cache_bytes: int | None = None,
+    ) -> Self:
+        """The model of a run folder, of one of its checkpoints, or of a Hugging Face folder, in evaluation mode.
+
+        In the precision of its files or in `dtype`, routers excepted. With `expert_cache_bytes` the routed experts stay on
+        disk, and at most so many bytes of them in memory (model/checkpoint/disk_experts.py).
+        """
+        from model.checkpoint.load import load_model
+
+        return load_model(folder, cls, dtype=dtype, device=device, expert_cache_bytes=expert_cache_bytes)
+
+    @property
+    def head_weight(self) -> Tensor:
+        return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        labels: Tensor | None = None,
+        *,
+        cache: KVCache | None = None,
+        generator: torch.Generator | None = None,
+        last_only: bool = False,
+    ) -> Output:
+        """labels (B, S) are the tokens that follow input_ids. `cache` continues a prefix and is moved on; with it there are
+        no labels, routing losses or statistics.
+
+        `generator` draws the places of recycle routing and is needed for it in training. `last_only` computes the logits of
+        the last position alone, (B, 1, V).
+        """
+        if cache is not None:
+            return Output(
+                self._infer(input_ids, cache, last_only=last_only), None, self.norm.weight.new_zeros(()), None
+            )
+        rope = rope_table(self.config, torch.arange(input_ids.shape[1], device=input_ids.device))
+        place_keys = self._draw_place_keys(input_ids.numel(), generator)
+        hidden, shared, losses, stats = self.embed_tokens(input_ids), None, [], []
+        for index, layer in enumerate(self.layers):
+            keys = None if place_keys is None else place_keys[index]
+            hidden, shared, aux_loss, layer_stats = layer(hidden, rope, shared, keys)
+            if layer_stats is not None:
+                losses.append(aux_loss)
+                stats.append(layer_stats)
+        hidden = self.norm(hidden[:, -1:] if last_only else hidden)
+        aux = torch.stack(losses).sum() if losses else hidden.new_zeros(())
+        stacked = MoEStats(*map(torch.stack, zip(*stats, strict=True))) if stats else None
+        if labels is None:
+            return Output(self._logits(hidden), None, aux, stacked)
+        loss = linear_cross_entropy(hidden.view(-1, hidden.shape[-1]), self.head_weight, labels.flatten())
+        return Output(None, loss, aux, stacked)
+
+    def _infer(self, input_ids: Tensor, cache: KVCache, *, last_only: bool) -> Tensor:
+        """input_ids (B, S) after the tokens in the cache -> logits (B, S, V), or those of the last position alone."""
+        batch, tokens = input_ids.shape
+        rope = rope_table(self.config, cache.begin(tokens, input_ids.device))
+        hidden, shared = self.embed_tokens(input_ids).view(batch * tokens, -1), None
+        for layer in self.layers:
+            hidden, shared = layer.infer(hidden, rope, shared, cache)
+        cache.advance(tokens)
+        hidden = hidden.view(batch, tokens, -1)
+        return self._logits(self.norm(hidden[:, -1:] if last_only else hidden))
+
+    def fuse(self) -> None:
+        """Prepares a model that only answers from now on: q, k and v become one product (model/layers/attention.py)."""
+        for layer in self.layers:
+            layer.self_attn.fuse()
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return project(hidden, self.head_weight)
+
+    def _draw_place_keys(self, tokens: int, generator: torch.Generator | None) -> list[Tensor] | None:
+        """One set of keys per layer, drawn before any layer runs, so that recomputing a layer sees the same ones."""
+        c = self.config
+        if c.is_dense or c.moe_routing != "recycle" or not self.training:
+            return None
+        if generator is None:
+            raise ValueError("recycle routing is random in training: pass generator=torch.Generator(device)")
+        layers = range(c.num_hidden_layers)
+        return [draw_place_keys(c.num_experts, c.capacity(tokens, layer), generator) for layer in layers]
