@@ -64,6 +64,7 @@ def _peak_bytes(cell: dict[str, Any]) -> int:
     import torch
 
     from model.device import autocast, compute_dtype
+    from model.moe.place_keys import routing_key
     from model.training.config import TrainingConfig
     from model.training.optimizer import build_optimizer
     from model.training.prepare import prepare
@@ -83,13 +84,13 @@ def _peak_bytes(cell: dict[str, Any]) -> int:
         net = Hunyuan(config).train()
     optimizer = build_optimizer(net, config, training)
     prepare(net, training, device)
-    generator = torch.Generator(device).manual_seed(0)
+    key = routing_key(seed=0, device=device)
     for _ in range(2):
         torch.cuda.reset_peak_memory_stats()
         for _ in range(MICRO_BATCHES):
             input_ids, labels = torch.randint(config.vocab_size, (2, batch, context), device=device)
             with autocast(device, compute_dtype(training.precision, device)):
-                output = net(input_ids, labels, generator=generator)
+                output = net(input_ids, labels, routing_key=key)
             ((output.loss + output.aux_loss) / MICRO_BATCHES).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -18,7 +18,7 @@ from model.layers.mlp import SwiGLU
 from model.layers.norm import RMSNorm
 from model.layers.rope import rope_table
 from model.moe.layer import MoE, MoEStats
-from model.moe.router import draw_place_keys
+from model.moe.place_keys import place_keys
 
 
 class Output(NamedTuple):
@@ -121,24 +121,25 @@ class Hunyuan(nn.Module):
         labels: Tensor | None = None,
         *,
         cache: KVCache | None = None,
-        generator: torch.Generator | None = None,
+        routing_key: Tensor | None = None,
         last_only: bool = False,
     ) -> Output:
         """labels (B, S) are the tokens that follow input_ids. `cache` continues a prefix and is moved on; with it there are
         no labels, routing losses or statistics.
 
-        `generator` draws the places of recycle routing and is needed for it in training. `last_only` computes the logits of
-        the last position alone, (B, 1, V).
+        `routing_key` () int64 decides the random places of recycle routing, which needs one in training:
+        model.moe.place_keys.routing_key(seed, step, micro_batch). `last_only` computes the logits of the last position
+        alone, (B, 1, V).
         """
         if cache is not None:
             return Output(
                 self._infer(input_ids, cache, last_only=last_only), None, self.norm.weight.new_zeros(()), None
             )
         rope = rope_table(self.config, torch.arange(input_ids.shape[1], device=input_ids.device))
-        place_keys = self._draw_place_keys(input_ids.numel(), generator)
+        keys_by_layer = self._place_keys(input_ids.numel(), routing_key)
         hidden, shared, losses, stats = self.embed_tokens(input_ids), None, [], []
         for index, layer in enumerate(self.layers):
-            keys = None if place_keys is None else place_keys[index]
+            keys = None if keys_by_layer is None else keys_by_layer[index]
             hidden, shared, aux_loss, layer_stats = layer(hidden, rope, shared, keys)
             if layer_stats is not None:
                 losses.append(aux_loss)
@@ -170,12 +171,15 @@ class Hunyuan(nn.Module):
     def _logits(self, hidden: Tensor) -> Tensor:
         return project(hidden, self.head_weight)
 
-    def _draw_place_keys(self, tokens: int, generator: torch.Generator | None) -> list[Tensor] | None:
-        """One set of keys per layer, drawn before any layer runs, so that recomputing a layer sees the same ones."""
+    def _place_keys(self, tokens: int, routing_key: Tensor | None) -> list[Tensor] | None:
+        """The keys of every layer's places, (E * C,) each: made before any layer runs, in a few operations for all."""
         c = self.config
         if c.is_dense or c.moe_routing != "recycle" or not self.training:
             return None
-        if generator is None:
-            raise ValueError("recycle routing is random in training: pass generator=torch.Generator(device)")
-        layers = range(c.num_hidden_layers)
-        return [draw_place_keys(c.num_experts, c.capacity(tokens, layer), generator) for layer in layers]
+        if routing_key is None:
+            raise ValueError(
+                "recycle routing is random in training: pass routing_key=routing_key(seed, step), of model.moe.place_keys"
+            )
+        places = [c.num_experts * c.capacity(tokens, layer) for layer in range(c.num_hidden_layers)]
+        keys = place_keys(routing_key, len(places), max(places))
+        return [row[:count] for row, count in zip(keys, places, strict=True)]

@@ -3,7 +3,6 @@
     RUN/checkpoints/step-00000200/
         model.safetensors       weights and buffers by name
         optimizer.safetensors   AdamW's moments by parameter name
-        generators.safetensors  the state of every random generator
         state.json              step, tokens, seconds, ...
         manifest.json           SHA-256 of each file above
 
@@ -26,7 +25,7 @@ from model.config.hunyuan import HunyuanConfig
 from model.errors import CheckpointError
 from model.files import folder_aside, read_json, sha256, write_json
 
-MODEL, OPTIMIZER, GENERATORS = "model.safetensors", "optimizer.safetensors", "generators.safetensors"
+MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 STATE, MANIFEST = "state.json", "manifest.json"
 
 
@@ -35,7 +34,6 @@ def save_checkpoint(
     step: int,
     net: nn.Module,
     optimizer: torch.optim.Optimizer,
-    generators: dict[str, torch.Generator],
     state: dict[str, Any],
     keep: int,
 ) -> Path:
@@ -52,9 +50,8 @@ def save_checkpoint(
         ) as aside:  # the same step may be there, of a run that was taken back to an earlier one
             _save_tensors(net.state_dict(), aside / MODEL)
             _save_tensors(_moments(net, optimizer), aside / OPTIMIZER)
-            _save_tensors({name: generator.get_state() for name, generator in generators.items()}, aside / GENERATORS)
             write_json(aside / STATE, state | {"step": step})
-            write_json(aside / MANIFEST, {name: sha256(aside / name) for name in (MODEL, OPTIMIZER, GENERATORS, STATE)})
+            write_json(aside / MANIFEST, {name: sha256(aside / name) for name in (MODEL, OPTIMIZER, STATE)})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"the checkpoint of step {step} could not be written to {folder.parent} ({error}): free some space and resume; "
@@ -68,9 +65,7 @@ def save_checkpoint(
     return folder
 
 
-def restore(
-    folder: Path, net: nn.Module, optimizer: torch.optim.Optimizer, generators: dict[str, torch.Generator]
-) -> dict[str, Any]:
+def restore(folder: Path, net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Loads a checkpoint into what a run is made of, in place, and returns its state.json."""
     try:
         net.load_state_dict(load_file(folder / MODEL))
@@ -87,16 +82,13 @@ def restore(
         }
         if parameter.device.type != "cpu":  # the fused kernel reads its step where the parameter is
             optimizer.state[parameter]["step"] = moments[f"{name}.step"].to(parameter.device)
-    states = load_file(folder / GENERATORS)
-    for name, generator in generators.items():
-        try:
-            generator.set_state(states[name])
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"{folder} was saved on another kind of device than {generator.device}: resume it where it began"
-            ) from error
     state: dict[str, Any] = read_json(folder / STATE)
     return state
+
+
+def has_generator_state(folder: Path) -> bool:
+    """Whether an older version wrote the checkpoint, which drew the places of recycle routing from a generator."""
+    return (folder / "generators.safetensors").exists()
 
 
 def steps_saved(run: Path) -> list[int]:
@@ -123,7 +115,7 @@ def find_damage(folder: Path) -> str | None:
     try:
         manifest = read_json(folder / MANIFEST)
         weights_alone = OPTIMIZER not in manifest and not (folder / OPTIMIZER).exists()
-        for name in (MODEL, STATE) if weights_alone else (MODEL, OPTIMIZER, GENERATORS, STATE):
+        for name in (MODEL, STATE) if weights_alone else (MODEL, OPTIMIZER, STATE):
             if sha256(folder / name) != manifest[name]:
                 return f"{name} does not match its checksum"
     except OSError as error:

@@ -10,8 +10,8 @@ C places per expert (config.capacity). Three policies, all with static shapes an
     router_logits (T, E) float32 -> Routing(expert_index (T, K), expert_weight (T, K), tokens_per_expert (E,), ...)
 
 A recycled token's weight is its probability for its new expert. With K >= 2 the new expert may be one that the token
-already has: the report recycles top-1, where this cannot happen. The random order is made of keys drawn outside, with the
-caller's generator (`draw_place_keys`): a generator cannot enter a compiled graph, and recomputation needs the same keys again.
+already has: the report recycles top-1, where this cannot happen. The random order comes from model/moe/place_keys.py, so that
+recomputation sees the same one.
 """
 
 from typing import NamedTuple
@@ -34,11 +34,6 @@ class Routing(NamedTuple):
     probabilities: Tensor  # (T, E) softmax of the router's logits
 
 
-def draw_place_keys(num_experts: int, capacity: int, generator: torch.Generator) -> Tensor:
-    """Random keys (E * C,) that order the places of the experts for `recycle`, on the generator's device."""
-    return torch.rand(num_experts * capacity, generator=generator, device=generator.device)
-
-
 def route(
     router_logits: Tensor,
     top_k: int,
@@ -49,7 +44,7 @@ def route(
     expert_bias: Tensor | None = None,
     convention: Convention = "report",
 ) -> Routing:
-    """Chooses and places; `capacity` is read by drop and recycle, `place_keys` by recycle alone.
+    """Chooses and places; `capacity` is read by drop and recycle, `place_keys` (E * C,) by recycle alone.
 
     `expert_bias` (E,) is added for the choice and left out of the weight (auxiliary-loss-free balancing, arXiv:2408.15664).
     """
@@ -61,7 +56,7 @@ def route(
         index = drop(chosen, num_experts, capacity)
     elif policy == "recycle":
         if place_keys is None:
-            raise ValueError("recycle routing needs place_keys: draw them with draw_place_keys(..., generator)")
+            raise ValueError("recycle routing needs place_keys: see model/moe/place_keys.py")
         index = recycle(chosen, num_experts, capacity, place_keys)
     is_dropped = index == num_experts
     # A dropped choice keeps its share until here: the others must not grow for want of a place.
@@ -110,8 +105,8 @@ def recycle(expert_index: Tensor, num_experts: int, capacity: int, place_keys: T
     over = place >= capacity
     position = torch.arange(capacity, device=expert_index.device)
     is_free = position >= count.clamp(max=capacity)[:, None]  # (E, C)
-    # Taken places sort behind every free one: keys lie in [0, 1).
-    free_first = torch.where(is_free.flatten(), place_keys, 2.0).argsort()
+    # Taken places sort behind every free one, whose keys are below.
+    free_first = torch.where(is_free.flatten(), place_keys, 2**32).argsort()
     over_in_order = over.t().flatten()
     turn = (over_in_order.cumsum(0) - 1).view(over.shape[1], over.shape[0]).t()  # the i of each choice over capacity
     recipient = free_first[turn.clamp(min=0, max=free_first.shape[0] - 1)] // capacity

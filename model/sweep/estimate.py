@@ -105,6 +105,7 @@ def measure(settings: RunSettings, seconds: float) -> Speed:
 
     from model.counts import activated_params, total_params, training_flops_per_token
     from model.device import autocast, compute_dtype, keep_freed_memory, pick_device, synchronize
+    from model.moe.place_keys import routing_key
     from model.training.optimizer import build_optimizer
     from model.training.prepare import check_memory
     from model.transformer import Hunyuan
@@ -123,7 +124,7 @@ def measure(settings: RunSettings, seconds: float) -> Speed:
 
     def step() -> None:
         with autocast(device, dtype):
-            output = net(ids[:, :-1], ids[:, 1:], generator=generator)
+            output = net(ids[:, :-1], ids[:, 1:], routing_key=routing_key(0, device=device))
         (output.loss + output.aux_loss).backward()
 
     def timed(work: Callable[[], object]) -> float:

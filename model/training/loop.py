@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
-from model.checkpoint.run import newest_intact, restore, save_checkpoint
+from model.checkpoint.run import has_generator_state, newest_intact, restore, save_checkpoint
 from model.counts import activated_params, total_params, training_flops_per_token
 from model.device import autocast, compute_dtype, keep_freed_memory, measure_peak_flops, synchronize
 from model.errors import CheckpointError, TrainingError
 from model.files import write_json
 from model.moe.layer import MoE, MoEStats
+from model.moe.place_keys import routing_key
 from model.moe.router import update_expert_bias
 from model.training.events import Reporter, RunPlan
 from model.training.metrics import RoutingWatch, merge_stats, routing_metrics
@@ -30,13 +32,17 @@ SUMMARY_KEYS = [
     *("loss", "val_loss", "val_bits_per_byte"),
     *("aux_loss", "dropped_fraction", "recycled_fraction", "load_imbalance"),
 ]
+OLD_PLACES = (
+    "this run began in an older version of hunyuan, which drew the random places of recycle routing from a generator: it goes "
+    "on with places that follow from the seed and the step, as good but not the same, so it will not repeat to the bit"
+)
 
 
 class Task(Protocol):
     """What is learnt: pre-training, and later fine-tuning on instructions or preferences."""
 
     def micro_batches(self, step: int) -> Iterator[Any]: ...
-    def forward(self, net: Hunyuan, batch: Any, generator: torch.Generator) -> Output: ...
+    def forward(self, net: Hunyuan, batch: Any, routing_key: Tensor) -> Output: ...
     def evaluate(self, net: Hunyuan) -> dict[str, float]: ...
 
 
@@ -95,7 +101,6 @@ class _Session:
         # Drawn on the processor, so that a seed means the same weights on every device.
         self.net = Hunyuan(settings.model, torch.Generator().manual_seed(seed)).to(device)
         self.optimizer = build_optimizer(self.net, settings.model, self.config)
-        self.generators = {"routing": torch.Generator(device).manual_seed(seed)}
         prepare(self.net, self.config, device)
         self.dtype = compute_dtype(self.config.precision, device)
         self.peak_flops = measure_peak_flops(device, self.dtype)
@@ -116,7 +121,9 @@ class _Session:
         checkpoint, passed_over = newest_intact(self.folder)
         for sentence in passed_over:
             self.reporter.note(sentence)
-        state = restore(checkpoint, self.net, self.optimizer, self.generators)
+        if self.settings.model.moe_routing == "recycle" and has_generator_state(checkpoint):
+            self.reporter.note(OLD_PLACES)
+        state = restore(checkpoint, self.net, self.optimizer)
         self.step, self.seconds, self.saved_step = state["step"], state["seconds"], state["step"]
         self.last_row, self.watch = state["last_row"], RoutingWatch(state["unhealthy"])
 
@@ -172,9 +179,10 @@ class _Session:
         """Gradients of every micro-batch, the check for finite values, then the update."""
         self.net.train()
         losses, aux_losses, routing = [], [], []
-        for batch in self.task.micro_batches(self.step):
+        for index, batch in enumerate(self.task.micro_batches(self.step)):
+            key = routing_key(self.config.seed, self.step, index, device=self.device)
             with autocast(self.device, self.dtype):
-                output = self.task.forward(self.net, batch, self.generators["routing"])
+                output = self.task.forward(self.net, batch, key)
             assert output.loss is not None, "a task's forward pass is given labels"
             ((output.loss + output.aux_loss) / self.config.micro_batches).backward()
             losses.append(output.loss.detach())
@@ -244,7 +252,7 @@ class _Session:
         self.log.sync()  # a resumed run cuts the log at its checkpoint and computes nothing before it again
         state = {"seconds": self.seconds, "last_row": self.last_row, "unhealthy": self.watch.unhealthy}
         keep = self.config.keep_checkpoints
-        save_checkpoint(self.folder, self.step, self.net, self.optimizer, self.generators, state, keep)
+        save_checkpoint(self.folder, self.step, self.net, self.optimizer, state, keep)
         self.saved_step = self.step
 
     def _finish(self, status: str) -> None:

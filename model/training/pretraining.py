@@ -39,9 +39,9 @@ class Pretraining:
         for micro in range(self.training.micro_batches):
             yield torch.from_numpy(self.sampler.batch(first + micro * size, size)).to(self.device)
 
-    def forward(self, net: Hunyuan, batch: Tensor, generator: torch.Generator) -> Output:
+    def forward(self, net: Hunyuan, batch: Tensor, routing_key: Tensor) -> Output:
         """The loss of one micro-batch, its mean over tokens."""
-        return net(batch[:, :-1], batch[:, 1:], generator=generator)
+        return net(batch[:, :-1], batch[:, 1:], routing_key=routing_key)
 
     @torch.no_grad()
     def evaluate(self, net: Hunyuan) -> dict[str, float]:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from model.config import HunyuanConfig
 from model.moe.dispatch import combine, dispatch, plan_dispatch
 from model.moe.layer import MoE
-from model.moe.router import draw_place_keys, recycle, route, update_expert_bias
+from model.moe.place_keys import place_keys, routing_key
+from model.moe.router import recycle, route, update_expert_bias
 
 LIMITED = ("drop", "recycle")
 
@@ -27,7 +28,13 @@ def loads(draw):
     skew = draw(st.integers(0, 4)) * torch.linspace(1, 0, experts)
     logits = torch.randn(tokens, experts, generator=generator) + skew
     capacity = config.capacity(tokens)
-    return logits, top_k, capacity, draw_place_keys(experts, capacity, generator), factor
+    return (
+        logits,
+        top_k,
+        capacity,
+        place_keys(routing_key(draw(st.integers(0, 2**63 - 1))), 1, experts * capacity)[0],
+        factor,
+    )
 
 
 def place_in_a_loop(chosen, num_experts, capacity, keys, policy):
@@ -126,9 +133,9 @@ def test_recycling_is_random_in_proportion_to_free_places():
     """One token too many for expert 0; the others have 1, 3 and 6 free places. Chi-square, 2 degrees of freedom."""
     capacity, draws = 6, 3000
     chosen = torch.tensor([0] * 7 + [1] * 5 + [2] * 3)[:, None]
-    generator, counts = torch.Generator().manual_seed(0), torch.zeros(4)
-    for _ in range(draws):
-        counts[recycle(chosen, 4, capacity, draw_place_keys(4, capacity, generator))[6]] += 1
+    counts = torch.zeros(4)
+    for keys in place_keys(routing_key(0), draws, 4 * capacity):
+        counts[recycle(chosen, 4, capacity, keys)[6]] += 1
 
     def chi_square(shares):
         expected = torch.tensor(shares) * draws
@@ -145,7 +152,7 @@ def test_recycling_needs_keys_and_repeats_with_them():
         route(logits, 1, policy="recycle", capacity=5)
 
     def places(seed):
-        keys = draw_place_keys(4, 5, torch.Generator().manual_seed(seed))
+        keys = place_keys(routing_key(seed), 1, 20)[0]
         return route(logits, 1, policy="recycle", capacity=5, place_keys=keys).expert_index
 
     assert torch.equal(places(1), places(1)) and not torch.equal(places(1), places(2))

@@ -11,7 +11,7 @@ from model.config import HunyuanConfig
 from model.layers.mlp import SwiGLU
 from model.layers.norm import RMSNorm
 from model.layers.rope import rope_table
-from model.moe.router import draw_place_keys
+from model.moe.place_keys import place_keys, routing_key
 from model.training.config import TrainingConfig
 from model.training.prepare import prepare
 from model.transformer import DecoderLayer, Hunyuan
@@ -33,11 +33,11 @@ def build(seed: int = 0, **changes) -> Hunyuan:
 
 def test_logits_loss_and_what_is_left_out():
     net = build()
-    output = net(IDS, generator=seeded())
+    output = net(IDS, routing_key=routing_key(0))
     assert output.logits.shape == (2, 9, 61) and output.loss is None
-    last = net(IDS, generator=seeded(), last_only=True).logits
+    last = net(IDS, routing_key=routing_key(0), last_only=True).logits
     torch.testing.assert_close(last, output.logits[:, -1:])
-    trained = net(IDS, LABELS, generator=seeded())
+    trained = net(IDS, LABELS, routing_key=routing_key(0))
     assert trained.logits is None
     torch.testing.assert_close(trained.loss, F.cross_entropy(output.logits.flatten(0, 1), LABELS.flatten()))
     torch.testing.assert_close(trained.aux_loss, output.aux_loss)
@@ -45,7 +45,7 @@ def test_logits_loss_and_what_is_left_out():
 
 def test_stats_are_stacked_and_the_auxiliary_losses_summed_over_layers():
     net = build(router_aux_loss_coef=0.25)
-    output = net(IDS, generator=seeded())
+    output = net(IDS, routing_key=routing_key(0))
     assert output.stats.choices_per_expert.sum(-1).tolist() == [IDS.numel()] * 4
     assert (output.stats.dropped == 0).all() and (output.stats.recycled > 0).any()
     torch.testing.assert_close(output.aux_loss, 0.25 * output.stats.balance_loss.sum())
@@ -53,7 +53,7 @@ def test_stats_are_stacked_and_the_auxiliary_losses_summed_over_layers():
 
 def test_a_single_expert_is_a_dense_model():
     net = build(num_experts=1)
-    output = net(IDS)  # no generator: nothing is random
+    output = net(IDS)  # no key: nothing is random
     assert output.stats is None and output.aux_loss == 0
     assert all(isinstance(layer.mlp, SwiGLU) for layer in net.layers)
 
@@ -105,16 +105,16 @@ def test_initial_weights():
             assert parameter.std().item() == pytest.approx(0.02 / 8**0.5 if shrinks else 0.02, rel=0.05), name
 
 
-def test_recycle_routing_needs_a_generator_and_follows_its_seed():
+def test_recycle_routing_needs_a_key_and_follows_it():
     net = build()
-    with pytest.raises(ValueError, match="generator"):
+    with pytest.raises(ValueError, match="routing_key"):
         net(IDS)
-    one, same, other = (net(IDS, generator=seeded(seed)).logits for seed in (1, 1, 2))
+    one, same, other = (net(IDS, routing_key=routing_key(seed)).logits for seed in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other)
     keys = []
     for layer in net.layers:
         layer.register_forward_pre_hook(lambda _, inputs: keys.append(inputs[-1].tolist()))
-    net(IDS, generator=seeded())
+    net(IDS, routing_key=routing_key(0))
     assert len(set(map(tuple, keys))) == 4  # an order of its own for every layer
 
 
@@ -136,7 +136,7 @@ def test_recomputation_changes_no_gradient(routing):
         net, calls = build(moe_routing=routing), []
         net.layers[1].self_attn.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
         prepare(net, TrainingConfig(recompute=recompute), torch.device("cpu"))
-        output = net(IDS, LABELS, generator=seeded(5))
+        output = net(IDS, LABELS, routing_key=routing_key(5))
         (output.loss + output.aux_loss).backward()
         gradients.append({name: parameter.grad for name, parameter in net.named_parameters()})
         passes.append(len(calls))
@@ -154,7 +154,7 @@ def test_a_block_in_training_is_one_graph(routing, experts):
     layer = build(moe_routing=routing, num_experts=experts).layers[0]
     assert isinstance(layer, DecoderLayer)
     hidden, rope = torch.randn(2, 9, 32), rope_table(config, torch.arange(9))
-    keys = draw_place_keys(experts, config.capacity(18), seeded())
+    keys = place_keys(routing_key(0), 1, experts * config.capacity(18))[0]
     with torch.autocast("cpu", torch.bfloat16):
         expected, *_ = layer(hidden, rope, None, keys)
         found, *_ = torch.compile(layer, fullgraph=True, backend="aot_eager")(hidden, rope, None, keys)
@@ -178,7 +178,7 @@ def test_a_training_pass_waits_for_no_value(routing, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "tolist", None)  # reads a processor's memory without an operation
     with NoWaiting():
         with torch.autocast("cpu", torch.bfloat16):
-            output = net(IDS, LABELS, generator=seeded())
+            output = net(IDS, LABELS, routing_key=routing_key(0))
         (output.loss + output.aux_loss).backward()
     with pytest.raises(AssertionError, match="waits"), NoWaiting():
         output.loss.item()

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from model.config import HunyuanConfig
 from model.counts import forward_flops_per_token, training_flops_per_token
 from model.moe.experts import loop_experts
+from model.moe.place_keys import routing_key
 from model.transformer import Hunyuan
 
 SMALL = {"vocab_size": 61, "hidden_size": 24, "intermediate_size": 20, "head_dim": 8, "num_experts": 4}
@@ -36,14 +37,14 @@ def test_flops_equal_torchs_counter(variant, monkeypatch):
     monkeypatch.setattr("model.kernels.onednn.onednn_applies", lambda *_: False)
     monkeypatch.setattr("model.moe.experts.grouped_experts", loop_experts)
     config = HunyuanConfig.from_name("toy", **SMALL | VARIANTS[variant])
-    net, context, generator = Hunyuan(config), 9, torch.Generator().manual_seed(0)
+    net, context, key = Hunyuan(config), 9, routing_key(0)
     input_ids, labels = torch.randint(config.vocab_size, (2, 2, context))
 
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as forward, torch.no_grad():
-        net(input_ids, generator=generator)
+        net(input_ids, routing_key=key)
     assert forward_flops_per_token(config, context) * input_ids.numel() == forward.get_total_flops()
 
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as training:
-        output = net(input_ids, labels, generator=generator)
+        output = net(input_ids, labels, routing_key=key)
         (output.loss + output.aux_loss).backward()
     assert training_flops_per_token(config, context) * input_ids.numel() == training.get_total_flops()

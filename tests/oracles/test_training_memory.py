@@ -26,6 +26,7 @@ from model.errors import ConfigError
 from model.kernels import cross_entropy as loss
 from model.layers import attention, norm
 from model.memory import training_memory
+from model.moe.place_keys import routing_key
 from model.training.config import TrainingConfig
 from model.training.prepare import prepare
 from model.transformer import Hunyuan
@@ -137,7 +138,7 @@ def forward_pass(config, precision, *, recompute=False, batch=BATCH, context=CON
 
     def forward():
         with autocast(CPU, compute_dtype(training.precision, CPU)):
-            output = net(input_ids, labels, generator=generator)
+            output = net(input_ids, labels, routing_key=routing_key(0))
         return output.loss + output.aux_loss
 
     return forward
@@ -153,7 +154,7 @@ def kept_besides_activations(config, *, recompute):
     if config.moe_routing == "drop" and not recompute:
         kept += config.num_hidden_layers * TOKENS * config.moe_topk
     if config.moe_routing == "recycle" and recompute:
-        kept += 4 * config.num_hidden_layers * config.num_experts * config.capacity(TOKENS)
+        kept += 8 * config.num_hidden_layers * config.num_experts * config.capacity(TOKENS)
     return kept
 
 

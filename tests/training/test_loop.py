@@ -165,9 +165,9 @@ def test_every_sequence_of_the_order_is_read_once_and_in_turn(pretrain):
     batches = []
 
     class Reading(Pretraining):
-        def forward(self, net, batch, generator):
+        def forward(self, net, batch, routing_key):
             batches.append((batch, self.sampler))
-            return super().forward(net, batch, generator)
+            return super().forward(net, batch, routing_key)
 
     pretrain("training.steps=5", task=Reading)
     read = torch.cat([batch for batch, _ in batches])
@@ -179,9 +179,9 @@ class Watched(Pretraining):
 
     first = ()
 
-    def forward(self, net, batch, generator):
-        type(self).first = type(self).first or (net.embed_tokens.weight.detach().clone(), batch, generator.get_state())
-        return super().forward(net, batch, generator)
+    def forward(self, net, batch, routing_key):
+        type(self).first = type(self).first or (net.embed_tokens.weight.detach().clone(), batch, routing_key)
+        return super().forward(net, batch, routing_key)
 
 
 def test_the_seed_decides_weights_order_and_routing(pretrain, tmp_path):
@@ -218,9 +218,9 @@ class Poisoned(Pretraining):
             self.poison = step == self.AT and micro == 1
             yield batch
 
-    def forward(self, net, batch, generator):
+    def forward(self, net, batch, routing_key):
         type(self).seen = net
-        output = super().forward(net, batch, generator)
+        output = super().forward(net, batch, routing_key)
         if not self.poison:
             return output
         weight = net.embed_tokens.weight.sum()
@@ -254,10 +254,10 @@ def test_a_rate_far_too_high_is_stopped(pretrain, tmp_path):
 class Collapsed(Pretraining):
     """A router without weights: every token takes the same expert."""
 
-    def forward(self, net, batch, generator):
+    def forward(self, net, batch, routing_key):
         for layer in net.layers:
             layer.mlp.router.weight.data.zero_()
-        return super().forward(net, batch, generator)
+        return super().forward(net, batch, routing_key)
 
 
 LONG = f"training.steps={2 * PATIENCE + 2}"

@@ -5,11 +5,14 @@ import shutil
 import signal
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import save_file
 from tiny import TENSORS, TINY, assert_same_run, checkpoint, rows_of, write_text
 
 from model.checkpoint.run import steps_saved
 from model.errors import CheckpointError
+from model.files import sha256
+from model.moe.place_keys import routing_key
 from model.training import pretraining, run_folder
 from model.training.events import Silent
 from model.training.pretraining import Pretraining
@@ -45,12 +48,36 @@ def test_a_request_to_stop_in_the_last_step_comes_too_late(pretrain):
     assert pretrain("training.steps=3", stop_after=3).summary["status"] == "finished"
 
 
-def test_every_generator_matters_to_the_bits(pretrain, tmp_path):
-    """Recycling draws from its generator, so that the test above would see one that was not restored."""
-    pretrain(*RECYCLE)
-    first, last = (load_file(checkpoint(tmp_path / "run", step) / "generators.safetensors") for step in (9, 12))
-    assert list(first) == ["routing"]
-    assert not first["routing"].equal(last["routing"])
+@pytest.mark.parametrize("routing", ["dropless", "recycle"])
+def test_a_run_of_an_older_version_goes_on_and_says_where_it_is_not_the_same(pretrain, tmp_path, routing):
+    """Its checkpoints hold the state of a generator, from which the places of recycle routing were drawn."""
+    model = (f"model.moe_routing={routing}",)
+    pretrain(*model, folder=tmp_path / "whole")
+    pretrain(*model, stop_after=5)
+    folder = checkpoint(tmp_path / "run", 5)
+    save_file({"routing": torch.Generator().manual_seed(7).get_state()}, folder / "generators.safetensors")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["generators.safetensors"] = sha256(folder / "generators.safetensors")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    notes = pretrain(*model, resume=True).notes
+    assert_same_run(tmp_path / "run", tmp_path / "whole", 12)
+    assert [note.split(", which")[0] for note in notes] == (
+        ["this run began in an older version of hunyuan"] if routing == "recycle" else []
+    )
+
+
+def test_the_places_of_recycling_follow_from_seed_step_and_micro_batch(pretrain, tmp_path):
+    """A resumed run would repeat the places of other steps, if it counted from where it went on."""
+    keys = []
+
+    class Keys(Pretraining):
+        def forward(self, net, batch, routing_key):
+            keys.append(int(routing_key))
+            return super().forward(net, batch, routing_key)
+
+    pretrain(*RECYCLE, "training.steps=3", task=Keys)
+    assert keys == [int(routing_key(7, step, micro)) for step in range(3) for micro in range(2)]
+    assert len(set(keys)) == 6
 
 
 @pytest.mark.parametrize(
@@ -166,7 +193,7 @@ DAMAGES = {
     "a flipped byte of the weights": lambda c: flip_a_byte(c / "model.safetensors"),
     "a flipped byte of the optimizer": lambda c: flip_a_byte(c / "optimizer.safetensors"),
     "a flipped byte of the state": lambda c: flip_a_byte(c / "state.json"),
-    "a truncated file": lambda c: (c / "generators.safetensors").write_bytes(b""),
+    "a truncated file": lambda c: (c / "optimizer.safetensors").write_bytes(b""),
     "a missing file": lambda c: (c / "model.safetensors").unlink(),
     "no manifest": lambda c: (c / "manifest.json").unlink(),
     "a manifest that is not JSON": lambda c: (c / "manifest.json").write_text("{"),

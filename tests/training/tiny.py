@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 TINY = Path(__file__).with_name("tiny.toml")
 TIMING = {"tokens_per_second", "seconds", "mfu"}  # keys of a row that no two runs share
-TENSORS = ("model.safetensors", "optimizer.safetensors", "generators.safetensors")
+TENSORS = ("model.safetensors", "optimizer.safetensors")
 
 
 def write_text(path: Path, *, seed: int = 0, lines: int = 500) -> Path:
@@ -34,7 +34,7 @@ def rows_of(folder: Path) -> list[dict]:
 
 
 def assert_same_run(folder: Path, reference: Path, step: int) -> None:
-    """Weights, optimizer and generators after `step` to the byte, and every line up to there once."""
+    """Weights and optimizer after `step` to the byte, and every line up to there once."""
     assert rows_of(folder) == [row for row in rows_of(reference) if row["step"] <= step]
     for name in TENSORS:
         here, there = (checkpoint(run, step) / name for run in (folder, reference))
