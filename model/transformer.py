@@ -124,14 +124,17 @@ class Hunyuan(nn.Module):
         routing_key: Tensor | None = None,
         last_only: bool = False,
     ) -> Output:
-        """labels (B, S) are the tokens that follow input_ids. `cache` continues a prefix and is moved on; with it there are
-        no labels, routing losses or statistics.
+        """labels (B, S) are the tokens that follow input_ids; a negative one, such as -100, is left out of the loss.
+
+        `cache` continues a prefix and is moved on; with it there are no labels, routing losses or statistics.
 
         `routing_key` () int64 decides the random places of recycle routing, which needs one in training:
         model.moe.place_keys.routing_key(seed, step, micro_batch). `last_only` computes the logits of the last position
         alone, (B, 1, V).
         """
         if cache is not None:
+            if labels is not None:
+                raise ValueError("a cache is for generation, which has no loss: leave out the cache or the labels")
             return Output(
                 self._infer(input_ids, cache, last_only=last_only), None, self.norm.weight.new_zeros(()), None
             )

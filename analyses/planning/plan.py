@@ -20,7 +20,7 @@ from model.counts import activated_params, total_params, training_flops_per_toke
 from model.errors import ConfigError, HunyuanError
 from model.memory import training_memory
 from model.training.config import TrainingConfig
-from model.training.schedule import anneal_start, expert_lr_scale
+from model.training.schedule import anneal_start, expert_lr_scale, warmup_steps
 
 MICRO_TOKENS = 16_384  # of one device and micro-batch, where the batch has as many: rows enough for full products
 LEAST_STEPS = 1_000  # a batch that leaves fewer is lowered: the toy's best runs had 1,600, with a schedule over them
@@ -185,7 +185,7 @@ def _plan(law: ScalingLaw, flops: float, request: Request, warnings: list[dict[s
         warn("memory", f"a step for {flops:.3g} FLOPs takes {needed / 1e9:,.0f} GB of each {room}: {advice}")
     speed = (request.device.peak_flops or math.nan) * request.mfu  # never nan: Request has refused such a device
     scale = expert_lr_scale(config, training)
-    warmup = math.ceil(training.warmup_fraction * steps)
+    warmup = warmup_steps(training, steps)
     return {
         "flops": flops,
         "params_opt": params_opt,

@@ -19,7 +19,8 @@ CHUNK_VALUES_DEVICE = 1 << 27  # on an accelerator: enough rows to fill it
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     """Mean negative log-likelihood in nats of labels (T,) under softmax(hidden (T, D) @ weight (V, D).T), in float32.
 
-    A label of -100 is left out of the mean.
+    Negative labels, such as -100, are left out of the mean. A label of V or more is torch's error of an index out
+    of bounds.
     """
     return _LinearCrossEntropy.apply(hidden, weight, labels, matmul_dtype(hidden), torch.is_grad_enabled())
 
@@ -32,7 +33,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         needs_gradient = grad_enabled and any(ctx.needs_input_grad)  # the latter is True under no_grad as well
         values = CHUNK_VALUES if hidden.device.type == "cpu" else CHUNK_VALUES_DEVICE
         rows = max(1, values // weight.shape[0])
-        count = (labels != -100).sum().clamp(min=1)
+        count = (labels >= 0).sum().clamp(min=1)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
             weight = weight.to(dtype)
@@ -42,7 +43,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for start in range(0, len(labels), rows):
                 part, label = hidden[start : start + rows].to(dtype), labels[start : start + rows]
                 logits = torch.mm(part, weight.t(), out=buffer[: len(part)]).float()  # (rows, V), overwritten below
-                counted = (label != -100)[:, None]
+                counted = (label >= 0)[:, None]
                 target = label.clamp(min=0)[:, None]
                 logits.sub_(logits.amax(dim=-1, keepdim=True))
                 target_logit = logits.gather(1, target)
@@ -68,4 +69,4 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """The same from logits (T, V): the oracle."""
-    return F.cross_entropy(logits.float(), labels, ignore_index=-100)
+    return F.cross_entropy(logits.float(), labels.masked_fill(labels < 0, -100), ignore_index=-100)

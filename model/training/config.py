@@ -1,6 +1,8 @@
 """TrainingConfig: how long, on how much, how fast to learn, and what to keep. The [training] section of a run file."""
 
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal, get_args
 
 from model.config.checks import type_problems
@@ -62,8 +64,9 @@ class TrainingConfig:
 
     def total_steps(self, flops_per_token: int) -> int:
         """The length of the run in steps, from whichever way it was given."""
-        tokens = self.tokens or -(-self.flops // flops_per_token)
-        return self.steps or int(-(-tokens // self.global_batch_tokens)) or 400
+        # The decimal that was written: the nearest binary number may lie above it, and begin one step more.
+        tokens = self.tokens or math.ceil(Fraction(repr(float(self.flops))) / flops_per_token)
+        return self.steps or -(-tokens // self.global_batch_tokens) or 400
 
 
 def _problems(c: TrainingConfig) -> list[str]:

@@ -5,14 +5,25 @@ routed experts, which see a part of the batch, at a rate of their own.
 """
 
 import math
+from fractions import Fraction
 
 from model.config.hunyuan import HunyuanConfig
 from model.training.config import TrainingConfig
 
 
+def part_of(steps: int, fraction: float) -> Fraction:
+    """A fraction of the steps as it was written: 0.07 of 100 is 7, where binary has 7.000000000000001."""
+    return Fraction(repr(fraction)) * steps
+
+
+def warmup_steps(config: TrainingConfig, steps: int) -> int:
+    """Steps until the peak, begun ones counted."""
+    return math.ceil(part_of(steps, config.warmup_fraction))
+
+
 def anneal_start(config: TrainingConfig, steps: int) -> int:
     """The first step (from 0) of the annealing phase; a run of fewer steps than 1 / anneal_fraction has none."""
-    return steps - math.floor(config.anneal_fraction * steps)
+    return steps - math.floor(part_of(steps, config.anneal_fraction))
 
 
 def learning_rate_ratio(config: TrainingConfig, step: int, steps: int) -> float:
@@ -21,7 +32,7 @@ def learning_rate_ratio(config: TrainingConfig, step: int, steps: int) -> float:
     Linear to 1 over the warm-up; cosine to decay_ratio; linear to final_ratio, which the last step has
     where there is an annealing phase.
     """
-    warmup = math.ceil(config.warmup_fraction * steps)
+    warmup = warmup_steps(config, steps)
     anneal = anneal_start(config, steps)
     if step < min(warmup, anneal):
         return (step + 1) / warmup

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.config import HunyuanConfig
+from model.layers.kv_cache import KVCache
 from model.layers.mlp import SwiGLU
 from model.layers.norm import RMSNorm
 from model.layers.rope import rope_table
@@ -41,6 +42,17 @@ def test_logits_loss_and_what_is_left_out():
     assert trained.logits is None
     torch.testing.assert_close(trained.loss, F.cross_entropy(output.logits.flatten(0, 1), LABELS.flatten()))
     torch.testing.assert_close(trained.aux_loss, output.aux_loss)
+
+
+def test_labels_with_a_cache_are_refused_and_negative_ones_left_out():
+    net = build(moe_routing="dropless").eval()
+    with pytest.raises(ValueError, match="leave out the cache or the labels"):
+        net(IDS, LABELS, cache=KVCache(net.config, batch=2, max_tokens=16))
+    masked = LABELS.clone()
+    masked[0, :4] = torch.tensor([-1, -100, -7, -100])
+    logits = net(IDS).logits.flatten(0, 1)
+    expected = F.cross_entropy(logits[4:], LABELS.flatten()[4:])
+    torch.testing.assert_close(net(IDS, masked).loss, expected)
 
 
 def test_stats_are_stacked_and_the_auxiliary_losses_summed_over_layers():

@@ -78,3 +78,22 @@ def test_bfloat16_products_keep_a_float32_loss(autocast):
     for one, other in zip(found[1:], expected[1:], strict=True):
         assert one.dtype == hidden.dtype
         assert (one - other).float().norm() < 2e-2 * other.float().norm()
+
+
+@pytest.mark.parametrize("label", [-1, -101, -(2**40)])
+def test_every_negative_label_is_left_out(label):
+    hidden, weight, labels = operands()
+    expected = value_and_gradients(linear_cross_entropy, hidden, weight, labels)
+    found = value_and_gradients(linear_cross_entropy, hidden, weight, labels.masked_fill(labels < 0, label))
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+    kept = [0, 1, 3, 4, 5, 6, 7, 8]
+    torch.testing.assert_close(found[0], torch.nn.functional.cross_entropy((hidden @ weight.t())[kept], labels[kept]))
+
+
+@pytest.mark.parametrize("label", [V, 2**40])
+def test_a_label_beyond_the_vocabulary_is_an_error(label):
+    hidden, weight, labels = operands()
+    labels[4] = label
+    with pytest.raises(RuntimeError, match=f"index {label} is out of bounds"):
+        linear_cross_entropy(hidden, weight, labels)

@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 
 from model.config import HunyuanConfig
 from model.training.config import TrainingConfig
-from model.training.schedule import anneal_start, batch_learning_rate, expert_lr_scale, learning_rate_ratio
+from model.training.schedule import (
+    anneal_start,
+    batch_learning_rate,
+    expert_lr_scale,
+    learning_rate_ratio,
+    warmup_steps,
+)
 
 fractions = st.floats(0.0, 0.45)
 ratios = st.tuples(st.floats(0.0, 1.0), st.floats(0.0, 1.0)).map(sorted)
@@ -110,3 +116,23 @@ def test_best_rate_is_highest_where_batch_and_noise_are_equal(ratio):
     assert batch_learning_rate(1.0) == 1.0
     assert batch_learning_rate(ratio) <= 1.0
     assert batch_learning_rate(ratio) == pytest.approx(batch_learning_rate(1 / ratio), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("steps", "warmup", "expected"),
+    [(100, 0.07, 7), (100, 0.04, 4), (101, 0.07, 8), (10**9, 0.07, 70_000_000), (10, 0.0, 0)],
+)
+def test_the_warm_up_is_the_fraction_that_was_written(steps, warmup, expected):
+    config = TrainingConfig(warmup_fraction=warmup)
+    assert warmup_steps(config, steps) == expected
+    if expected:
+        rising = [learning_rate_ratio(config, step, steps) for step in (expected - 2, expected - 1)]
+        assert rising == pytest.approx([(expected - 1) / expected, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("steps", "anneal", "expected"), [(100, 0.29, 71), (100, 0.05, 95), (19, 0.05, 19), (200, 0.07, 186)]
+)
+def test_annealing_is_the_fraction_that_was_written(steps, anneal, expected):
+    """0.29 * 100 is 28.999999999999996 in binary."""
+    assert anneal_start(TrainingConfig(anneal_fraction=anneal), steps) == expected

@@ -181,6 +181,15 @@ def test_length_in_steps_tokens_or_flops(length, steps):
     assert config.total_steps(flops_per_token=1000) == steps
 
 
+@pytest.mark.parametrize(
+    ("flops", "per_token", "steps"), [(1.1e24, 10**9, 4_296_875_000_000), (2.048e5, 100, 8), (2.049e5, 100, 9)]
+)
+def test_the_flops_of_whole_steps_buy_no_step_more(flops, per_token, steps):
+    """1.1e24 is no binary number: the nearest is above it, and would begin one step more."""
+    config = TrainingConfig(sequence_length=32, global_batch_tokens=256, micro_batch_size=4, flops=flops)
+    assert config.total_steps(flops_per_token=per_token) == steps
+
+
 @given(st.integers(1, 64), st.integers(1, 8), st.integers(1, 8))
 def test_a_batch_is_whole_micro_batches_of_whole_sequences(sequence_length, micro_batch_size, micro_batches):
     tokens = sequence_length * micro_batch_size * micro_batches
