@@ -15,6 +15,7 @@ import numpy as np
 from analyses.scaling.advice import influence, leave_one_budget_out, next_runs
 from analyses.scaling.bootstrap import Draws, case_bootstrap, percentiles, residual_bootstrap
 from analyses.scaling.cost import CostRule
+from analyses.scaling.findings import Finding
 from analyses.scaling.isoflop import (
     BENDS_TAKEN_OFF,
     BENDS_UNSURE,
@@ -27,7 +28,7 @@ from analyses.scaling.isoflop import (
 from analyses.scaling.options import Options
 from analyses.scaling.parabola import BudgetFit, bounded_exp
 from analyses.scaling.predictions import Predictor
-from analyses.scaling.runs import Finding, clean_runs
+from analyses.scaling.runs import clean_runs
 from analyses.scaling.surface import ParametricFit
 from analyses.scaling.surface_report import parametric_part
 from analyses.scaling.tables import Table
@@ -52,10 +53,10 @@ class ScaleFit:
 
     @property
     def status(self) -> int:
-        """0 clean, 3 fitted with exclusions, 1 refused."""
+        """0 clean, 3 fitted with exclusions or a suspicion, 1 refused."""
         if self.document["n_opt"] is None:
             return 1
-        return 3 if any(finding.excludes for finding in self.findings) else 0
+        return 3 if any(finding.excludes or finding.suspect for finding in self.findings) else 0
 
 
 def scale_fit(table: Table, options: Options) -> ScaleFit:
@@ -67,6 +68,10 @@ def scale_fit(table: Table, options: Options) -> ScaleFit:
         columns=options.columns,
         batch_tokens=options.batch_tokens,
         tolerance=options.tolerance,
+        units=options.units,
+        loss_unit=options.loss_unit,
+        where=options.where,
+        best_of=options.best_of,
     )
     if options.c_min is not None and not np.isfinite(runs.batch_tokens).all():
         row = int(runs.row[~np.isfinite(runs.batch_tokens)].min())
@@ -84,6 +89,7 @@ def scale_fit(table: Table, options: Options) -> ScaleFit:
         draws["case"] = case_bootstrap(fit.usable, options.resamples, np.random.default_rng(seeds[1]))
     said = [*findings, *fit.findings]
     document = _heading(runs.counts | {"outliers": fit.outliers, "used": len(fit.runs)}, options, runs.cost)
+    document["columns"] = {name: {"name": column.name, "unit": column.unit} for name, column in runs.columns.items()}
     document["budgets"] = [_budget_row(budget, fit, draws, options) for budget in fit.budgets]
     document |= {"n_opt": None, "d_opt": None, "predictions": []}
     if fit.params_law is not None and fit.tokens_law is not None:

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from analyses.scaling.checks import find_outliers, lack_of_fit
+from analyses.scaling.findings import Finding
 from analyses.scaling.parabola import BudgetFit, CMin, bounded_exp, fit_budget
-from analyses.scaling.runs import Finding, Runs
+from analyses.scaling.runs import Runs
 
 MIN_SIZES = 4  # of a budget: three determine a parabola, the fourth is the first to tell about noise
 MIN_BUDGETS = 3

@@ -1,6 +1,6 @@
 """What a scaling study is asked for: the options of `hunyuan scale-fit` as one value."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from analyses.scaling.cost import CostRule
@@ -14,6 +14,12 @@ class Options:
     method: str = "quadratic"
     cost: CostRule | None = None  # None: the table's own, else 6 N D
     columns: Mapping[str, str] = field(default_factory=dict)
+    units: Mapping[str, float] = field(
+        default_factory=dict
+    )  # of params, tokens and flops, where not 1 or named by the table
+    loss_unit: str | None = None  # nats, bits or perplexity; None: nats, unless the column is called perplexity
+    where: Mapping[str, Sequence[str]] = field(default_factory=dict)  # the values of columns that select rows
+    best_of: bool = False  # the best learning rate of each size and budget
     batch_tokens: float | None = None  # where the table has no such column
     tolerance: float = 0.1  # relative width of a budget
     c_min: CMin | None = None

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from analyses.scaling.bootstrap import Draws, percentiles
+from analyses.scaling.findings import Finding
 from analyses.scaling.isoflop import IsoflopFit, PowerFit, slope_and_level
 from analyses.scaling.parabola import BudgetFit, bounded_exp
-from analyses.scaling.runs import Finding
 
 LARGEST_LOG = 690.0  # of FLOPs, which are to be a float
 EXTRAPOLATION = 100.0  # times beyond the sampled budgets from which a prediction is warned of

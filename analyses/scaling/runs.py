@@ -10,53 +10,25 @@ canonical order, so the order of rows in the file changes nothing.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
+from analyses.scaling.cells import find_marks, read_column
+from analyses.scaling.columns import SIZES, Column, find_columns
 from analyses.scaling.cost import SIX_ND, CostRule, own_cost
+from analyses.scaling.findings import LISTED, Finding, summarised
+from analyses.scaling.plausible import doubt_losses, doubt_sizes
+from analyses.scaling.replicates import cells_of, settle
+from analyses.scaling.selection import numbered, refuse_mixtures, select
 from analyses.scaling.tables import Table
-from model.errors import DataError, HunyuanError
-
-# Names by which tables call their columns, the preferred first; compared in lower case with _ for spaces.
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "budget": ("budget", "compute_budget"),
-    "flops": ("flops", "compute", "training_flops", "training_flop", "flop", "c"),
-    "params": ("activated_params", "active_params", "activated_parameters", "active_parameters", "params", "parameters",
-               "n", "model_size", "total_params", "total_parameters"),
-    "tokens": ("tokens", "training_tokens", "d"),
-    "loss": ("loss", "final_loss", "l"),
-    "batch_tokens": ("batch_tokens", "global_batch_tokens"),
-}  # fmt: skip
-
+from analyses.scaling.units import flops_factor, word_factor
+from model.errors import DataError
 
 LARGEST_LOSS = 1e9  # nats: a cell beyond is no loss, and its powers overflow
 LARGEST_SIZE = 1e100  # of FLOPs, parameters and tokens, and the inverse of the smallest
 SAME_NAME = 1e-6  # relative difference of budgets that are written in two ways
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something a reader of the fit must know: a code for programs, a reason for people, and what it is about."""
-
-    code: str
-    reason: str
-    budget: float | None = None  # FLOPs
-    row: int | None = None  # of the table, the first one being 1
-    excludes: bool = False  # a run or a budget was left out for it
-
-    def document(self) -> dict[str, Any]:
-        place = {"budget": self.budget, "row": self.row}
-        return {"code": self.code, "reason": self.reason} | {k: v for k, v in place.items() if v is not None}
-
-
-class FitRefusedError(HunyuanError):
-    """No law can be fitted; `findings` say what was left out on the way."""
-
-    def __init__(self, finding: Finding, findings: Sequence[Finding] = ()) -> None:
-        super().__init__(finding.reason)
-        self.finding, self.findings = finding, [*findings, finding]
+LOSS_UNITS = {"nats": 1.0, "bits": math.log(2), "perplexity": 0.0}
 
 
 @dataclass(frozen=True)
@@ -72,6 +44,7 @@ class Runs:
     budget: np.ndarray  # index of the run's budget, from 0
     cost: CostRule
     counts: dict[str, int] = field(default_factory=dict)
+    columns: dict[str, Column] = field(default_factory=dict)  # that the quantities were read from
 
     def __len__(self) -> int:
         return len(self.flops)
@@ -88,26 +61,24 @@ def clean_runs(
     columns: Mapping[str, str] | None = None,
     batch_tokens: float | None = None,
     tolerance: float = 0.1,
+    units: Mapping[str, float] | None = None,
+    loss_unit: str | None = None,
+    where: Mapping[str, Sequence[str]] | None = None,
+    best_of: bool = False,
 ) -> tuple[Runs, list[Finding]]:
     """The runs of a table and what was left out.
 
-    columns names the column of a quantity where the table calls it otherwise. Without a cost rule the FLOPs per token
-    are the table's own where it has all three of flops, params and tokens, else 6 N D. Runs belong to one budget when
-    the table names it, or while their FLOPs lie within `tolerance` of the least of the group.
+    columns names the column of a quantity where the table calls it otherwise, units what one of its params, tokens or flops
+    is, and loss_unit is nats, bits or perplexity. Without a cost rule the FLOPs per token are the table's own where it has
+    all three of flops, params and tokens, else 6 N D. Runs belong to one budget when the table names it, or while their
+    FLOPs lie within `tolerance` of the least of the group. where and best_of: see selection and replicates.
     """
-    found = _find_columns(table, columns or {})
-    values = {quantity: _numbers(table.columns[name]) for quantity, name in found.items()}
+    chosen = select(table, where or {})
+    found, findings = find_columns(table.columns, table.name, columns or {})
+    values, loss, said = _read(table, found, units or {}, loss_unit)
+    findings += said
     read, rule = len(table), cost or SIX_ND
     own = "flops" in values or "budget" in values
-    if own + ("params" in values) + ("tokens" in values) < 2 or "loss" not in values:
-        missing = [
-            name for name in ("flops", "params", "tokens") if name not in values and not (name == "flops" and own)
-        ]
-        need = "loss" if "loss" not in values else f"two of flops, params and tokens (missing: {', '.join(missing)})"
-        raise DataError(
-            f"{table.name} has the columns {', '.join(table.columns) or 'none'}, but {need} is needed: rename a column or "
-            "name it with --flops-column, --params-column, --tokens-column or --loss-column"
-        )
     flops = values.get("flops", values.get("budget", np.full(read, np.nan)))
     params, tokens = (values.get(name, np.full(read, np.nan)) for name in ("params", "tokens"))
     whole = own and "params" in values and "tokens" in values
@@ -120,107 +91,144 @@ def clean_runs(
             params = (flops / tokens - rule.k2) / rule.k1
     if "flops" not in found and own:
         found["flops"] = found["budget"]
-    findings, good = _check_rows(table, found, {"flops": flops, "params": params, "tokens": tokens}, values["loss"])
+    wrong, good = _check_rows(table, found, {"flops": flops, "params": params, "tokens": tokens}, loss, chosen)
+    findings += wrong
     batch = values.get("batch_tokens", np.full(read, np.nan if batch_tokens is None else batch_tokens))
     batch = np.where((batch > 0) & (batch < LARGEST_SIZE), batch, np.nan)
     label = values["budget"] if "budget" in values and "flops" in values else np.full(read, np.nan)
     label = np.where(np.isfinite(label) & (label > 0), label, np.nan)
+    refuse_mixtures(table, where or {}, {column.name for column in found.values()}, np.flatnonzero(good))
 
-    order = np.lexsort((np.arange(read), batch, values["loss"], tokens, params, flops))
+    order = np.lexsort((np.arange(read), batch, loss, tokens, params, flops))
     order = order[good[order]]
-    kept, merged = _merge_duplicates(order, (flops, params, tokens, values["loss"], label))
-    findings += [
-        Finding("duplicate", f"row {row + 1} repeats row {first + 1} and was merged with it",
-                budget=float(flops[row]), row=int(row) + 1, excludes=True)
-        for row, first in merged
-    ]  # fmt: skip
+    kept, merged = _merge_duplicates(order, (flops, params, tokens, loss, label))
+    findings += summarised(
+        [Finding("duplicate", f"row {row + 1} repeats row {first + 1} and was merged with it",
+                 budget=float(flops[row]), row=int(row) + 1, excludes=True) for row, first in merged],
+        "repeat others and were merged with them",
+    )  # fmt: skip
     budget = _group(flops[kept], label[kept], tolerance)
-    kept = kept[np.lexsort((np.arange(len(kept)), values["loss"][kept], tokens[kept], params[kept], budget))]
+    kept = kept[np.lexsort((np.arange(len(kept)), loss[kept], tokens[kept], params[kept], budget))]
     budget = np.sort(budget)
-    if cost is None and whole and len(kept):
-        rule = own_cost(params[kept], flops[kept] / tokens[kept])
-        if rule.worst_fraction > 0.5:
-            reason = f"FLOPs per token are up to {rule.worst_fraction:.0%} off any K1 N + K2: check the columns"
-            findings.append(Finding("cost_mismatch", reason))
-    elif whole and len(kept):
-        ratio = float(np.median(flops[kept] / tokens[kept] / np.exp(rule.log_flops_per_token(np.log(params[kept])))))
-        if abs(ratio - 1) > 0.05:
-            reason = (
-                f"the runs cost {ratio:.3g} times what --cost {rule.name} says: leave it out to take their own cost"
-            )
-            findings.append(Finding("cost_mismatch", reason))
-    counts = {"read": read, "dropped": int(read - good.sum()), "merged": len(merged), "used": len(kept)}
-    runs = Runs(
-        flops[kept], params[kept], tokens[kept], values["loss"][kept], batch[kept], kept + 1, budget, rule, counts
+    told = {name: table.columns[found[name].name] for name in ("learning_rate", "seed") if name in found}
+    rates, seeds = (
+        numbered([told[name][row] for row in kept]) if name in told else None for name in ("learning_rate", "seed")
     )
-    return runs, findings
+    fitted, said = settle(cells_of(budget, params[kept]), rates, seeds, loss[kept], best_of)
+    findings += said
+    counts = {"read": read, "dropped": int((chosen & ~good).sum()), "merged": len(merged), "used": int(fitted.sum())}
+    if where:
+        counts["not_selected"] = int(read - chosen.sum())
+    if best_of:
+        counts["not_best"] = int((~fitted).sum())
+    kept, budget = kept[fitted], budget[fitted]
+    sizes = {"flops": flops[kept], "params": params[kept], "tokens": tokens[kept]}
+    given = {name for name in sizes if name in found}
+    rule, mismatch = _cost_of(sizes, cost, whole)
+    agreed = cost is not None and mismatch is None  # the user says what a run costs
+    doubts = (doubt_sizes(sizes, given, set(units or {}), costs=not agreed), mismatch)
+    findings += [doubt for doubt in doubts if doubt is not None]
+    if loss_unit is None:
+        findings += [doubt for doubt in [doubt_losses(loss[kept])] if doubt is not None]
+    taken = {name: column for name, column in found.items() if name in (*given, "loss", "perplexity", "batch_tokens")}
+    return Runs(**sizes, loss=loss[kept], batch_tokens=batch[kept], row=kept + 1, budget=budget, cost=rule, counts=counts,
+                columns=taken), findings  # fmt: skip
 
 
-def _find_columns(table: Table, chosen: Mapping[str, str]) -> dict[str, str]:
-    by_name: dict[str, str] = {}
-    for name in table.columns:
-        by_name.setdefault("_".join(name.lower().replace("-", " ").replace("_", " ").split()), name)
-    found = {}
-    for quantity, names in COLUMNS.items():
-        if quantity in chosen:
-            if chosen[quantity] not in table.columns:
-                raise DataError(
-                    f"{table.name} has no column '{chosen[quantity]}': it has {', '.join(table.columns) or 'none'}"
-                )
-            found[quantity] = chosen[quantity]
-            continue
-        known = [by_name[name] for name in names if name in by_name]
-        if known:
-            found[quantity] = known[0]
-    if found.get("budget") == found.get("flops"):
-        found.pop("budget", None)  # named as the FLOPs
-    for quantity, name in found.items():
-        other = next((one for one in found if one != quantity and found[one] == name), None)
-        if other is not None:
-            raise DataError(f"{table.name}: the column '{name}' cannot be both {quantity} and {other}: name another")
-    return found
+def _read(
+    table: Table, found: dict[str, Column], units: Mapping[str, float], loss_unit: str | None
+) -> tuple[dict[str, np.ndarray], np.ndarray, list[Finding]]:
+    """Numbers of the columns found, the losses in nats, and what a reader must know of them."""
+    if "loss" in found:
+        found.pop("perplexity", None)
+    of_loss = "loss" if "loss" in found else "perplexity"
+    own = "flops" in found or "budget" in found
+    if own + ("params" in found) + ("tokens" in found) < 2 or of_loss not in found:
+        missing = [
+            name for name in ("flops", "params", "tokens") if name not in found and not (name == "flops" and own)
+        ]
+        need = "loss" if of_loss not in found else f"two of flops, params and tokens (missing: {', '.join(missing)})"
+        raise DataError(
+            f"{table.name} has the columns {', '.join(table.columns) or 'none'}, but {need} is needed: rename a column or "
+            "name it with --flops-column, --params-column, --tokens-column or --loss-column"
+        )
+    for name, unit in units.items():
+        if name not in found and not (name == "flops" and own):
+            raise DataError(f"{table.name} has no {name} for --{name}-unit to be the unit of: leave it out")
+        found |= {
+            one: replace(found[one], unit=unit)
+            for one in ({name, "budget"} if name == "flops" else {name})
+            if one in found
+        }
+    numeric = {quantity: column for quantity, column in found.items() if quantity not in ("learning_rate", "seed")}
+    marks = find_marks(table.name, [table.columns[column.name] for column in numeric.values()], table.separator)
+    values = {}
+    for quantity, column in numeric.items():
+        word = flops_factor if quantity in ("flops", "budget") else word_factor if quantity in SIZES else None
+        cells = table.columns[column.name]
+        values[quantity] = read_column(cells, marks, column.unit, word)
+        written = [cell for cell in cells if cell not in (None, "")]
+        if quantity != "batch_tokens" and len(written) > LISTED and np.isnan(values[quantity]).all():
+            raise DataError(
+                f"{table.name}: the column '{column.name}' has no numbers, but cells such as {_shown(written[0])}: write "
+                "numbers such as 53.3M or 5.33e7, or name another column"
+            )
+    loss, findings = values.pop(of_loss), []
+    with np.errstate(all="ignore"):
+        if loss_unit == "perplexity" or (loss_unit is None and of_loss == "perplexity"):
+            loss = np.log(loss)
+            findings.append(
+                Finding("perplexity", f"losses are the logarithms of '{found[of_loss].name}', taken as perplexity")
+            )
+        else:
+            loss = loss * LOSS_UNITS[loss_unit or "nats"]
+    found["loss"] = found.pop(of_loss)
+    return values, loss, findings
 
 
-def _numbers(cells: Sequence[Any]) -> np.ndarray:
-    """Cells as float64; NaN where a cell is no number."""
-    return np.array([_number(cell) for cell in cells], dtype=np.float64)
-
-
-def _number(cell: Any) -> float:
-    if isinstance(cell, bool) or not isinstance(cell, (int, float, str, Decimal)):
-        return math.nan
-    try:
-        return float(cell)
-    except (ValueError, ArithmeticError):
-        return math.nan
+def _cost_of(sizes: Mapping[str, np.ndarray], cost: CostRule | None, whole: bool) -> tuple[CostRule, Finding | None]:
+    """What a run costs, by the table or by the rule that was given, and where they do not go together."""
+    flops, params, tokens = (sizes[name] for name in ("flops", "params", "tokens"))
+    rule = cost or SIX_ND
+    if not whole or not len(flops):
+        return rule, None
+    if cost is None:
+        rule = own_cost(params, flops / tokens)
+        if rule.worst_fraction <= 0.5:
+            return rule, None
+        reason = f"FLOPs per token are up to {rule.worst_fraction:.0%} off any K1 N + K2: check the columns"
+        return rule, Finding("cost_mismatch", reason)
+    ratio = float(np.median(flops / tokens / np.exp(rule.log_flops_per_token(np.log(params)))))
+    if abs(ratio - 1) <= 0.05:
+        return rule, None
+    reason = f"the runs cost {ratio:.3g} times what --cost {rule.name} says: leave it out to take their own cost"
+    return rule, Finding("cost_mismatch", reason)
 
 
 def _check_rows(
-    table: Table, found: Mapping[str, str], sizes: dict[str, np.ndarray], loss: np.ndarray
+    table: Table, found: Mapping[str, Column], sizes: Mapping[str, np.ndarray], loss: np.ndarray, chosen: np.ndarray
 ) -> tuple[list[Finding], np.ndarray]:
-    """What is wrong with which row, and the mask of good ones."""
+    """What is wrong with which of the chosen rows, and the mask of good ones."""
+    good = chosen & np.isfinite(loss) & (loss > 0) & (loss < LARGEST_LOSS)
     findings = []
-    good = np.isfinite(loss) & (loss > 0) & (loss < LARGEST_LOSS)
-    for row in np.flatnonzero(~good):
+    for row in np.flatnonzero(chosen & ~good):
         code = "bad_loss" if np.isfinite(loss[row]) else "nonfinite_loss"
-        cell = table.columns[found["loss"]][row]
         limit = "" if code == "nonfinite_loss" else f", and a loss lies between 0 and {LARGEST_LOSS:g} nats"
-        findings.append(
-            Finding(
-                code, f"row {row + 1} was dropped: its loss is {_shown(cell)}{limit}", row=int(row) + 1, excludes=True
-            )
-        )
+        findings.append(_dropped(code, row, "loss", _shown(table.columns[found["loss"].name][row]) + limit))
+    findings = summarised(findings, "were dropped for their loss")
     for name, values in sizes.items():
         wrong = good & ~(np.isfinite(values) & (values > 1 / LARGEST_SIZE) & (values < LARGEST_SIZE))
+        said = []
         for row in np.flatnonzero(wrong):
-            written = _shown(table.columns[found[name]][row]) if name in found else "impossible by the cost rule"
-            findings.append(
-                Finding(
-                    "bad_value", f"row {row + 1} was dropped: its {name} is {written}", row=int(row) + 1, excludes=True
-                )
-            )
+            written = _shown(table.columns[found[name].name][row]) if name in found else "impossible by the cost rule"
+            said.append(_dropped("bad_value", row, name, written))
+        findings += summarised(said, f"were dropped for their {name}")
         good &= ~wrong
     return findings, good
+
+
+def _dropped(code: str, row: Any, name: str, why: str) -> Finding:
+    return Finding(code, f"row {row + 1} was dropped: its {name} is {why}", row=int(row) + 1, excludes=True)
 
 
 def _shown(cell: Any) -> str:

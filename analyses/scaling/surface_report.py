@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from analyses.scaling.bootstrap import percentiles
+from analyses.scaling.findings import Finding
 from analyses.scaling.isoflop import IsoflopFit, fit_isoflop, slope_and_level
 from analyses.scaling.laws import Surface
 from analyses.scaling.options import Options
 from analyses.scaling.parabola import bounded_exp
 from analyses.scaling.predictions import EXTRAPOLATION, LARGEST_LOG, extrapolation
-from analyses.scaling.runs import Finding
 from analyses.scaling.surface import (
     ParametricFit,
     ParametricResamples,

@@ -1,8 +1,13 @@
 """What a person sees of a scaling fit: tables of its document, and sentences under them."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hunyuan_cli.console import human_count
+
+if TYPE_CHECKING:
+    from analyses.scaling.laws import ScalingLaw
+
+REFUSALS = ("too_few_budgets", "no_surface")
 
 
 def tables(document: dict[str, Any]) -> dict[str, Any]:
@@ -98,6 +103,10 @@ def notes(document: dict[str, Any]) -> str:
         lines.append(f"cost: the table's own, about {cost['k1']:.3g} N D + {cost['k2']:.3g} D")
     else:
         lines.append(f"cost: {cost['k1']:g} N D" + (f" + {cost['k2']:g} D" if cost["k2"] else ""))
+    read = {name: column for name, column in document["columns"].items() if column != {"name": name, "unit": 1.0}}
+    if read:
+        columns = (f"{name} = {_column(column)}" for name, column in read.items())
+        lines.append(f"columns: {', '.join(columns)}")
     if document["c_min"]:
         lines.append(f"C_min: {document['c_min']['means']}")
     errors = document.get("leave_one_budget_out")
@@ -118,6 +127,11 @@ def notes(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _column(column: dict[str, Any]) -> str:
+    unit = "" if column["unit"] == 1 else f" x {column['unit']:.6g}"
+    return f"'{column['name']}'{unit}"
+
+
 def _surface(part: dict[str, Any]) -> list[str]:
     powers = (
         f"{part[term]:.4g} / {of}^{part[power]:.4f}" for term, of, power in (("A", "N", "alpha"), ("B", "D", "beta"))
@@ -131,3 +145,19 @@ def _surface(part: dict[str, Any]) -> list[str]:
         exponent = f"{bias['exponent']:.4f}, a bias of {bias['bias']:+.4f}"
         lines.append(f"on that surface, without noise, parabolas at these sizes give an exponent of {exponent}")
     return lines
+
+
+def warned(document: dict[str, Any], refused: bool) -> list[str]:
+    """The lines of standard error: one a warning."""
+    return [f"{'error' if refused and warning['code'] in REFUSALS else 'warning'} [{warning['code']}]: {warning['reason']}"
+            for warning in document["warnings"]]  # fmt: skip
+
+
+def law_row(law: "ScalingLaw", flops: tuple[float, ...]) -> dict[str, Any]:
+    """Another law beside the fitted one, with what it says of the budgets asked for."""
+    predictions = [{"flops": c, "params_opt": law.n_opt(c), "tokens_opt": law.d_opt(c)} for c in flops]
+    laws = {
+        name: {"coefficient": one.coefficient, "exponent": one.exponent}
+        for name, one in (("n_opt", law.n_opt), ("d_opt", law.d_opt))
+    }
+    return {"name": law.name, "source": law.source} | laws | {"predictions": predictions}

@@ -46,6 +46,7 @@ CONTRACT = {
     "method": str,
     "runs": {"read": int, "dropped": int, "merged": int, "used": int, "outliers": int},
     "cost": {"rule": str, "k1": float, "k2": float, "worst_fraction": float},
+    "columns": {name: {"name": str, "unit": float} for name in ("flops", "params", "tokens", "loss")},
     "c_min": None,
     "confidence": float,
     "interval": str,

@@ -5,7 +5,7 @@ import pytest
 from isoflop_data import runs_of, shuffled, study
 from test_scaling_runs import ARRAYS, SMALL
 
-from analyses.scaling.runs import COLUMNS
+from analyses.scaling.columns import COLUMNS
 from analyses.scaling.tables import read_table
 from model.errors import DataError
 
@@ -60,5 +60,5 @@ def test_a_batch_comes_from_the_table_or_the_option():
 
 
 def test_every_known_name_belongs_to_one_quantity():
-    names = [name for names in COLUMNS.values() for name in names]
+    names = [name for groups in COLUMNS.values() for names in groups for name in names]
     assert len(names) == len(set(names))

@@ -1,0 +1,179 @@
+"""The options of `hunyuan scale-fit`, and what they ask for as one value."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hunyuan_cli.options.sizes import parse_count, parse_fraction, parse_number
+
+if TYPE_CHECKING:
+    from analyses.scaling.options import Options
+
+_ASK, _DATA, _HOW = "Questions", "The table", "Method"
+
+Runs = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUNS.csv",
+        help="A table of runs: CSV, JSON, JSON lines or parquet, also .gz or .zst; - is standard input.",
+    ),
+]
+Method = Annotated[
+    Literal["quadratic", "parametric", "both"],
+    typer.Option(
+        "--method", help="Parabolas per budget, the surface E + A/N^a + B/D^b, or both.", rich_help_panel=_HOW
+    ),
+]
+Predict = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--predict", metavar="FLOPS", help="The optimum at a budget, such as 3.1e24; repeatable.", rich_help_panel=_ASK
+    ),
+]
+PredictParams = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--predict-params",
+        metavar="PARAMS",
+        help="The budget for which this size is best; repeatable.",
+        rich_help_panel=_ASK,
+    ),
+]
+PredictLoss = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--predict-loss", metavar="NATS", help="The budget that reaches this loss; repeatable.", rich_help_panel=_ASK
+    ),
+]
+Flat = Annotated[
+    str,
+    typer.Option(
+        "--flat", metavar="SHARE", help="How far above the least loss the flat region reaches.", rich_help_panel=_ASK
+    ),
+]
+Law = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--law", metavar="NAME|FILE", help="Lay a law beside: paper, chinchilla, or a fit's JSON.", rich_help_panel=_ASK
+    ),
+]
+Cost = Annotated[
+    str | None,
+    typer.Option(
+        "--cost",
+        metavar="RULE",
+        help="FLOPs of a run: 6nd, paper (9.59 N D + 2.3e8 D), or K1,K2. By default the table's own, else 6nd.",
+        rich_help_panel=_DATA,
+    ),
+]
+ColumnName = Annotated[str | None, typer.Option(metavar="NAME", help="Its name in the table.", rich_help_panel=_DATA)]
+Unit = Annotated[
+    str | None,
+    typer.Option(metavar="UNIT", help="What its numbers count: 1e6, million, M, billion, B.", rich_help_panel=_DATA),
+]
+LossUnit = Annotated[
+    Literal["nats", "bits", "perplexity"] | None,
+    typer.Option("--loss-unit", help="Of a token. By default nats, or as the column is called.", rich_help_panel=_DATA),
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where",
+        metavar="COLUMN=VALUE",
+        help="Only rows with this value, such as dataset=c4; repeatable.",
+        rich_help_panel=_DATA,
+    ),
+]
+BestOf = Annotated[
+    bool,
+    typer.Option(
+        "--best-of", help="Of each size and budget the best learning rate, or the least loss.", rich_help_panel=_DATA
+    ),
+]
+BatchTokens = Annotated[
+    str | None,
+    typer.Option(
+        "--batch-tokens", metavar="TOKENS", help="Batch of every run, where the table has none.", rich_help_panel=_DATA
+    ),
+]
+Tolerance = Annotated[
+    str,
+    typer.Option("--tolerance", metavar="SHARE", help="FLOPs this close are one budget.", rich_help_panel=_DATA),
+]
+KeepOutliers = Annotated[
+    bool, typer.Option("--keep-outliers", help="Name outliers, but fit them.", rich_help_panel=_DATA)
+]
+CMinFlag = Annotated[
+    bool,
+    typer.Option(
+        "--c-min", help="Correct budgets to C_min = C / (1 + B / B_crit(L)), B_crit = B_star / L^(1/alpha_B).",
+        rich_help_panel=_HOW,
+    ),
+]  # fmt: skip
+BStar = Annotated[
+    str, typer.Option("--b-star", metavar="TOKENS", help="B_star of the correction.", rich_help_panel=_HOW)
+]
+AlphaB = Annotated[float, typer.Option("--alpha-b", help="alpha_B of the correction.", rich_help_panel=_HOW)]
+Loss = Annotated[
+    Literal["huber", "lad"],
+    typer.Option(
+        "--loss", help="Of the parametric fit: Huber's at 1e-3, or absolute deviations.", rich_help_panel=_HOW
+    ),
+]
+Interval = Annotated[
+    Literal["delta", "residual", "case"],
+    typer.Option("--interval", help="Delta method, or residual or case bootstrap.", rich_help_panel=_HOW),
+]
+Confidence = Annotated[
+    str, typer.Option("--confidence", metavar="SHARE", help="Of the intervals.", rich_help_panel=_HOW)
+]
+Resamples = Annotated[
+    int, typer.Option("--resamples", min=100, max=10**6, help="Of each bootstrap.", rich_help_panel=_HOW)
+]
+Term = Annotated[bool, typer.Option("--term", help="Draw in the terminal (extra: term).")]
+
+
+def study_options(given: dict[str, Any]) -> "Options":
+    """What the command was given, by the names of its parameters, checked and read."""
+    from analyses.scaling.cost import parse_cost
+    from analyses.scaling.options import Options
+    from analyses.scaling.parabola import CMin
+    from analyses.scaling.selection import parse_where
+    from analyses.scaling.units import parse_unit
+
+    alpha_b, b_star, c_min = given["alpha_b"], given["b_star"], given["c_min"]
+    if not 0.01 <= alpha_b < 100:
+        raise typer.BadParameter(f"--alpha-b is {alpha_b:g}: give a number from 0.01 up, such as 0.21")
+    if not c_min and (b_star, alpha_b) != ("2e8", 0.21):
+        raise typer.BadParameter("--b-star and --alpha-b are for --c-min: add it, or leave them out")
+    if given["loss"] == "lad" and given["method"] == "quadratic":
+        raise typer.BadParameter("--loss is for the surface: add --method both or parametric, or leave it out")
+    level, share = parse_fraction(given["confidence"]), parse_fraction(given["flat"])
+    if not (level > 0 and share > 0):
+        raise typer.BadParameter("--confidence and --flat must be above 0: write 95% and 0.1%")
+    columns = {name: given[f"{name}_column"] for name in ("flops", "params", "tokens", "loss")}
+    columns["batch_tokens"] = given["batch_column"]
+    units = {name: given[f"{name}_unit"] for name in ("flops", "params", "tokens")}
+    return Options(
+        method=given["method"],
+        cost=parse_cost(given["cost"]) if given["cost"] else None,
+        columns={name: column for name, column in columns.items() if column},
+        units={name: parse_unit(f"--{name}-unit", unit) for name, unit in units.items() if unit is not None},
+        loss_unit=given["loss_unit"],
+        where=parse_where(given["where"] or []),
+        best_of=given["best_of"],
+        batch_tokens=parse_count(given["batch_tokens"]) if given["batch_tokens"] else None,
+        tolerance=parse_fraction(given["tolerance"]),
+        c_min=CMin(parse_number(b_star), alpha_b) if c_min else None,
+        keep_outliers=given["keep_outliers"],
+        interval=given["interval"],
+        confidence=level,
+        resamples=given["resamples"],
+        seed=given["seed"],
+        lad=given["loss"] == "lad",
+        predict=tuple(map(parse_number, given["predict"] or [])),
+        predict_params=tuple(map(parse_number, given["predict_params"] or [])),
+        predict_loss=tuple(map(parse_number, given["predict_loss"] or [])),
+        flat=share,
+    )
