@@ -14,6 +14,7 @@ import numpy as np
 
 from analyses.scaling.advice import influence, leave_one_budget_out, next_runs
 from analyses.scaling.bootstrap import Draws, case_bootstrap, percentiles, residual_bootstrap
+from analyses.scaling.columns import SIZES
 from analyses.scaling.cost import CostRule
 from analyses.scaling.findings import Finding
 from analyses.scaling.isoflop import (
@@ -89,7 +90,8 @@ def scale_fit(table: Table, options: Options) -> ScaleFit:
         draws["case"] = case_bootstrap(fit.usable, options.resamples, np.random.default_rng(seeds[1]))
     said = [*findings, *fit.findings]
     document = _heading(runs.counts | {"outliers": fit.outliers, "used": len(fit.runs)}, options, runs.cost)
-    document["columns"] = {name: {"name": column.name, "unit": column.unit} for name, column in runs.columns.items()}
+    document["columns"] = {name: column.name for name, column in runs.columns.items()}
+    document["units"] = {name: column.unit for name, column in runs.columns.items() if name in SIZES}
     document["budgets"] = [_budget_row(budget, fit, draws, options) for budget in fit.budgets]
     document |= {"n_opt": None, "d_opt": None, "predictions": []}
     if fit.params_law is not None and fit.tokens_law is not None:

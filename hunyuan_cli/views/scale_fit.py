@@ -103,10 +103,10 @@ def notes(document: dict[str, Any]) -> str:
         lines.append(f"cost: the table's own, about {cost['k1']:.3g} N D + {cost['k2']:.3g} D")
     else:
         lines.append(f"cost: {cost['k1']:g} N D" + (f" + {cost['k2']:g} D" if cost["k2"] else ""))
-    read = {name: column for name, column in document["columns"].items() if column != {"name": name, "unit": 1.0}}
-    if read:
-        columns = (f"{name} = {_column(column)}" for name, column in read.items())
-        lines.append(f"columns: {', '.join(columns)}")
+    units = document["units"]
+    columns = [f"{name} = '{column}'" + (f" x {units[name]:.6g}" if units.get(name, 1) != 1 else "")
+               for name, column in document["columns"].items() if column != name or units.get(name, 1) != 1]  # fmt: skip
+    lines += [f"columns: {', '.join(columns)}"] if columns else []
     if document["c_min"]:
         lines.append(f"C_min: {document['c_min']['means']}")
     errors = document.get("leave_one_budget_out")
@@ -125,11 +125,6 @@ def notes(document: dict[str, Any]) -> str:
             f"exponent by {-run['change']:+.4f}"
         )
     return "\n".join(lines)
-
-
-def _column(column: dict[str, Any]) -> str:
-    unit = "" if column["unit"] == 1 else f" x {column['unit']:.6g}"
-    return f"'{column['name']}'{unit}"
 
 
 def _surface(part: dict[str, Any]) -> list[str]:

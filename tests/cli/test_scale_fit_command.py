@@ -46,7 +46,8 @@ CONTRACT = {
     "method": str,
     "runs": {"read": int, "dropped": int, "merged": int, "used": int, "outliers": int},
     "cost": {"rule": str, "k1": float, "k2": float, "worst_fraction": float},
-    "columns": {name: {"name": str, "unit": float} for name in ("flops", "params", "tokens", "loss")},
+    "columns": dict.fromkeys(("flops", "params", "tokens", "loss"), str),
+    "units": dict.fromkeys(("flops", "params", "tokens"), float),
     "c_min": None,
     "confidence": float,
     "interval": str,
@@ -131,7 +132,9 @@ def test_named_columns_give_the_same_document(clean, tmp_path, capsys):
     names = {"flops": "spent", "params": "size", "tokens": "seen", "loss": "nats"}
     path = write_csv(tmp_path / "a.csv", {names[key]: values for key, values in study(noise=1e-3).items()})
     options = [part for key, name in names.items() for part in (f"--{key}-column", name)]
-    assert fit(capsys, path, *options) == fit(capsys, clean)
+    (found, err), (expected, _) = fit(capsys, path, *options), fit(capsys, clean)
+    assert found.pop("columns") == names and expected.pop("columns") == {name: name for name in names}
+    assert (found, err) == (expected, [])
     assert run(["scale-fit", str(path)]) == 1
     assert "--loss-column" in capsys.readouterr().err
 
