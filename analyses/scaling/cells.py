@@ -1,7 +1,9 @@
 """Cells of a table as numbers: 1.2e9, "53.3M", "16,078,219", "5,3e9", "12.4 GFLOPs".
 
-commas(columns)                         what commas and dots mean in this table: Marks
-read_column(cells, marks, unit, word)   float64 (rows,), NaN where a cell is no number
+    find_marks(table, columns, separator)   what commas are in this table: Marks
+    read_column(cells, marks, unit, word)   float64 (rows,), NaN where a cell is no number
+
+A comma that may be either, as in "16,078", is what the table's other cells show it to be.
 """
 
 import math

@@ -7,7 +7,7 @@ carry a unit: "params (M)", "tokens_billions", "total_gflops".
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ _FLOPS = tuple(
     f"{kind}{noun}" for noun in ("flops", "flop", "compute") for kind in ("", "training_", "train_", "total_", "model_")
 )
 COLUMNS: dict[str, Groups] = {
-    "budget": (("budget", "compute_budget", "flops_budget", "flop_budget", "target_flops"),),
+    "budget": (("budget", "compute_budget", "flops_budget", "budget_flops", "flop_budget", "target_flops"),),
     "flops": ((*_FLOPS, "c", "compute_flops", "flos", "total_flos"),),
     "params": (
         ("activated_params", "active_params", "activated_parameters", "active_parameters", "n_activated", "n_active",
@@ -58,6 +58,7 @@ COLUMNS: dict[str, Groups] = {
     "learning_rate": (("learning_rate", "lr", "max_lr", "peak_lr", "base_lr", "max_learning_rate", "peak_learning_rate"),),
     "seed": (("seed", "random_seed", "rng_seed", "data_seed", "run_seed", "model_seed", "init_seed"),),
 }  # fmt: skip
+ACTIVATED = COLUMNS["params"][0]
 TOLD = ("flops", "params", "tokens", "loss", "perplexity")  # of which a reader is told which column was taken
 SIZES = ("budget", "flops", "params", "tokens")  # whose names and cells may carry a unit
 
@@ -82,7 +83,7 @@ def find_columns(
     for quantity in COLUMNS:
         if quantity in chosen and chosen[quantity] not in columns:
             raise DataError(f"{table} has no column '{chosen[quantity]}': it has {', '.join(columns) or 'none'}")
-        matches = sorted((match for name in columns if (match := _match(name, quantity))), key=lambda match: match[:2])
+        matches = _matches(columns, quantity)
         if quantity in chosen:
             named = next((column for _, _, column in matches if column.name == chosen[quantity]), None)
             found[quantity] = named or Column(chosen[quantity])
@@ -104,6 +105,15 @@ def find_columns(
         if other is not None:
             raise DataError(f"{table}: the column '{column.name}' cannot be both {quantity} and {other}: name another")
     return found, findings
+
+
+def named_as(columns: Iterable[str], quantity: str) -> list[Column]:
+    """Every column with a name of the quantity, the preferred first."""
+    return [column for _, _, column in _matches(columns, quantity)]
+
+
+def _matches(columns: Iterable[str], quantity: str) -> list[tuple[int, int, Column]]:
+    return sorted((match for name in columns if (match := _match(name, quantity))), key=lambda match: match[:2])
 
 
 def _match(name: str, quantity: str) -> tuple[int, int, Column] | None:

@@ -7,7 +7,7 @@ The limits are far from anything published, so that a strange study passes; unit
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -46,12 +46,19 @@ LARGEST_PERPLEXITY = 2.0**18
 
 
 def doubt_sizes(
-    sizes: Mapping[str, np.ndarray], given: set[str], named: set[str], costs: bool = True
+    sizes: Mapping[str, np.ndarray],
+    given: set[str],
+    named: set[str],
+    *,
+    costs: bool = True,
+    other_params: Sequence[np.ndarray] = (),
+    activated: bool = False,
 ) -> Finding | None:
     """Of flops, params and tokens (n,), of which the table gave some and the others follow from the cost rule.
 
     Those that were `named` by the user have the unit that they should have. Without `costs` FLOPs are not compared with
-    parameters and tokens.
+    parameters and tokens. FLOPs may also be those of `other_params`, each (n,), such as all of a mixture's beside the
+    activated ones. Where only `activated` ones are known they may count too little: that is told, and no suspicion.
     """
     units = tuple(name for name in FACTORS if name in given and name not in named)
     if not units or not len(sizes["params"]):
@@ -59,6 +66,8 @@ def doubt_sizes(
     flops, params, tokens = (sizes[name] for name in ("flops", "params", "tokens"))
     whole = len(given) == 3
     reason = _wrong_cost(flops, params, tokens) if whole and costs else None
+    if any(_wrong_cost(flops, other, tokens) is None for other in other_params):
+        reason = None
     middle = {name: float(np.median(np.log10(values))) for name, values in sizes.items()}
     strange = not _within(middle["params"], PARAMS)
     if not whole:  # otherwise the costs tell more
@@ -75,6 +84,14 @@ def doubt_sizes(
         return Finding("units", f"{looks}: {options}, or name the units that they have", suspect=True)
     if reason is None:
         reason = f"the middle run has 10^{middle['params']:.1f} parameters and 10^{middle['tokens']:.1f} tokens"
+    elif (
+        activated
+        and not strange
+        and middle["flops"] - middle["params"] - middle["tokens"] < math.log10(COST_OF_SMALLEST)
+    ):
+        return Finding(
+            "cost_mismatch", f"{reason}: the activated parameters may leave some out, or the FLOPs be too large"
+        )
     advice = " ".join(f"--{name}-unit" for name in units)
     return Finding(
         "units", f"{reason}: check the columns and their units ({advice}; 1 where they are right)", suspect=True

@@ -1,6 +1,6 @@
 """Several runs of one size and budget: learning rates, of which the best counts, and seeds, of which the mean does.
 
-    cells_of(budget, params)              (n,) the cell of each run
+    cells_of(budget, params)                     (n,) the cell of each run
     settle(cells, rates, seeds, loss, best_of)   what is fitted, and a sentence about it
 
 A cell is a size of a budget. Its runs are all fitted, which is to fit their mean, unless --best-of takes the best rate.
@@ -32,12 +32,12 @@ def settle(
     most = int(np.unique(cells, return_counts=True)[1].max()) if len(cells) else 0
     if most < 2:
         return kept, []
-    runs, several = f"up to {most} runs of one size and budget", _varies(cells, rates)
+    runs, several = f"up to {most} runs of one size and budget", varies(cells, rates)
     if best_of:
         kept = _best(cells, rates if several else None, loss)
         by = "best learning rate" if several else "least loss"
         reason = f"of {runs} --best-of kept those of the {by}: {kept.sum()} of {len(kept)} in all"
-        lucky = not several and _varies(cells, seeds)
+        lucky = not several and varies(cells, seeds)
         if lucky:
             reason += (
                 "; they differ by their seed alone, and the least loss of several seeds is luck: leave --best-of out"
@@ -47,13 +47,13 @@ def settle(
     if several:
         reason = f"{runs} have several learning rates, and all were fitted as if they were seeds: add --best-of"
         return kept, [Finding("several_rates", reason, suspect=True)]
-    if _varies(cells, seeds):
+    if varies(cells, seeds):
         return kept, [Finding("seeds", f"{runs} have several seeds: {spread}")]
     reason = f"{runs} were fitted as several seeds: {spread} (--best-of takes the least loss instead)"
     return kept, [Finding("repeated_sizes", reason)]
 
 
-def _varies(cells: np.ndarray, values: np.ndarray | None) -> bool:
+def varies(cells: np.ndarray, values: np.ndarray | None) -> bool:
     """Whether some cell has several of these values (n,)."""
     if values is None:
         return False

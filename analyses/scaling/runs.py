@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from analyses.scaling.cells import find_marks, read_column
-from analyses.scaling.columns import SIZES, Column, find_columns
+from analyses.scaling.cells import Marks, find_marks, read_column
+from analyses.scaling.columns import ACTIVATED, SIZES, Column, find_columns, named_as, plain
 from analyses.scaling.cost import SIX_ND, CostRule, own_cost
 from analyses.scaling.findings import LISTED, Finding, summarised
 from analyses.scaling.plausible import doubt_losses, doubt_sizes
-from analyses.scaling.replicates import cells_of, settle
+from analyses.scaling.replicates import cells_of, settle, varies
 from analyses.scaling.selection import numbered, refuse_mixtures, select
 from analyses.scaling.tables import Table
 from analyses.scaling.units import flops_factor, word_factor
@@ -97,7 +97,6 @@ def clean_runs(
     batch = np.where((batch > 0) & (batch < LARGEST_SIZE), batch, np.nan)
     label = values["budget"] if "budget" in values and "flops" in values else np.full(read, np.nan)
     label = np.where(np.isfinite(label) & (label > 0), label, np.nan)
-    refuse_mixtures(table, where or {}, {column.name for column in found.values()}, np.flatnonzero(good))
 
     order = np.lexsort((np.arange(read), batch, loss, tokens, params, flops))
     order = order[good[order]]
@@ -114,7 +113,10 @@ def clean_runs(
     rates, seeds = (
         numbered([told[name][row] for row in kept]) if name in told else None for name in ("learning_rate", "seed")
     )
-    fitted, said = settle(cells_of(budget, params[kept]), rates, seeds, loss[kept], best_of)
+    cells = cells_of(budget, params[kept])
+    explained = varies(cells, rates) or varies(cells, seeds)
+    refuse_mixtures(table, where or {}, {column.name for column in found.values()}, kept, None if explained else cells)
+    fitted, said = settle(cells, rates, seeds, loss[kept], best_of)
     findings += said
     counts = {"read": read, "dropped": int((chosen & ~good).sum()), "merged": len(merged), "used": int(fitted.sum())}
     if where:
@@ -126,10 +128,16 @@ def clean_runs(
     given = {name for name in sizes if name in found}
     rule, mismatch = _cost_of(sizes, cost, whole)
     agreed = cost is not None and mismatch is None  # the user says what a run costs
-    doubts = (doubt_sizes(sizes, given, set(units or {}), costs=not agreed), mismatch)
+    doubt = doubt_sizes(
+        sizes,
+        given,
+        set(units or {}),
+        costs=not agreed,
+        other_params=_other_params(table, found, kept),
+        activated="params" in found and plain(found["params"].name) in ACTIVATED,
+    )
+    doubts = (doubt, mismatch, doubt_losses(loss[kept]) if loss_unit is None else None)
     findings += [doubt for doubt in doubts if doubt is not None]
-    if loss_unit is None:
-        findings += [doubt for doubt in [doubt_losses(loss[kept])] if doubt is not None]
     taken = {name: column for name, column in found.items() if name in (*given, "loss", "perplexity", "batch_tokens")}
     return Runs(**sizes, loss=loss[kept], batch_tokens=batch[kept], row=kept + 1, budget=budget, cost=rule, counts=counts,
                 columns=taken), findings  # fmt: skip
@@ -184,6 +192,15 @@ def _read(
             loss = loss * LOSS_UNITS[loss_unit or "nats"]
     found["loss"] = found.pop(of_loss)
     return values, loss, findings
+
+
+def _other_params(table: Table, found: Mapping[str, Column], kept: np.ndarray) -> list[np.ndarray]:
+    """The table's columns of parameters that were not taken, where they are positive numbers."""
+    if "params" not in found:
+        return []
+    columns = [read_column(table.columns[column.name], Marks(), column.unit, word_factor)[kept]
+               for column in named_as(table.columns, "params") if column.name != found["params"].name]  # fmt: skip
+    return [values for values in columns if (np.isfinite(values) & (values > 0)).all()]
 
 
 def _cost_of(sizes: Mapping[str, np.ndarray], cost: CostRule | None, whole: bool) -> tuple[CostRule, Finding | None]:

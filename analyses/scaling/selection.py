@@ -1,7 +1,9 @@
 """Which rows of a table are one study: --where, and the refusal of several data sets in one fit.
 
-select(table, where)                        (rows,) bool
-refuse_mixtures(table, where, rows, used)   DataError where a column of labels varies
+    select(table, where)                                   (rows,) bool
+    refuse_mixtures(table, where, taken, rows, cells)      DataError where the rows are of several data sets
+
+Rows keep the numbers that they have in the table, whatever is selected.
 """
 
 import math
@@ -50,18 +52,34 @@ def select(table: Table, where: Mapping[str, Sequence[str]]) -> np.ndarray:
     return chosen
 
 
-def refuse_mixtures(table: Table, where: Mapping[str, Sequence[str]], taken: set[str], used: np.ndarray) -> None:
-    """DataError where the used rows, by index, have several values in a column such as dataset that --where does not name."""
-    for column, cells in table.columns.items():
-        if plain(column) not in LABELS or column in where or column in taken:
+def refuse_mixtures(
+    table: Table, where: Mapping[str, Sequence[str]], taken: set[str], rows: np.ndarray, cells: np.ndarray | None
+) -> None:
+    """DataError where a column of words, which is neither `taken` nor named by --where, parts the rows into data sets.
+
+    That is one called so, or any other that tells runs of one size and budget apart, of which `cells` (n,) are the numbers;
+    None where seeds or learning rates do.
+    """
+    for column, all_cells in table.columns.items():
+        if column in where or column in taken:
             continue
-        values = [_text(cells[row]) for row in used.tolist() if row < len(cells)]
-        if len(set(values)) > 1 and not all(_is_number(value) for value in values):
-            one = next(iter(dict.fromkeys(values)))
+        values = [_text(all_cells[row]) for row in rows.tolist()]
+        if len(set(values)) < 2 or all(_is_number(value) for value in values):
+            continue
+        if plain(column) in LABELS or (cells is not None and _tells_apart(values, cells)):
+            values = [_text(all_cells[row]) for row in sorted(rows.tolist())]
             raise DataError(
                 f"{table.name} holds several studies, by its column '{column}' ({_shown(values)}): choose with "
-                f"--where '{column}={one}', or name all with several --where to fit them together"
+                f"--where '{column}={values[0]}', or name all with several --where to fit them together"
             )
+
+
+def _tells_apart(values: Sequence[str], cells: np.ndarray) -> bool:
+    """Whether few values differ in most of the cells: names of single runs are many."""
+    if len(set(values)) > len(values) / 6:
+        return False
+    pairs = len(set(zip(values, cells.tolist(), strict=True)))
+    return pairs >= 1.5 * len(np.unique(cells))
 
 
 def numbered(cells: Sequence[object]) -> np.ndarray:

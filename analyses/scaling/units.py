@@ -1,8 +1,10 @@
 """Units of parameters, tokens and FLOPs as people write them: "M", "billion", "GFLOPs", "PF-days".
 
-word_factor("M")             1e6, of any count
-flops_factor("PFLOPs")       1e15, of FLOPs alone
-parse_unit("--params-unit", "million")   the factor of an option
+    word_factor("M")                           1e6, of any count
+    flops_factor("PFLOPs")                     1e15, of FLOPs alone
+    parse_unit("--params-unit", "million")     the factor of an option
+
+None stands for a word that is no unit.
 """
 
 import math

@@ -140,8 +140,20 @@ def test_sound_studies_are_not_suspected(name, missing):
 
 
 def test_total_parameters_beside_activated_ones_are_no_matter():
-    columns = SOUND["all parameters of a mixture"]
-    assert doubts({**columns, "activated_params": PARAMS.tolist()}) == []
+    """FLOPs may be those of either."""
+    columns = without(SOUND["all parameters of a mixture"], "params")
+    both = {**columns, "activated_params": PARAMS.tolist(), "total_params": (18 * PARAMS).tolist()}
+    assert doubts(both) == []
+    assert clean_runs(table({**both, "flops": (18 * 6 * PARAMS * TOKENS).tolist()}))[1] == []
+
+
+def test_activated_parameters_far_below_the_compute_are_told_but_no_suspicion():
+    columns = {"activated_params": PARAMS.tolist(), **without(SOUND["6 N D"], "params")}
+    columns["flops"] = [5 * flops for flops in columns["flops"]]
+    (finding,) = clean_runs(table(columns))[1]
+    assert (finding.code, finding.suspect) == ("cost_mismatch", False) and "FLOPs are 30 N D" in finding.reason
+    columns["flops"] = [1e9 * flops for flops in columns["flops"]]
+    assert len(doubts(columns)) == 1
 
 
 # --- losses ----------------------------------------------------------------------------------------------------------
