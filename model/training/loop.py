@@ -2,13 +2,12 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from model.checkpoint.run import has_generator_state, newest_intact, restore, save_checkpoint
 from model.counts import activated_params, total_params, training_flops_per_token
@@ -25,7 +24,8 @@ from model.training.prepare import prepare
 from model.training.run_folder import MetricsLog
 from model.training.schedule import learning_rate_ratio
 from model.training.settings import RunSettings
-from model.transformer import Hunyuan, Output
+from model.training.task import Task, share
+from model.transformer import Hunyuan
 
 # Of the last line of metrics.jsonl, which is an evaluated one when the run is finished.
 SUMMARY_KEYS = [
@@ -38,18 +38,11 @@ OLD_PLACES = (
 )
 
 
-class Task(Protocol):
-    """What is learnt: pre-training, and later fine-tuning on instructions or preferences."""
-
-    def micro_batches(self, step: int) -> Iterator[Any]: ...
-    def forward(self, net: Hunyuan, batch: Any, routing_key: Tensor) -> Output: ...
-    def evaluate(self, net: Hunyuan) -> dict[str, float]: ...
-
-
 @dataclass(frozen=True)
 class StepResult:
     """One optimizer step: its mean losses, its gradient norm before clipping, and what routing did in its micro-batches."""
 
+    tokens: int  # that went through the model
     loss: float
     aux_loss: float
     grad_norm: float
@@ -107,7 +100,7 @@ class _Session:
         self.flops_per_token = training_flops_per_token(settings.model, self.config.sequence_length)
         self.activated_params = activated_params(settings.model)
         self.watch = RoutingWatch()
-        self.step, self.seconds, self.saved_step = 0, 0.0, 0
+        self.step, self.tokens, self.seconds, self.saved_step = 0, 0, 0.0, 0
         self.last_row: dict[str, Any] = {}
         self.summary: dict[str, Any] = {}
 
@@ -125,6 +118,7 @@ class _Session:
             self.reporter.note(OLD_PLACES)
         state = restore(checkpoint, self.net, self.optimizer)
         self.step, self.seconds, self.saved_step = state["step"], state["seconds"], state["step"]
+        self.tokens = state.get("tokens", self.step * self.config.global_batch_tokens)  # older checkpoints do not say
         self.last_row, self.watch = state["last_row"], RoutingWatch(state["unhealthy"])
 
     def plan(self, data: str) -> RunPlan:
@@ -146,30 +140,30 @@ class _Session:
 
     def run(self, should_stop: Callable[[], bool]) -> None:
         c, status = self.config, "finished"
-        mark_time, mark_step = time.perf_counter(), self.step
+        mark_time, mark_tokens = time.perf_counter(), self.tokens
         while self.step < self.steps:
             if should_stop():
                 status = "interrupted"
                 break
             result = self._train_step()
-            self.step += 1
+            self.step, self.tokens = self.step + 1, self.tokens + result.tokens
             last = self.step == self.steps
             evaluated = last or (c.evaluate_every > 0 and self.step % c.evaluate_every == 0)
             if self.step % c.log_every == 0 or evaluated:
                 synchronize(self.device)
                 elapsed = time.perf_counter() - mark_time
                 self.seconds += elapsed
-                speed = (self.step - mark_step) * c.global_batch_tokens / elapsed
+                speed = (self.tokens - mark_tokens) / elapsed
                 self.last_row = self._row(result, speed) | (self._evaluate() if evaluated else {})
                 self.log.write(self.last_row)
                 self.reporter.step(self.last_row)
                 if warning := self.watch.check(result.routing):
                     self.reporter.note(f"step {self.step}: {warning}")
-                mark_time, mark_step = time.perf_counter(), self.step
+                mark_time, mark_tokens = time.perf_counter(), self.tokens
             if last or (c.checkpoint_every > 0 and self.step % c.checkpoint_every == 0):
                 self.seconds += time.perf_counter() - mark_time  # since the last line
                 self._save()
-                mark_time, mark_step = time.perf_counter(), self.step
+                mark_time, mark_tokens = time.perf_counter(), self.tokens
         if self.saved_step != self.step:
             self.seconds += time.perf_counter() - mark_time
             self._save()
@@ -179,20 +173,31 @@ class _Session:
         """Gradients of every micro-batch, the check for finite values, then the update."""
         self.net.train()
         losses, aux_losses, routing = [], [], []
-        for index, batch in enumerate(self.task.micro_batches(self.step)):
+        batches = list(self.task.micro_batches(self.step))  # all at once: each weighs what it has of the whole
+        targets, tokens = sum(batch.targets for batch in batches), sum(batch.tokens for batch in batches)
+        if targets == 0:
+            raise TrainingError(f"step {self.step + 1} has nothing to learn: every label of its batch is masked")
+        for index, batch in enumerate(batches):
             key = routing_key(self.config.seed, self.step, index, device=self.device)
             with autocast(self.device, self.dtype):
-                output = self.task.forward(self.net, batch, key)
+                output = self.task.forward(self.net, batch.data, key)
             assert output.loss is not None, "a task's forward pass is given labels"
-            ((output.loss + output.aux_loss) / self.config.micro_batches).backward()
-            losses.append(output.loss.detach())
-            aux_losses.append(output.aux_loss.detach())
+            loss = share(output.loss, batch.targets, targets)
+            aux_loss = share(output.aux_loss, batch.tokens, tokens)
+            (loss + aux_loss).backward()
+            losses.append(loss.detach())
+            aux_losses.append(aux_loss.detach())
             if output.stats is not None:
                 routing.append(output.stats)
         gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        loss, aux_loss = (float(torch.stack(values).mean()) for values in (losses, aux_losses))
-        result = StepResult(loss, aux_loss, float(norm), merge_stats(routing))
+        result = StepResult(
+            tokens=tokens,
+            loss=float(torch.stack(losses).sum()),
+            aux_loss=float(torch.stack(aux_losses).sum()),
+            grad_norm=float(norm),
+            routing=merge_stats(routing, [batch.tokens for batch in batches]),
+        )
         if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
             raise TrainingError(
                 f"the loss is {result.loss} and the gradient norm {result.grad_norm} at step {self.step + 1}: stopped before "
@@ -225,11 +230,10 @@ class _Session:
                 update_expert_bias(router.expert_bias, choices, rate)
 
     def _row(self, result: StepResult, speed: float) -> dict[str, Any]:
-        tokens = self.step * self.config.global_batch_tokens
         return {
             "step": self.step,
-            "tokens": tokens,
-            "flops": tokens * self.flops_per_token,
+            "tokens": self.tokens,
+            "flops": self.tokens * self.flops_per_token,
             "loss": result.loss,
             "aux_loss": result.aux_loss,
             "lr": self._learning_rate(self.step - 1),
@@ -250,7 +254,12 @@ class _Session:
 
     def _save(self) -> None:
         self.log.sync()  # a resumed run cuts the log at its checkpoint and computes nothing before it again
-        state = {"seconds": self.seconds, "last_row": self.last_row, "unhealthy": self.watch.unhealthy}
+        state = {
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "last_row": self.last_row,
+            "unhealthy": self.watch.unhealthy,
+        }
         keep = self.config.keep_checkpoints
         save_checkpoint(self.folder, self.step, self.net, self.optimizer, state, keep)
         self.saved_step = self.step
@@ -259,15 +268,15 @@ class _Session:
         self.summary = {
             "status": status,
             "steps": self.step,
-            "tokens": self.step * self.config.global_batch_tokens,
-            "flops": self.step * self.config.global_batch_tokens * self.flops_per_token,
+            "tokens": self.tokens,
+            "flops": self.tokens * self.flops_per_token,
             "seconds": self.seconds,
             "total_params": total_params(self.settings.model),
             "activated_params": self.activated_params,
             "peak_flops": self.peak_flops,
         } | {key: self.last_row[key] for key in SUMMARY_KEYS if key in self.last_row}
         if self.seconds > 0:  # of the whole run, not of its last lines
-            speed = self.step * self.config.global_batch_tokens / self.seconds
+            speed = self.tokens / self.seconds
             self.summary |= {"tokens_per_second": speed, "mfu": self._mfu(speed)}
         write_json(self.folder / "summary.json", self.summary)
         self.reporter.finish(self.summary)

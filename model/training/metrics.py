@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from model.moe.layer import MoEStats
+from model.training.task import share
 
 STARVED = 0.1  # of the mean load: an expert under this learns next to nothing
 COLLAPSED_SHARE = 0.5  # of the experts of a layer starved
@@ -18,14 +19,13 @@ def load_imbalance(choices: Tensor) -> float:
     return float((load.max(dim=-1).values / load.mean(dim=-1)).mean())
 
 
-def merge_stats(parts: list[MoEStats]) -> MoEStats | None:
-    """One step's routing from its micro-batches, each stacked over layers: the counts summed, the balance loss averaged."""
+def merge_stats(parts: list[MoEStats], tokens: list[int]) -> MoEStats | None:
+    """One step's routing from its micro-batches of so many tokens: counts summed, balance losses averaged over tokens."""
     if not parts:
         return None
-    balance_loss, choices, tokens, dropped, recycled = (
-        torch.stack(values).sum(dim=0) for values in zip(*parts, strict=True)
-    )
-    return MoEStats(balance_loss / len(parts), choices, tokens, dropped, recycled)
+    balance_losses, *counts = zip(*parts, strict=True)
+    shares = [share(loss, part, sum(tokens)) for loss, part in zip(balance_losses, tokens, strict=True)]
+    return MoEStats(*(torch.stack(values).sum(dim=0) for values in (shares, *map(list, counts))))
 
 
 def routing_metrics(routing: MoEStats | None) -> dict[str, Any]:

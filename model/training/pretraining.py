@@ -19,6 +19,7 @@ from model.training.loop import train
 from model.training.prepare import check_grouped_product, check_memory
 from model.training.schedule import anneal_start
 from model.training.settings import RunSettings
+from model.training.task import MicroBatch
 from model.transformer import Hunyuan, Output
 
 
@@ -32,16 +33,17 @@ class Pretraining:
         length, seed = self.training.sequence_length, self.training.seed
         self.sampler = Sampler.from_config(settings.data, corpus, length, seed, annealing)
 
-    def micro_batches(self, step: int) -> Iterator[Tensor]:
-        """The batch of step `step` (from 0) in parts of micro_batch_size, int64 (B, S + 1)."""
+    def micro_batches(self, step: int) -> Iterator[MicroBatch]:
+        """The batch of step `step` (from 0) in parts of micro_batch_size, each int64 (B, S + 1)."""
         size = self.training.micro_batch_size
         first = step * self.training.batch_sequences
         for micro in range(self.training.micro_batches):
-            yield torch.from_numpy(self.sampler.batch(first + micro * size, size)).to(self.device)
+            sequences = torch.from_numpy(self.sampler.batch(first + micro * size, size))
+            tokens = size * self.training.sequence_length  # each the target of the one before it
+            yield MicroBatch(sequences.to(self.device), targets=tokens, tokens=tokens)
 
-    def forward(self, net: Hunyuan, batch: Tensor, routing_key: Tensor) -> Output:
-        """The loss of one micro-batch, its mean over tokens."""
-        return net(batch[:, :-1], batch[:, 1:], routing_key=routing_key)
+    def forward(self, net: Hunyuan, data: Tensor, routing_key: Tensor) -> Output:
+        return net(data[:, :-1], data[:, 1:], routing_key=routing_key)
 
     @torch.no_grad()
     def evaluate(self, net: Hunyuan) -> dict[str, float]:

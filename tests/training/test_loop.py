@@ -1,4 +1,4 @@
-"""The one loop: what a step does to the weights, what it records, and where it stops."""
+"""The one loop: what it records, and where it stops. What a step does to the weights: test_step.py."""
 
 import dataclasses
 import json
@@ -22,61 +22,6 @@ BIAS = ("model.expert_bias_update_rate=0.01",)
 CONTRACT = (
     "step tokens flops loss lr grad_norm tokens_per_second aux_loss dropped_fraction recycled_fraction load_imbalance"
 ).split()
-
-
-# --- one step --------------------------------------------------------------------------------------------------------
-
-ONE_STEP = (
-    "training.steps=1",
-    "training.epsilon=0.01",
-    "model.router_aux_loss_coef=0",
-)  # smooth where a gradient is near 0
-
-
-@pytest.mark.parametrize("model", [DENSE, ()], ids=["dense", "dropless"])
-@pytest.mark.parametrize("micro_batch_size", [1, 2, 4])
-def test_accumulated_gradients_are_those_of_one_big_batch(pretrain, tmp_path, model, micro_batch_size):
-    whole = pretrain(*ONE_STEP, *model, "training.micro_batch_size=8", folder=tmp_path / "whole")
-    size = f"training.micro_batch_size={micro_batch_size}"
-    parts = pretrain(*ONE_STEP, *model, size, folder=tmp_path / "parts")
-    assert parts.rows[0]["loss"] == pytest.approx(whole.rows[0]["loss"], rel=1e-5)
-    assert parts.rows[0]["grad_norm"] == pytest.approx(whole.rows[0]["grad_norm"], rel=1e-4)
-    assert parts.rows[0]["load_imbalance"] == whole.rows[0]["load_imbalance"]
-    torch.testing.assert_close(weights(tmp_path / "parts", 1), weights(tmp_path / "whole", 1), rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("max_norm", [0.01, 0.5, 1000.0])
-def test_gradients_are_clipped_to_the_norm_and_recorded_before(pretrain, tmp_path, max_norm):
-    (row,) = pretrain("training.steps=1", f"training.max_grad_norm={max_norm}").rows
-    moments = load_file(checkpoint(tmp_path / "run", 1) / "optimizer.safetensors")
-    first = [value / 0.1 for name, value in moments.items() if name.endswith("exp_avg")]  # 1 - beta1
-    used = math.sqrt(sum(float(value.square().sum()) for value in first))
-    assert 0.5 < row["grad_norm"] < 1000
-    assert used == pytest.approx(min(max_norm, row["grad_norm"]), rel=1e-4)
-
-
-def test_the_auxiliary_loss_moves_the_router(pretrain, tmp_path):
-    for coef in (0, 1):
-        pretrain("training.steps=1", f"model.router_aux_loss_coef={coef}", folder=tmp_path / str(coef))
-    moved = [load_file(checkpoint(tmp_path / str(coef), 1) / "optimizer.safetensors") for coef in (0, 1)]
-    router = next(name for name in moved[0] if "router" in name and name.endswith("exp_avg"))
-    assert not torch.allclose(moved[0][router], moved[1][router])
-
-
-def test_selection_bias_moves_toward_the_experts_that_are_chosen_less(pretrain, tmp_path):
-    (row,) = pretrain("training.steps=1", *BIAS).rows
-    saved = weights(tmp_path / "run", 1)
-    biases = [saved[name] for name in sorted(saved) if name.endswith("expert_bias")]
-    load = torch.tensor(row["tokens_per_expert"], dtype=torch.float32)
-    torch.testing.assert_close(torch.stack(biases), 0.01 * torch.sign(load.mean(dim=1, keepdim=True) - load))
-
-
-def test_rates_follow_the_schedule_and_are_recorded(pretrain):
-    recorder = pretrain("training.steps=40", "training.learning_rate=0.01", "training.checkpoint_every=0")
-    rates = [row["lr"] for row in recorder.rows]
-    assert rates[:2] == pytest.approx([0.005, 0.01])  # warm-up over 4%, two steps
-    assert rates[-3] > 0.003
-    assert rates[-2:] == pytest.approx([0.002, 0.001])  # annealing over 5%, to a tenth of the peak
 
 
 # --- what is recorded ------------------------------------------------------------------------------------------------
@@ -215,13 +160,13 @@ class Poisoned(Pretraining):
 
     def micro_batches(self, step):
         for micro, batch in enumerate(super().micro_batches(step)):
-            self.poison = step == self.AT and micro == 1
-            yield batch
+            yield batch._replace(data=(batch.data, step == self.AT and micro == 1))
 
-    def forward(self, net, batch, routing_key):
+    def forward(self, net, data, routing_key):
+        batch, poison = data
         type(self).seen = net
         output = super().forward(net, batch, routing_key)
-        if not self.poison:
+        if not poison:
             return output
         weight = net.embed_tokens.weight.sum()
         bad = {"loss": math.nan, "infinite loss": weight.abs() * math.inf, "gradient": (weight * 0).sqrt()}

@@ -1,0 +1,38 @@
+"""What the loop is given to learn: micro-batches, a loss for each, and how much each weighs in its step.
+
+Pre-training, fine-tuning on instructions and learning from preferences differ in these alone. A step's loss is the mean over
+all its targets, wherever they lie: a micro-batch of few targets weighs little, and gradients are those of one big batch.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+from model.transformer import Hunyuan, Output
+
+
+class MicroBatch(NamedTuple):
+    """A part of a step's batch that goes through the model at once. The counts are known without asking the device."""
+
+    data: Any  # what the task's forward pass reads
+    targets: int  # what its loss is the mean over: tokens that have a label, or pairs
+    tokens: int  # tokens that go through the model, among which its routing is balanced
+
+
+class Task(Protocol):
+    """What is learnt. Batches are a pure function of the step, so that a resumed run reads on where it stopped."""
+
+    def micro_batches(self, step: int) -> Iterable[MicroBatch]:
+        """The batch of step `step` (from 0), in parts."""
+
+    def forward(self, net: Hunyuan, data: Any, routing_key: Tensor) -> Output:
+        """The Output of one micro-batch; its loss is the mean over the micro-batch's targets, 0 where it has none."""
+
+    def evaluate(self, net: Hunyuan) -> dict[str, float]:
+        """Keys of the evaluated lines of metrics.jsonl, val_loss among them: means over targets, however batched."""
+
+
+def share(value: Tensor, part: int, whole: int) -> Tensor:
+    """What a mean over `part` targets adds to the mean over `whole`; equal parts are divided by their number, exactly."""
+    return value / (whole / part) if part else value * 0.0
