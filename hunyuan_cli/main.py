@@ -1,99 +1,59 @@
-"""The `hunyuan` program: its commands, and the one place where an error becomes a sentence and an exit status.
+"""The start of the `hunyuan` program, and the one place where an error becomes a sentence and an exit status.
 
     0 done   1 a mistake to put right (one sentence)   2 wrong usage   3 a part failed   130 interrupted
 
-Command modules import torch, pandas and matplotlib inside their functions, so that `hunyuan --help` loads none of them.
+Nothing is imported at the top that takes time: `main` has to be there to meet a Ctrl-C. hunyuan_cli/app.py has the commands.
 """
 
 import errno
 import os
-import shlex
 import sys
-import traceback
-from typing import Annotated, Any
-
-import typer
-
-from hunyuan_cli.commands import (
-    bench,
-    chat,
-    compare,
-    convert,
-    infer,
-    kv_cache,
-    params,
-    scale_fit,
-    scale_plan,
-    sweep,
-    train,
-)
-from hunyuan_cli.console import stderr
-from model.errors import HunyuanError
-
-# The base of Typer's own errors, which Typer has moved from package to package: BadParameter, UsageError, this one.
-CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]
-
-app = typer.Typer(
-    name="hunyuan",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("train")(train.train)
-app.command("infer")(infer.infer)
-app.command("chat")(chat.chat)
-app.command("convert")(convert.convert)
-app.command("compare")(compare.compare)
-app.command("kv-cache")(kv_cache.kv_cache)
-app.command("params")(params.params)
-app.command("sweep")(sweep.sweep)
-app.command("scale-fit")(scale_fit.scale_fit)
-app.command("scale-plan")(scale_plan.scale_plan)
-app.add_typer(bench.app, name="bench")
-
-
-def print_version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            typer.echo(f"hunyuan {version('hunyuan')}")
-        except PackageNotFoundError:
-            typer.echo("hunyuan, a checkout that is not installed")
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    context: typer.Context,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    _version: Annotated[
-        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    """Train, study and budget mixture-of-experts language models, after the Hunyuan-Large report.
-
-    Start with: hunyuan train --out runs/first --steps 100
-
-    Then: hunyuan compare runs/first --plot first.png
-    """
-    context.obj["debug"] = debug
+from collections.abc import Callable
 
 
 def main() -> None:
     """Run the command line; exit with its status."""
+    import signal
+
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # by nohup, or a shell's &
+    interrupted = False
+
+    def leave(number: int, frame: object) -> None:
+        os._exit(130)  # modules are being loaded, which may turn an exception into another: there is nothing to save
+
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    def on_interrupt(handler: Callable[[int, object], None]) -> None:
+        if not ignored:
+            signal.signal(signal.SIGINT, handler)
+
+    on_interrupt(leave)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that cannot show "±" is no reason to fail
-    sys.exit(run(sys.argv[1:]))
+    status = run(sys.argv[1:], begin=lambda: on_interrupt(interrupt), interrupted=lambda: interrupted)
+    on_interrupt(leave)
+    sys.exit(status)
 
 
-def run(arguments: list[str]) -> int:
-    """The exit status of one command line; every error ends here."""
-    state = {"debug": False}
+def run(
+    arguments: list[str], *, begin: Callable[[], None] = lambda: None, interrupted: Callable[[], bool] = lambda: False
+) -> int:
+    """The exit status of one command line; every error ends here.
+
+    `begin` is called before the command is; `interrupted` says whether an error may be what became of a Ctrl-C.
+    """
+    import typer
+
+    from hunyuan_cli import app
+    from hunyuan_cli.console import stderr
+
+    state = {"debug": False, "begin": begin}
     try:
-        status = app(arguments, prog_name="hunyuan", standalone_mode=False, obj=state)
+        status = app.build(arguments)(arguments, prog_name="hunyuan", standalone_mode=False, obj=state)
         sys.stdout.flush()  # here, so that a closed pipe is met inside this try
         return status if isinstance(status, int) else 0
     except BrokenPipeError:
@@ -101,25 +61,34 @@ def run(arguments: list[str]) -> int:
         return 1
     except (KeyboardInterrupt, typer.Abort):
         return 130
-    except CommandLineError as error:
+    except app.CommandLineError as error:
         stderr(_usage_sentence(error))
         return getattr(error, "exit_code", 2)
     except Exception as error:
+        if interrupted():
+            return 130
         if state["debug"]:
+            import traceback
+
             traceback.print_exc()
         else:
             stderr(f"error: {_sentence(error, arguments)}")
         return 1
 
 
-def _usage_sentence(error: Any) -> str:
-    message = _one_line(error.format_message()).rstrip(".")
-    command = error.ctx.command_path if getattr(error, "ctx", None) else "hunyuan"
+def _usage_sentence(error: Exception) -> str:
+    message = _one_line(getattr(error, "format_message", error.__str__)()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "hunyuan"
     return f"error: {message} (see {command} --help)" if message else ""  # a bare `hunyuan` has shown its help
 
 
 def _sentence(error: Exception, arguments: list[str]) -> str:
     """What went wrong and what to do, in one sentence."""
+    import shlex
+
+    from model.errors import HunyuanError
+
     torch = sys.modules.get("torch")
     if isinstance(error, HunyuanError):
         return _one_line(str(error))

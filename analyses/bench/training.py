@@ -10,6 +10,7 @@ that a machine whose speed drifts treats them alike: the ratios are medians over
 
 import contextlib
 import multiprocessing
+import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -137,7 +138,13 @@ def worker(
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(name, work, build, there), daemon=True)
-    process.start()
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, {signal.SIGINT}
+    )  # inherited: Ctrl-C is for this process, which ends that one
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     there.close()
 
     def ask(steps: int) -> tuple[list[float], int]:

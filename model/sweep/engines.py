@@ -65,7 +65,9 @@ def module_process(
     """A Python process of a module of this package, with so many threads, that writes into `log` only."""
     root = str(Path(model.__file__).parents[1])
     path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
-    given = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": path} | (environment or {})
+    # Python's -m puts the current folder first, where a user may have a model.py: the safe path leaves it out.
+    own = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+    given = os.environ | own | (environment or {})
     with log.open("ab") as file:
         # A session of its own: Ctrl-C of the terminal is for the sweep, which asks its cells to stop.
         return subprocess.Popen(
