@@ -2,28 +2,28 @@
 
     emit(rows or dict, format="table", output=None)
 
-rich is imported where it is used, --help not needing it; pandas never, for it alone takes longer than a small command may: a
-frame is known by what it can do.
+pandas is not imported, for it alone takes longer than a small command may: a frame is known by what it can do.
 """
 
 import csv
 import json
 import math
+import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from io import StringIO
-from numbers import Real
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
-from hunyuan_cli.console import human, is_missing
+from hunyuan_cli.console import is_missing
 from hunyuan_cli.files import write_output
+from hunyuan_cli.tables import Rows, render
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.table import Table
 
-Rows = tuple[list[str], list[Mapping[str, Any]]]  # the columns in order; the rows, which may lack some of them
+PIPE_WIDTH = 120  # beyond it a table with fewer rows than columns is turned; in a pipe nothing is folded
 
 
 def emit(
@@ -33,11 +33,13 @@ def emit(
     output: Path | None = None,
     title: str = "",
     note: str = "",
+    as_written: Collection[str] = (),
 ) -> None:
     """Write a result: a table (a frame or a list of dicts), or a dict of values, nested dicts and tables.
 
     JSON is the whole result, a frame being a list of rows. CSV is the first table in it.
-    A note is for readers of tables: it stands below them, and nowhere else.
+    A note is for readers of tables: it stands below them, and nowhere else. `as_written` are the columns that bear a name
+    which somebody has given: a `_` in it stays.
     """
     format = result_format(format, output)
     if format == "json":
@@ -45,7 +47,10 @@ def emit(
     elif format == "csv":
         text = _csv(*next(iter(_tables(result, title).values())))
     else:
-        text = _render(result, title, note, to_terminal=output is None and sys.stdout.isatty())
+        to_terminal = output is None and sys.stdout.isatty()
+        room = get_terminal_size().columns if to_terminal else PIPE_WIDTH
+        bold = to_terminal and os.environ.get("TERM") != "dumb"
+        text = render(_tables(result, title), note, room=room, fold=to_terminal, bold=bold, as_written=as_written)
     if output is None:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -87,7 +92,7 @@ def _tables(result: Any, title: str) -> dict[str, Rows]:
     tables: dict[str, Rows] = {}
     values: dict[str, Any] = {}
     for key, value in result.items():
-        name = str(key).replace("_", " ")
+        name = str(key).replace("_", " ") if str(key).isidentifier() else str(key)
         if _is_frame(value) or (isinstance(value, (list, tuple)) and _all_mappings(value)):
             tables[name] = _rows(value)
         elif isinstance(value, Mapping) and _all_mappings(value.values()):
@@ -120,58 +125,3 @@ def _csv(columns: list[str], rows: list[Mapping[str, Any]]) -> str:
     for row in rows:
         writer.writerow(["" if is_missing(row.get(name)) else row[name] for name in columns])
     return text.getvalue()
-
-
-# --- tables for reading ----------------------------------------------------------------------------------------------
-
-PIPE_WIDTH = 120
-
-
-def _render(result: Any, title: str, note: str, to_terminal: bool) -> str:
-    from rich.console import Console
-
-    # In a pipe nothing is cut or folded, however long the line; a terminal folds cells to its width.
-    console = Console(width=None if to_terminal else 10_000, force_terminal=to_terminal)
-    room = console.width if to_terminal else PIPE_WIDTH
-    with console.capture() as capture:
-        for heading, (columns, rows) in _tables(result, title).items():
-            columns = [name for name in columns if not all(is_missing(row.get(name)) for row in rows)]
-            if not columns:
-                continue
-            table = _table(columns, rows, heading, transposed=False)
-            width = console.measure(table, options=console.options.update(width=10_000)).maximum
-            if width > room and len(rows) < len(columns):
-                table = _table(columns, rows, heading, transposed=True)
-            console.print(table)
-    lines = [line.rstrip() for line in capture.get().splitlines()]
-    return "\n".join([*lines, note]).strip("\n") + "\n"
-
-
-def _table(columns: list[str], rows: list[Mapping[str, Any]], title: str, transposed: bool) -> "Table":
-    """A rich table; columns `x` and `x_sd` are shown as one, mean ± standard deviation."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    shown = [name for name in columns if not (name.endswith("_sd") and name[:-3] in columns)]
-    lines = [[_cell(row, name) for name in shown] for row in rows]
-    headings = [name.replace("_", " ") for name in shown]
-    numeric = [all(_is_number(row.get(name)) or is_missing(row.get(name)) for row in rows) for name in shown]
-    if transposed:
-        headings, *lines = [list(line) for line in zip(headings, *lines, strict=True)]
-        numeric = [False] + [True] * (len(headings) - 1)
-    table = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    for heading, right in zip(headings, numeric, strict=True):
-        table.add_column(Text(heading), justify="right" if right else "left", overflow="fold")
-    for line in lines:
-        table.add_row(*map(Text, line))  # Text: a name with [brackets] is no markup
-    return table
-
-
-def _cell(row: Mapping[str, Any], name: str) -> str:
-    value, spread = row.get(name), row.get(f"{name}_sd")
-    return human(value, name) if is_missing(spread) else f"{human(value, name)} ± {human(spread, name)}"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)

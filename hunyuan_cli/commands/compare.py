@@ -48,7 +48,7 @@ def compare(
     if whole or not repeated:
         result["runs"] = runs.runs_table(found)
     result["differences"] = runs.config_differences(found if whole else runs.representatives(groups))
-    emit(result, format=format, output=output)
+    emit(result, format=format, output=output, as_written=list(result["differences"].columns))
     if plot is not None:
         save_figure(run_plots.plot_training(found[0]) if len(found) == 1 else run_plots.plot_runs(groups), plot)
     if plot_experts is not None:

@@ -10,9 +10,11 @@ import logging
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import model
 from model.errors import HunyuanError, MissingExtraError
 from model.sweep.engines import Ended, last_words, launch
 
@@ -41,6 +43,22 @@ def run_task(folder: str, threads: int, environment: dict[str, str]) -> int:
     finally:
         process.kill()
         process.wait()
+
+
+def _own_task() -> Callable[[str, int, dict[str, str]], int]:
+    """run_task as a function that Ray sends whole: its workers look for modules in the driver's folder first, and a user may
+    have a model.py there."""
+    root = str(Path(model.__file__).parents[1])
+
+    def task(folder: str, threads: int, environment: dict[str, str]) -> int:
+        import sys
+
+        sys.path.insert(0, root)
+        from model.sweep.ray_engine import run_task
+
+        return run_task(folder, threads, environment)
+
+    return task
 
 
 class RayEngine:
@@ -76,7 +94,7 @@ class RayEngine:
             raise HunyuanError("the Ray cluster has no GPU: use --device cpu, or another --address")
         self.places = workers or gpus or max(1, int(there.get("CPU", 1)) // self.threads)
         share: dict[str, Any] = {"num_gpus": min(1.0, gpus / self.places)} if gpus else {}
-        self._task = ray.remote(max_retries=0, num_cpus=self.threads, **share)(run_task)
+        self._task = ray.remote(max_retries=0, num_cpus=self.threads, **share)(_own_task())
         self._tasks: dict[Any, tuple[str, Path]] = {}
 
     @property
