@@ -5,14 +5,18 @@ write to it. Errors of the system are OSError: the caller knows what the user ca
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TextIO
+
+LOCK = ".lock"  # in a folder that one process at a time may work in
 
 
 def write_file(path: Path, content: str | bytes | Iterable[bytes]) -> None:
@@ -58,6 +62,21 @@ def folder_aside(place: Path) -> Iterator[Path]:
         sync(place.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def hold(path: Path, seconds: float = 0.0) -> TextIO | None:
+    """An exclusive lock on a file, until it is closed or the process ends; None when another has it after `seconds`."""
+    file = path.open("a+", encoding="utf-8")
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                file.close()
+                return None
+            time.sleep(0.05)
 
 
 def sync(path: Path) -> None:

@@ -10,7 +10,7 @@ training ends:
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -49,6 +49,28 @@ def make_reporter(quiet: bool = False) -> Reporter:
     if quiet:
         return PlainReporter(interval=math.inf)
     return LiveReporter() if sys.stderr.isatty() else PlainReporter()
+
+
+def run_reporter(quiet: bool, tensorboard: bool) -> Reporter:
+    """The display, and TensorBoard's events beside it."""
+    if not tensorboard:
+        return make_reporter(quiet)
+    from hunyuan_cli.views.tensorboard import TensorBoardReporter
+
+    return Reporters([make_reporter(quiet), TensorBoardReporter()])
+
+
+def data_progress(note: Callable[[str], None]) -> Callable[[str, float], None]:
+    """Says each stage of the data's preparation once, when it starts."""
+    told: set[str] = set()
+
+    def report(stage: str, share: float) -> None:
+        del share
+        if stage not in told:
+            told.add(stage)
+            note(f"data: {stage}")
+
+    return report
 
 
 class Reporters:
@@ -102,14 +124,16 @@ class _Clock:
 
 
 def heading(plan: "RunPlan") -> list[str]:
-    """The run in two lines."""
+    """The run in two lines, and a third where the model cannot leave for transformers."""
     fresh = plan.start_step == 0
+    third = f"transformers cannot run this model ({plan.not_for_transformers}): --model toy-hf can be converted for it"
     return [
         f"{'training' if fresh else f'resuming at step {plan.start_step:,} of'} {plan.folder} on {plan.device}: "
         f"{human_count(plan.total_params)} parameters, {human_count(plan.activated_params)} activated, "
         f"{human_count(plan.flops_per_token)} FLOPs per token",
         f"{plan.steps:,} steps of {human_count(plan.global_batch_tokens)} tokens, "
         f"{human_count(plan.tokens)} in all; {plan.data}",
+        *([third] if fresh and plan.not_for_transformers else []),
     ]
 
 

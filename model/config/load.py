@@ -22,9 +22,22 @@ from model.files import read_json
 def named_config(name: str, changes: Mapping[str, Any]) -> HunyuanConfig:
     """A preset by name, with some fields changed; of another system, what builds its sizes here."""
     if not isinstance(name, str) or name not in PRESETS | COMPARED:  # a run file may hold anything
-        raise ConfigError([f"there is no model named {name!r}: choose one of {', '.join(PRESETS | COMPARED)}"])
+        raise ConfigError([f"there is no model named {name!r}: choose one of {', '.join(_buildable_names())}"])
     values = PRESETS[name] if name in PRESETS else config_of(COMPARED[name], name).to_dict()
     return HunyuanConfig.from_dict(values | dict(changes))
+
+
+def _buildable_names() -> list[str]:
+    """The presets, and of other systems those whose sizes can be built here."""
+
+    def builds(name: str) -> bool:
+        try:
+            config_of(COMPARED[name], name)
+        except ConfigError:
+            return False
+        return True
+
+    return [*PRESETS, *filter(builds, COMPARED)]
 
 
 def config_of(values: dict[str, Any], name: str) -> HunyuanConfig:

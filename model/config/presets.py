@@ -1,8 +1,8 @@
 """Named configurations, as data.
 
 `toy` learns the embedded corpus in minutes on a laptop and `toy-dense` is its dense peer: the same activated parameters
-(less the router) and FLOPs. The ladder has one family of shapes from 0.1M to about 1B activated parameters for isoFLOP grids,
-each less than twice the one below.
+(less the router) and FLOPs. `toy-hf` can be converted for transformers. The ladder has one family of shapes from 0.1M to
+about 1B activated parameters for isoFLOP grids, each less than twice the one below.
 """
 
 import math
@@ -39,6 +39,7 @@ LADDER = (
 
 PRESETS: dict[str, dict[str, Any]] = {
     "toy": _TOY,
+    "toy-hf": _TOY | {"cla_share_factor": 1, "moe_topk": 2},  # what transformers' HunYuanMoEV1 computes as well
     "toy-dense": _TOY | {"num_experts": 1, "num_shared_expert": 0, "intermediate_size": 512},
     "small": _REPORT_STYLE | {
         "vocab_size": 8192, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8,

@@ -102,10 +102,10 @@ def write_config(config: HunyuanConfig, layout: Layout, dtype: str, tokens: dict
 
     `dtype` is that of the weights, such as "bfloat16"; `tokens` the ids of special tokens.
     """
-    reasons = _reasons_against(config, layout)
+    reasons = reasons_against(config, layout)
     if reasons:
         other: Layout = "transformers" if layout == "hunyuan" else "hunyuan"
-        possible = not _reasons_against(config, other)
+        possible = not reasons_against(config, other)
         offer = f"write {_LAYOUT[other]}, --to {other}" if possible else "it runs here only"
         raise CheckpointError(f"{_CLASS[layout]} does not compute what this model does ({'; '.join(reasons)}): {offer}")
     alike = """vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim
@@ -154,7 +154,7 @@ def _released(config: HunyuanConfig) -> dict[str, Any]:
     }
 
 
-def _reasons_against(c: HunyuanConfig, layout: Layout) -> list[str]:
+def reasons_against(c: HunyuanConfig, layout: Layout) -> list[str]:
     """Why a layout's code would compute something else than this model."""
     raw_top_1 = not c.is_dense and c.convention != "hunyuan-a13b" and 1 in map(c.topk, range(c.num_hidden_layers))
     unit_top_1 = not c.is_dense and c.convention == "hunyuan-a13b" and 1 in map(c.topk, range(c.num_hidden_layers))

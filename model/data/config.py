@@ -19,7 +19,7 @@ class DataConfig:
     anneal_weights: tuple[float, ...] = ()  # shares of the annealing phase; empty: as `weights`, or by tokens
     text_key: str = "text"  # the key of a jsonl line, the column of a parquet file or data set
     validation_fraction: float = 0.05  # share of the documents that is never trained on
-    tokenizer: str = ""  # path of a tokenizer.json; empty: one is trained on the corpus
+    tokenizer: str = ""  # a tokenizer.json, or a folder with one; empty: one is trained on the corpus
     cache_dir: str = ""  # empty: $HUNYUAN_CACHE, else $XDG_CACHE_HOME/hunyuan, else ~/.cache/hunyuan
 
     def __post_init__(self) -> None:

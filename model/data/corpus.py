@@ -19,7 +19,9 @@ from model.data.shards import TokenShard, open_shard, write_shard
 from model.data.sources import read_source
 from model.data.split import Split, content_position, cut, plan_split
 from model.errors import DataError
-from model.tokenizer.bpe import Tokenizer, load_tokenizer, train_tokenizer
+from model.tokenizer.bpe import load_tokenizer, train_tokenizer
+from model.tokenizer.folder import load_folder_tokenizer
+from model.tokenizer.interface import TextTokenizer
 
 FORMAT = 1  # of cached files: raise it where the same text would give another tokenizer or other tokens
 SAMPLE_BYTES = 20_000_000  # a tokenizer is trained on no more text than this, spread over all documents
@@ -30,7 +32,7 @@ Progress = Callable[[str, float], None]  # what is being done, and how much of i
 
 @dataclass(frozen=True)
 class Corpus:
-    tokenizer: Tokenizer
+    tokenizer: TextTokenizer
     train: dict[str, TokenShard]  # by source
     validation: dict[str, TokenShard]
     fingerprint: str  # of all text, its split and the tokenizer, not of the paths
@@ -104,9 +106,10 @@ def _scan(spec: str, config: DataConfig, report: Progress) -> _Source:
     return _Source(spec, config.text_key, content.hexdigest(), content.text_bytes, split)
 
 
-def _tokenizer(path: str, sources: list[_Source], vocab_size: int, folder: Path, report: Progress) -> Tokenizer:
+def _tokenizer(path: str, sources: list[_Source], vocab_size: int, folder: Path, report: Progress) -> TextTokenizer:
     if path:
-        tokenizer = load_tokenizer(Path(path).expanduser())
+        place = Path(path).expanduser()
+        tokenizer = load_folder_tokenizer(place) if place.is_dir() else load_tokenizer(place)
         if tokenizer.vocab_size > vocab_size:
             raise DataError(
                 f"{path} has {tokenizer.vocab_size} tokens and the model {vocab_size}: "
@@ -119,10 +122,10 @@ def _tokenizer(path: str, sources: list[_Source], vocab_size: int, folder: Path,
         return load_tokenizer(cached)
     except DataError:  # not there, or damaged
         report("training the tokenizer", 0.0)
-        tokenizer = train_tokenizer(_sample(sources), vocab_size)
-        write_file(cached, [tokenizer.to_json().encode()])
+        trained = train_tokenizer(_sample(sources), vocab_size)
+        write_file(cached, [trained.to_json().encode()])
         report("training the tokenizer", 1.0)
-        return tokenizer
+        return trained
 
 
 def _sample(sources: list[_Source]) -> Iterator[str]:
@@ -136,7 +139,7 @@ def _sample(sources: list[_Source]) -> Iterator[str]:
                 yield from (piece for piece in cut(text, SAMPLE_PIECE_CHARS) if content_position(piece, 1) < share)
 
 
-def _shard(source: _Source, side: str, tokenizer: Tokenizer, folder: Path, report: Progress) -> TokenShard:
+def _shard(source: _Source, side: str, tokenizer: TextTokenizer, folder: Path, report: Progress) -> TokenShard:
     fingerprint = _fingerprint([side, tokenizer.fingerprint, source.key])
     path = folder / "shards" / fingerprint
     shard = open_shard(path, fingerprint)

@@ -15,7 +15,7 @@ import numpy as np
 
 from model.data.cache import write_file
 from model.data.split import cut
-from model.tokenizer.bpe import Tokenizer
+from model.tokenizer.interface import TextTokenizer
 
 BATCH_CHARS = 4_000_000  # text encoded in one call, over all cores
 LONG_DOCUMENT_CHARS = 250_000  # longer ones are encoded in pieces, so that memory is bounded and every core has work
@@ -35,7 +35,7 @@ class TokenShard:
 def write_shard(
     path: Path,
     texts: Iterable[str],
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     fingerprint: str,
     on_progress: Callable[[int], None] = lambda text_bytes: None,
 ) -> None:

@@ -9,18 +9,18 @@ No torch before run_cell.
 
 import argparse
 import ctypes
-import fcntl
 import math
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-OUTCOME, LOCK = "outcome.json", ".lock"
+from model.files import LOCK, hold, write_json
+
+OUTCOME = "outcome.json"
 INTERRUPTED, BUSY = 130, 75  # 75 is EX_TEMPFAIL of sysexits.h
 LOCK_SECONDS = 10.0  # a killed process may take this long to let go of its cell
 WORSE_THAN_GUESSING = 0.5  # nats over ln(vocabulary), from which a loss is no result
@@ -40,7 +40,7 @@ def run_cell(folder: Path, should_stop: Callable[[], bool] = lambda: False) -> d
     details: dict[str, Any] = {}
     try:
         settings = settings_of(folder)
-        summary = pretrain(folder, settings, reporter, resume=True, should_stop=should_stop)
+        summary = pretrain(folder, settings, reporter, resume=True, should_stop=should_stop, locked=True)
         if summary["status"] == "interrupted":
             return None
         error = _bad_loss(summary["val_loss"], settings.model.vocab_size)
@@ -53,21 +53,6 @@ def run_cell(folder: Path, should_stop: Callable[[], bool] = lambda: False) -> d
         error = _sentence(problem)
         details["traceback"] = traceback.format_exc()
     return {"status": status, "error": error, "notes": reporter.notes} | details
-
-
-def hold(path: Path, seconds: float = 0.0) -> TextIO | None:
-    """An exclusive lock on a file, until it is closed or the process ends; None when another has it after `seconds`."""
-    file = path.open("a+", encoding="utf-8")
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-        except BlockingIOError:
-            if time.monotonic() >= end:
-                file.close()
-                return None
-            time.sleep(0.05)
 
 
 class _StoppedError(BaseException):
@@ -166,8 +151,6 @@ def _run(arguments: list[str]) -> int:
         if (given.folder / OUTCOME).exists():  # another sweep process had the cell, and finished it
             return 0
         import torch
-
-        from model.files import write_json
 
         if given.threads:
             torch.set_num_threads(given.threads)

@@ -34,6 +34,7 @@ LOG_LINES = 100  # of a cell's metrics, about, where training.log_every is left 
 DECIDED = {  # training keys that a plan cannot set, and who does
     "steps": "sweep.budgets", "tokens": "sweep.budgets", "flops": "sweep.budgets", "seed": "sweep.seeds",
     "learning_rate": "[sweep.learning_rate]", "global_batch_tokens": "[sweep.batch_tokens]",
+    "init_from": "the sweep, whose cells begin with random weights",
 }  # fmt: skip
 
 

@@ -22,8 +22,8 @@ from typing import Any, Protocol
 
 from model.data.corpus import Progress, prepare_corpus
 from model.errors import CheckpointError, ConfigError, HunyuanError
-from model.files import read_json, write_file, write_json
-from model.sweep.cell import BUSY, INTERRUPTED, LOCK, OUTCOME, hold
+from model.files import LOCK, hold, read_json, write_file, write_json
+from model.sweep.cell import BUSY, INTERRUPTED, OUTCOME
 from model.sweep.engines import Ended, Engine
 from model.sweep.plan import Cell, SweepPlan, read_plan
 from model.training.settings import RunSettings

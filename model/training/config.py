@@ -41,6 +41,7 @@ class TrainingConfig:
     precision: Precision = "auto"  # of matrix products; auto is bfloat16 on an accelerator, float32 on a processor
     compile: bool = False  # torch.compile of every block
     recompute: bool = False  # forget activations inside a block and compute them again in the backward pass
+    init_from: str = ""  # folder of the weights that the run begins with; empty: random ones
     log_every: int = 5  # steps between lines of metrics.jsonl
     evaluate_every: int = 100  # steps between validations; 0 validates at the end only
     evaluation_tokens: int = 65_536  # of validation text per evaluation, at most

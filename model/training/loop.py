@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from model.checkpoint.run import has_generator_state, newest_intact, restore, save_checkpoint
+from model.config.released import reasons_against
 from model.counts import activated_params, total_params, training_flops_per_token
 from model.device import autocast, compute_dtype, keep_freed_memory, measure_peak_flops, synchronize
 from model.errors import CheckpointError, TrainingError
@@ -18,11 +19,12 @@ from model.moe.layer import MoE, MoEStats
 from model.moe.place_keys import routing_key
 from model.moe.router import update_expert_bias
 from model.training.events import Reporter, RunPlan
+from model.training.initial import load_weights
 from model.training.metrics import RoutingWatch, merge_stats, routing_metrics
 from model.training.optimizer import build_optimizer, describe_groups, set_learning_rate
 from model.training.prepare import prepare
 from model.training.run_folder import MetricsLog
-from model.training.schedule import learning_rate_ratio
+from model.training.schedule import describe_lengthening, learning_rate_ratio
 from model.training.settings import RunSettings
 from model.training.task import Task, share
 from model.transformer import Hunyuan
@@ -57,17 +59,21 @@ def train(
     *,
     steps: int,
     device: torch.device,
+    steps_before: int | None = None,
     data: str = "",
     resume: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Trains in an existing run folder until the end or until should_stop() and returns the summary it leaves there.
 
+    `steps_before` is the length that a resumed run had until now: where it was another, the reporter is told what follows.
     Raises TrainingError when the loss or a gradient is not finite, before any weight is touched, and CheckpointError
     when the disk is full; the last good checkpoint stays.
     """
     session = _Session(folder, settings, task, reporter, steps, device)
     session.begin(resume)
+    if resume and steps_before not in (None, steps):
+        reporter.note(describe_lengthening(settings.training, session.step, steps_before, steps))
     reporter.start(session.plan(data))
     try:
         session.run(should_stop)
@@ -105,9 +111,11 @@ class _Session:
         self.summary: dict[str, Any] = {}
 
     def begin(self, resume: bool) -> None:
-        """Opens the record, after taking up the newest intact checkpoint when resuming."""
+        """Opens the record, after taking up the newest intact checkpoint when resuming, or the weights to begin with."""
         if resume:
             self._restore()
+        elif self.config.init_from:
+            load_weights(self.net, Path(self.config.init_from))
         self.log = MetricsLog(self.folder, self.step)
 
     def _restore(self) -> None:
@@ -136,6 +144,7 @@ class _Session:
             peak_flops=self.peak_flops,
             groups=describe_groups(self.optimizer, self.config.learning_rate),
             data=data,
+            not_for_transformers="; ".join(reasons_against(self.settings.model, "transformers")),
         )
 
     def run(self, should_stop: Callable[[], bool]) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from model.training import run_folder
 from model.training.events import Reporter
 from model.training.loop import train
 from model.training.prepare import check_grouped_product, check_memory
+from model.training.resume import check_lengthening
 from model.training.schedule import anneal_start
 from model.training.settings import RunSettings
 from model.training.task import MicroBatch
@@ -68,36 +70,55 @@ def pretrain(
     resume: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
+    locked: bool = False,
 ) -> dict[str, Any]:
-    """Trains `settings` from scratch into a new run folder, or goes on with the run in it; returns the run's summary.
+    """Trains `settings` into a new run folder, or goes on with the run in it; returns the run's summary.
 
-    A resumed run is given its own settings (run_folder.settings_of), and begins anew when it was ended before its first
-    checkpoint. should_stop is asked before every step.
+    A resumed run is given its own settings (run_folder.settings_of), with what may change (resume.py), and begins anew when
+    it was ended before its first checkpoint. should_stop is asked before every step. Other processes are kept out of the
+    folder, unless the caller has done so, which `locked` says.
     """
-    device = pick_device(settings.training.device)
-    check_memory(settings.model, device)
-    check_grouped_product(settings.model, settings.training, device)
-    if not resume:
-        run_folder.refuse_other_run(folder)  # before minutes are spent on the data
-    corpus = prepare_corpus(settings.data, settings.model.vocab_size, progress)
-    resume = resume and bool(steps_saved(folder))
-    if resume:
-        run_folder.check_same_data(folder, corpus)
-    steps = settings.training.total_steps(training_flops_per_token(settings.model, settings.training.sequence_length))
-    task = Pretraining(settings, corpus, steps, device)
-    if not resume:
-        run_folder.create(folder, settings, corpus, device)
-    return train(
-        folder,
-        settings,
-        task,
-        reporter,
-        steps=steps,
-        device=device,
-        data=describe(corpus),
-        resume=resume,
-        should_stop=should_stop,
-    )
+    with ExitStack() as stack:
+        keep_out = nullcontext if locked else lambda: run_folder.locked(folder)
+        if resume:
+            stack.enter_context(keep_out())
+        else:
+            run_folder.refuse_other_run(folder)  # before minutes are spent on the data
+        device = pick_device(settings.training.device)
+        check_memory(settings.model, device)
+        check_grouped_product(settings.model, settings.training, device)
+        per_token = training_flops_per_token(settings.model, settings.training.sequence_length)
+        steps = steps_before = settings.training.total_steps(per_token)
+        resume, started = resume and bool(steps_saved(folder)), resume
+        if resume:
+            recorded = run_folder.settings_of(folder)
+            steps_before = recorded.training.total_steps(per_token)
+            check_lengthening(recorded, steps_before, steps, steps_saved(folder)[-1])
+        data = run_folder.own_tokenizer(folder, settings).data if resume else settings.data
+        corpus = prepare_corpus(data, settings.model.vocab_size, progress)
+        if resume:
+            run_folder.check_same_data(folder, corpus)
+            run_folder.record_changes(folder, settings, steps_saved(folder)[-1])
+        task = Pretraining(settings, corpus, steps, device)
+        if not resume:
+            if started:
+                run_folder.check_same_weights(folder)
+            else:
+                stack.enter_context(keep_out())
+                run_folder.refuse_other_run(folder)  # nor has one begun meanwhile
+            run_folder.create(folder, settings, corpus, device)
+        return train(
+            folder,
+            settings,
+            task,
+            reporter,
+            steps=steps,
+            steps_before=steps_before,
+            device=device,
+            data=describe(corpus),
+            resume=resume,
+            should_stop=should_stop,
+        )
 
 
 def describe(corpus: Corpus) -> str:

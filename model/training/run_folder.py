@@ -7,10 +7,12 @@ summary.json       how it ended
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -20,8 +22,11 @@ import torch
 
 from model.data.corpus import Corpus
 from model.errors import CheckpointError
-from model.files import write_file, write_json
-from model.training.settings import RunSettings
+from model.files import LOCK, hold, read_json, write_file, write_json
+from model.tokenizer.bpe import Tokenizer
+from model.tokenizer.folder import TOKENIZER_FILES, TOKENIZER_JSON
+from model.training.initial import weights_fingerprint
+from model.training.settings import SECTIONS, RunSettings
 
 RECORDS = ("config.json", "run.toml", "metrics.jsonl", "checkpoints")
 
@@ -34,8 +39,66 @@ def create(folder: Path, settings: RunSettings, corpus: Corpus, device: torch.de
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     write_file(folder / "run.toml", settings.to_toml())
     write_json(folder / "config.json", settings.model.to_dict())
-    corpus.tokenizer.save(folder / "tokenizer.json")
-    write_json(folder / "environment.json", environment(corpus, device))
+    given = Path(settings.data.tokenizer or "-")
+    if given.is_dir():  # with its chat template and what else belongs to it
+        for name in TOKENIZER_FILES:
+            if (given / name).is_file():
+                write_file(folder / name, (given / name).read_bytes())
+    else:
+        assert isinstance(corpus.tokenizer, Tokenizer), "other tokenizers come from folders"
+        write_file(folder / TOKENIZER_JSON, corpus.tokenizer.to_json())
+    record = environment(corpus, device)
+    if source := settings.training.init_from:
+        record["init_from"] = {"path": source, "fingerprint": weights_fingerprint(Path(source))}
+    write_json(folder / "environment.json", record)
+
+
+def check_same_weights(folder: Path) -> None:
+    """Refuses to begin a run anew, which was ended before its first checkpoint, with other weights than it was given."""
+    try:
+        begun = read_json(folder / "environment.json").get("init_from")
+    except (OSError, ValueError):
+        return  # it was ended before that was written
+    if begun and weights_fingerprint(Path(begun["path"])) != begun["fingerprint"]:
+        raise CheckpointError(
+            f"the weights in {begun['path']}, with which {folder} began, have changed: bring them back"
+        )
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a run folder, which is made where it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = hold(folder / LOCK)
+    if lock is None:
+        raise CheckpointError(f"{folder} is being trained by another process: wait until it is done, or stop it first")
+    with lock:
+        yield
+
+
+def own_tokenizer(folder: Path, settings: RunSettings) -> RunSettings:
+    """The settings of a run that was given a tokenizer, with the copy in its folder instead: the other may have gone."""
+    if not settings.data.tokenizer or not (folder / "environment.json").is_file():
+        return settings
+    return dataclasses.replace(settings, data=dataclasses.replace(settings.data, tokenizer=str(folder.absolute())))
+
+
+def record_changes(folder: Path, settings: RunSettings, step: int) -> None:
+    """Has run.toml say what the run goes on with, and environment.json what changed at which step."""
+    before = settings_of(folder)
+    changes = {
+        f"{section}.{key}": [value, after]
+        for section in SECTIONS
+        for key, value in dataclasses.asdict(getattr(before, section)).items()
+        if value != (after := getattr(getattr(settings, section), key))
+    }
+    if not changes:
+        return
+    record = read_json(folder / "environment.json")
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    record["changes"] = [*record.get("changes", []), {"step": step, "time": now, "settings": changes}]
+    write_json(folder / "environment.json", record)
+    write_file(folder / "run.toml", settings.to_toml())
 
 
 def refuse_other_run(folder: Path) -> None:

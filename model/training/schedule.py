@@ -42,6 +42,19 @@ def learning_rate_ratio(config: TrainingConfig, step: int, steps: int) -> float:
     return config.decay_ratio + (1 - config.decay_ratio) * (1 + math.cos(math.pi * progress)) / 2
 
 
+def describe_lengthening(config: TrainingConfig, step: int, before: int, steps: int) -> str:
+    """What the learning rate does after `step` in a run of `before` steps that is given `steps`, in a sentence."""
+    rates = [
+        config.learning_rate * learning_rate_ratio(config, *where) for where in ((step - 1, before), (step, steps))
+    ]
+    anneal, last = anneal_start(config, steps), config.learning_rate * learning_rate_ratio(config, steps - 1, steps)
+    end = f"annealing begins at step {anneal + 1:,} and " if anneal < steps else ""
+    return (
+        f"the run is lengthened from {before:,} to {steps:,} steps: from step {step + 1:,} on the learning rate is that of "
+        f"a run of {steps:,} steps, {rates[1]:.3g} where it was {rates[0]:.3g}; {end}it ends at {last:.3g}"
+    )
+
+
 def batch_learning_rate(batch_ratio: float) -> float:
     """AdamW's best rate at batch size B over its maximum: 2 / (sqrt(B_noise/B) + sqrt(B/B_noise)), B/B_noise given.
 

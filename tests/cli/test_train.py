@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from hunyuan_cli import main
-from hunyuan_cli.commands.train import _finish_step_on_signal
+from hunyuan_cli.signals import FINISH_STEP, stop_on_signal
 from model.counts import training_flops_per_token
+from model.training import pretraining
 from model.training.settings import RunSettings
 
 TINY = Path(__file__).parents[1] / "training" / "tiny.toml"
@@ -73,7 +74,7 @@ def test_a_run_prints_its_groups_and_leaves_its_record(train, tmp_path):
     }
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "config.json", "run.toml", "environment.json", "tokenizer.json", "metrics.jsonl", "summary.json", "checkpoints",
-        "loss.png", "expert_load.png",
+        "loss.png", "expert_load.png", ".lock",
     }  # fmt: skip
     assert all(
         (tmp_path / "run" / name).read_bytes().startswith(b"\x89PNG") for name in ("loss.png", "expert_load.png")
@@ -159,15 +160,67 @@ def test_resuming_says_which_damaged_checkpoint_it_passed_over(hunyuan, finished
 
 
 @pytest.mark.parametrize(
-    "change",
-    ["--steps 9", "--tokens 9", "--flops 9", "--seed 9", "--model toy", "--data x.txt", "--set training.steps=9"],
+    ("change", "says"),
+    [
+        ("--seed 9", "training.seed cannot change when a run is resumed: it alters the order of the text"),
+        ("--data x.txt", "data.sources cannot change when a run is resumed: it would be another text"),
+        ("--set model.moe_topk=2", "model.moe_topk cannot change when a run is resumed: it would be another model"),
+        ("--set training.learning_rate=1", "training.learning_rate cannot change when a run is resumed: it alters"),
+        (
+            "--set training.micro_batch_size=2",
+            "training.micro_batch_size cannot change when a run is resumed: it alters the",
+        ),
+        ("--set training.lr=1", "training.lr is not a setting"),
+        ("--set training.log_every=0", "training.log_every is 0: it must be at least 1"),
+        ("--steps 3", "the run has 4 steps and would have 3: a resumed run can be lengthened only"),
+        ("--tokens 9", "the run has 4 steps and would have 1: a resumed run can be lengthened only"),
+        ("--steps 9 --tokens 9", "say the length twice"),
+        ("--model toy", "--model cannot change a run that is resumed: leave it out"),
+        ("--config run/run.toml", "--config cannot change a run that is resumed: leave it out"),
+        ("--init-from run", "--init-from cannot change a run that is resumed: leave it out"),
+    ],
 )
-def test_resuming_with_other_options_is_refused(hunyuan, finished, change):
+def test_resuming_with_what_alters_its_numbers_is_refused(hunyuan, finished, change, says):
+    before = (finished / "run.toml").read_bytes()
     status, out, err = hunyuan("train", "--out", finished, "--resume", *change.split())
-    assert (status, out, len(err)) == (2, "", 1)
-    assert err[0].startswith(
-        f"error: Invalid value: {change.split()[0]} cannot change a run that is resumed: leave it out"
+    assert (status, out, len(err)) == (2 if change.startswith(("--model", "--config", "--init")) else 1, "", 1)
+    assert says in err[0]
+    assert (finished / "run.toml").read_bytes() == before
+
+
+def test_what_alters_no_number_may_change_and_is_recorded(hunyuan, finished):
+    changes = ["--set", "training.keep_checkpoints=5", "--set", "training.log_every=2", "--seed", 7]  # it has seed 7
+    status, _, _ = hunyuan("train", "--out", finished, "--resume", "--device", "cpu", *changes)
+    assert status == 0
+    found = settings(finished).training
+    assert (found.keep_checkpoints, found.log_every, found.seed, found.steps) == (5, 2, 7, 4)
+    (change,) = json.loads((finished / "environment.json").read_text())["changes"]
+    assert change["step"] == 4
+    assert change["settings"] == {"training.keep_checkpoints": [2, 5], "training.log_every": [1, 2]}
+
+
+def test_the_device_of_a_resumed_run_is_the_one_that_is_asked_for(hunyuan, finished, monkeypatch):
+    seen = []
+    real = pretraining.pick_device
+    monkeypatch.setattr(pretraining, "pick_device", lambda name: seen.append(name) or real("cpu"))
+    assert hunyuan("train", "--out", finished, "--resume", "--device", "cuda:0")[0] == 0
+    assert seen == ["cuda:0"]
+    assert hunyuan("train", "--out", finished, "--resume")[0] == 0
+    assert seen == ["cuda:0"] * 2  # it stays there
+
+
+@pytest.mark.parametrize("length", [("--steps", 8), ("--tokens", 2048)])
+def test_a_finished_run_is_lengthened_and_its_rate_stated(hunyuan, finished, length):
+    status, _, err = hunyuan("train", "--out", finished, "--resume", *length)
+    assert status == 0
+    (note,) = [line for line in err if "lengthened" in line]
+    assert note == (
+        "the run is lengthened from 4 to 8 steps: from step 5 on the learning rate is that of a run of 8 steps, "
+        "0.00291 where it was 0.0019; it ends at 0.00134"
     )
+    assert json.loads((finished / "summary.json").read_text())["steps"] == 8
+    assert hunyuan("train", "--out", finished, "--resume")[0] == 0  # its new length is its own
+    assert json.loads((finished / "summary.json").read_text())["steps"] == 8
 
 
 def test_other_data_is_refused_in_a_sentence(hunyuan, no_figures, tmp_path):
@@ -258,7 +311,7 @@ def test_the_first_signal_asks_and_a_second_ctrl_c_stops_at_once():
         signal.SIGINT, signal.default_int_handler
     )  # a shell ignores it for what runs in the background
     try:
-        with _finish_step_on_signal(notes.append) as asked:
+        with stop_on_signal(notes.append, FINISH_STEP) as asked:
             assert not asked()
             signal.raise_signal(signal.SIGTERM)
             assert asked()

@@ -11,7 +11,7 @@ from tiny import TENSORS, TINY, assert_same_run, checkpoint, rows_of, write_text
 
 from model.checkpoint.run import steps_saved
 from model.errors import CheckpointError
-from model.files import sha256
+from model.files import LOCK, sha256
 from model.moe.place_keys import routing_key
 from model.training import pretraining, run_folder
 from model.training.events import Silent
@@ -125,7 +125,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(
 ):
     folder = tmp_path / "run"
     killed(process, text, folder, f"{place} = die")
-    assert {path.name for path in folder.iterdir()} - {"checkpoints"} == left
+    assert {path.name for path in folder.iterdir()} - {"checkpoints", LOCK} == left
     if "metrics.jsonl" in left:
         assert [row["step"] for row in rows_of(folder)] == [1, 2, 3]
     settings = (folder / "run.toml").read_bytes()
@@ -164,7 +164,7 @@ def test_a_record_that_is_missing_or_cut_short_is_written_again(pretrain, tmp_pa
     for name in ("config.json", "tokenizer.json"):
         assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert "fingerprint" in json.loads((folder / "environment.json").read_text())["data"]
-    assert not list(folder.rglob(".*"))
+    assert [path.name for path in folder.rglob(".*")] == [LOCK]
 
 
 def test_before_the_first_checkpoint_other_text_may_be_brought(pretrain, text, tmp_path):
@@ -282,6 +282,7 @@ def test_a_run_folder_records_the_experiment(pretrain, settings, text, tmp_path)
     folder = tmp_path / "run"
     assert {path.name for path in folder.iterdir()} == {
         "config.json", "run.toml", "environment.json", "tokenizer.json", "metrics.jsonl", "summary.json", "checkpoints",
+        LOCK,
     }  # fmt: skip
     assert RunSettings.from_toml(folder / "run.toml") == settings(*RECYCLE) == run_folder.settings_of(folder)
     assert json.loads((folder / "config.json").read_text()) == settings(*RECYCLE).model.to_dict()
@@ -291,9 +292,9 @@ def test_a_run_folder_records_the_experiment(pretrain, settings, text, tmp_path)
     assert {"started", "command", "python", "platform", "device", "packages"} <= set(environment)
     for saved in (folder / "checkpoints").iterdir():
         assert {path.name for path in saved.iterdir()} == {*TENSORS, "state.json", "manifest.json"}
-    everything = [path for path in folder.rglob("*") if path.is_file()]
+    everything = [path for path in folder.rglob("*") if path.is_file() and path.name != LOCK]
     assert {path.suffix for path in everything} <= {".safetensors", ".json", ".jsonl", ".toml"}
-    assert not list(folder.rglob(".*"))
+    assert [path.name for path in folder.rglob(".*")] == [LOCK]
 
 
 @pytest.mark.parametrize("record", run_folder.RECORDS)

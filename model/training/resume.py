@@ -1,0 +1,90 @@
+"""What may change when a run is resumed: keys that alter none of its numbers, and its length.
+
+A resumed run is the same experiment. Everything that decides a number of it stays as run.toml has it; what should change
+such a thing is a new run, which may begin with the weights of this one (train --init-from).
+"""
+
+import dataclasses
+from typing import Any
+
+from model.config.checks import unknown_key
+from model.counts import training_flops_per_token
+from model.errors import ConfigError
+from model.training.schedule import anneal_start
+from model.training.settings import SECTIONS, RunSettings
+
+LENGTHS = ("steps", "tokens", "flops")
+FREE = {
+    "training": (
+        *("device", "compile", "recompute"),
+        *("log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints"),
+    ),
+    "data": ("cache_dir",),
+    "model": (),
+}
+REASONS = {  # of a whole section, where a key has none of its own
+    "model": "it would be another model",
+    "data": "it would be another text or another order of it",
+    "training": "it alters the numbers of the run",
+}
+KEY_REASONS = {
+    "micro_batch_size": "it alters the capacity of an expert and the rounding of sums",
+    "precision": "it alters the rounding of every product",
+    "seed": "it alters the order of the text and the places of recycle routing",
+    "evaluation_tokens": "its validation losses could not be compared",
+    "init_from": "the run has begun",
+}
+
+
+def resumed_settings(recorded: RunSettings, changes: dict[str, dict[str, Any]]) -> RunSettings:
+    """The settings of a run that goes on with `changes` to its sections; ConfigError names every key that must stay.
+
+    A length (steps, tokens or flops) is that of the whole run, and must be more than it had.
+    """
+    sections = {name: dataclasses.asdict(getattr(recorded, name)) for name in SECTIONS}
+    problems = []
+    for section, keys in changes.items():
+        for key, value in keys.items():
+            before = sections[section]
+            if key not in before:
+                problems.append(unknown_key(key, before, section))
+            elif (
+                key not in FREE[section]
+                and not (section == "training" and key in LENGTHS)
+                and not _same(before[key], value)
+            ):
+                reason = KEY_REASONS.get(key, REASONS[section])
+                problems.append(f"{section}.{key} cannot change when a run is resumed: {reason}")
+    if problems:
+        advice = "; begin a new run with --init-from to change it"
+        raise ConfigError([*problems[:-1], problems[-1] + advice])
+    given = {key: value for key, value in changes.get("training", {}).items() if key in LENGTHS}
+    if given:
+        sections["training"] |= dict.fromkeys(LENGTHS, 0)
+    for section, keys in changes.items():
+        sections[section] |= keys
+    settings = RunSettings.from_sections(sections)
+    per_token = training_flops_per_token(recorded.model, recorded.training.sequence_length)
+    before_steps, after = (each.training.total_steps(per_token) for each in (recorded, settings))
+    if given and after < before_steps:
+        raise ConfigError(
+            [f"the run has {before_steps:,} steps and would have {after:,}: a resumed run can be lengthened only"]
+        )
+    return settings
+
+
+def _same(before: Any, value: Any) -> bool:
+    return before == (tuple(value) if isinstance(value, list) else value)  # as the configs keep what TOML has as a list
+
+
+def check_lengthening(recorded: RunSettings, steps_before: int, steps: int, step: int) -> None:
+    """Refuses a longer run whose text would not go on: it has begun the mixture of its annealing phase."""
+    data = recorded.data
+    if steps == steps_before or not (data.anneal_sources or data.anneal_weights):
+        return
+    begin = anneal_start(recorded.training, steps_before)
+    if step > begin:
+        raise ConfigError([
+            f"the run has been reading the text of its annealing phase since step {begin + 1:,} and cannot go back to the "
+            "other: begin a new run with its weights, --init-from"
+        ])  # fmt: skip
