@@ -117,5 +117,6 @@ def percentiles(values: np.ndarray, confidence: float) -> list[float]:
     """The central interval that holds this share of the values; NaN when there are fewer than 20."""
     if len(values) < 20:
         return [math.nan, math.nan]
-    ends = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    largest = 1e300  # between infinite values there is no quantile
+    ends = np.quantile(np.clip(values, -largest, largest), [(1 - confidence) / 2, (1 + confidence) / 2])
     return [float(ends[0]), float(ends[1])]

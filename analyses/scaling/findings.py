@@ -26,13 +26,13 @@ class Finding:
 
 
 def summarised(findings: Sequence[Finding], what: str) -> list[Finding]:
-    """Findings of rows; more than a few of one code are one, which begins with `what` and shows the first reason."""
+    """Findings of rows or budgets; more than a few of one code are one: how many `what`, and the first reason."""
     result: list[Finding] = []
     for _, group in groupby(sorted(findings, key=lambda one: one.code), key=lambda one: one.code):
         alike = list(group)
         if len(alike) > LISTED:
             rows = tuple(one.row for one in alike if one.row is not None)
-            alike = [replace(alike[0], reason=f"{len(rows)} rows {what}, such as this: {alike[0].reason}", row=None,
+            alike = [replace(alike[0], reason=f"{len(alike)} {what}, such as this: {alike[0].reason}", row=None,
                              budget=None, rows=rows)]  # fmt: skip
         result += alike
     return result

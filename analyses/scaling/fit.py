@@ -29,6 +29,7 @@ from analyses.scaling.isoflop import (
 from analyses.scaling.options import Options
 from analyses.scaling.parabola import BudgetFit, bounded_exp
 from analyses.scaling.predictions import Predictor
+from analyses.scaling.refusals import LARGEST_LOG
 from analyses.scaling.runs import clean_runs
 from analyses.scaling.surface import ParametricFit
 from analyses.scaling.surface_report import parametric_part
@@ -38,8 +39,8 @@ from model.errors import HunyuanError
 C_MIN_MEANS = (
     "laws and predictions are in C_min, which budgets have as c_min_flops; tokens_opt are what C_min buys at params_opt"
 )
-PARABOLAS = {"too_few_sizes", "opens_downward", "minimum_outside", "bad_minimum", "lack_of_fit", "power_law_misfit",
-             "weak_curvature"}  # fmt: skip
+PARABOLAS = {"too_few_sizes", "opens_downward", "minimum_outside", "bad_minimum", "sizes_alike", "lack_of_fit",
+             "power_law_misfit", "weak_curvature"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def _budget_row(budget: BudgetFit, fit: IsoflopFit, draws: Mapping[str, Draws], 
     if budget.sizes < MIN_SIZES or not budget.opens_upward:
         return row
     row |= {
-        "params_opt": bounded_exp(budget.y), "tokens_opt": bounded_exp(budget.z), "loss_opt": budget.loss,
+        "params_opt": _size(budget.y), "tokens_opt": _size(budget.z), "loss_opt": budget.loss,
         "interior": budget.interior,
         "curvature": budget.curvature, "residual_sd": _residual_sd(budget),
     }  # fmt: skip
@@ -160,6 +161,11 @@ def _budget_row(budget: BudgetFit, fit: IsoflopFit, draws: Mapping[str, Draws], 
         half = math.sqrt(options.flat * budget.loss / budget.curvature)
         row["flat_region"] = [bounded_exp(budget.y - half), bounded_exp(budget.y + half)]
     return row
+
+
+def _size(log: float) -> float | None:
+    """The number of that log; None for what no float can hold, such as a minimum far outside of the sampled sizes."""
+    return math.exp(log) if abs(log) < LARGEST_LOG else None
 
 
 def _residual_sd(budget: BudgetFit) -> float:

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from analyses.scaling.checks import find_outliers, lack_of_fit
-from analyses.scaling.findings import Finding
+from analyses.scaling.findings import Finding, summarised
 from analyses.scaling.parabola import BudgetFit, CMin, bounded_exp, fit_budget
+from analyses.scaling.refusals import MIN_SPAN, alike, refuse_budgets, refuse_laws
 from analyses.scaling.runs import Runs
 
 MIN_SIZES = 4  # of a budget: three determine a parabola, the fourth is the first to tell about noise
-MIN_BUDGETS = 3
 SCATTER_LEVEL = 0.01  # significance below which the minima are said to scatter beyond the noise
 MISFIT_LEVEL = 0.01  # the same for parabolas that misfit
 # Shares of the bends' effect. With these, intervals cover as they should on exact parabolas and on surfaces whose exponents
@@ -63,20 +63,18 @@ def fit_isoflop(runs: Runs, *, c_min: CMin | None = None, keep_outliers: bool = 
         runs = runs.keep(~np.isin(np.arange(len(runs)), list(outliers)))
     budgets = [fit_budget(runs.keep(runs.budget == index), c_min) for index in np.unique(runs.budget)]
     problems = [_problem(budget) for budget in budgets]
-    findings += [problem for problem in problems if problem is not None]
+    findings += summarised([problem for problem in problems if problem is not None], "budgets were left out")
     usable = [budget for budget, problem in zip(budgets, problems, strict=True) if problem is None]
-    refusal, params_law, tokens_law, misfit_p = None, None, None, 1.0
-    if len(usable) < MIN_BUDGETS:
-        refusal = Finding(
-            "too_few_budgets",
-            f"no law: {len(usable)} of {len(budgets)} budgets have a minimum inside their sizes and {MIN_BUDGETS} are "
-            "needed: add budgets, or sizes about the minima",
-            excludes=True,
-        )
-    else:
+    params_law, tokens_law, misfit_p = None, None, 1.0
+    refusal = refuse_budgets(runs, budgets, usable)
+    if refusal is None:
         misfit_p = lack_of_fit(usable)
         params_law, tokens_law = fit_power_law(usable, "params"), fit_power_law(usable, "tokens")
-        findings += _doubts(usable, params_law, misfit_p)
+        refusal = refuse_laws([(law.exponent, law.log_coefficient) for law in (params_law, tokens_law)])
+        if refusal is None:
+            findings += _doubts(usable, params_law, misfit_p)
+        else:
+            params_law = tokens_law = None
     return IsoflopFit(
         runs, tuple(budgets), tuple(usable), params_law, tokens_law, tuple(findings), refusal, misfit_p,
         0 if keep_outliers else len(outliers),
@@ -87,6 +85,8 @@ def _problem(budget: BudgetFit) -> Finding | None:
     """Why a budget gives no point of the law."""
     if budget.sizes < MIN_SIZES:
         code, why = "too_few_sizes", f"it has {budget.sizes} distinct sizes, and {MIN_SIZES} are needed"
+    elif alike(budget.runs.params):
+        code, why = "sizes_alike", f"its sizes differ by less than {MIN_SPAN:.0%}: add smaller and larger ones"
     elif not budget.opens_upward:
         code, why = "opens_downward", "its parabola opens downward: it has no minimum"
     elif not budget.interior:

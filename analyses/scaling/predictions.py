@@ -16,8 +16,8 @@ from analyses.scaling.bootstrap import Draws, percentiles
 from analyses.scaling.findings import Finding
 from analyses.scaling.isoflop import IsoflopFit, PowerFit, slope_and_level
 from analyses.scaling.parabola import BudgetFit, bounded_exp
+from analyses.scaling.refusals import LARGEST_LOG
 
-LARGEST_LOG = 690.0  # of FLOPs, which are to be a float
 EXTRAPOLATION = 100.0  # times beyond the sampled budgets from which a prediction is warned of
 
 
@@ -107,10 +107,12 @@ class Predictor:
             x, budget_interval = self._budget_for_params(law, math.log(value))
         else:
             x, budget_interval = self._budget_for_loss(value)
-        if x is None or not abs(x) < LARGEST_LOG:
-            what = f"a loss of {value:g}" if asked == "loss" else f"{value:.4g} parameters"
+        reached = x is not None and max(abs(x), abs(float(law.at(x))), abs(float(tokens_law.at(x)))) < LARGEST_LOG
+        if x is None or not reached:
+            what = {"loss": f"budget for a loss of {value:g}", "params": f"budget for {value:.4g} parameters",
+                    "flops": f"size for {value:.4g} FLOPs"}[asked]  # fmt: skip
             why = "the least losses, fitted as E + K / C^gamma over at least 4 budgets, do not determine it"
-            reason = f"no budget for {what}: {why if asked == 'loss' else 'the law does not reach it'}"
+            reason = f"no {what}: {why if asked == 'loss' else 'the law does not reach it'}"
             return {"asked": asked, "value": value}, [Finding(f"unreachable_{asked}", reason)]
         loss_law = fit_loss_laws(*self._points(self.fit.usable))[0]
         factor = self._extrapolation(x)
@@ -195,5 +197,7 @@ class Predictor:
         xs = np.array([budget.x for budget in self.fit.usable])
         ratios = np.log([budget.curvature / budget.loss for budget in self.fit.usable])
         slope, level, mean = slope_and_level(xs, ratios)
-        half = math.sqrt(self.flat / bounded_exp(float(level + slope * (x - mean))))
+        half = math.sqrt(self.flat) * bounded_exp(
+            -0.5 * float(level + slope * (x - mean))
+        )  # infinite without curvature
         return [bounded_exp(y - half), bounded_exp(y + half)]

@@ -104,7 +104,7 @@ def clean_runs(
     findings += summarised(
         [Finding("duplicate", f"row {row + 1} repeats row {first + 1} and was merged with it",
                  budget=float(flops[row]), row=int(row) + 1, excludes=True) for row, first in merged],
-        "repeat others and were merged with them",
+        "rows repeat others and were merged with them",
     )  # fmt: skip
     budget = _group(flops[kept], label[kept], tolerance)
     kept = kept[np.lexsort((np.arange(len(kept)), loss[kept], tokens[kept], params[kept], budget))]
@@ -232,14 +232,14 @@ def _check_rows(
         code = "bad_loss" if np.isfinite(loss[row]) else "nonfinite_loss"
         limit = "" if code == "nonfinite_loss" else f", and a loss lies between 0 and {LARGEST_LOSS:g} nats"
         findings.append(_dropped(code, row, "loss", _shown(table.columns[found["loss"].name][row]) + limit))
-    findings = summarised(findings, "were dropped for their loss")
+    findings = summarised(findings, "rows were dropped for their loss")
     for name, values in sizes.items():
         wrong = good & ~(np.isfinite(values) & (values > 1 / LARGEST_SIZE) & (values < LARGEST_SIZE))
         said = []
         for row in np.flatnonzero(wrong):
             written = _shown(table.columns[found[name].name][row]) if name in found else "impossible by the cost rule"
             said.append(_dropped("bad_value", row, name, written))
-        findings += summarised(said, f"were dropped for their {name}")
+        findings += summarised(said, f"rows were dropped for their {name}")
         good &= ~wrong
     return findings, good
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from analyses.scaling.laws import Surface
+from analyses.scaling.refusals import TIED, no_surface
 from analyses.scaling.surface_solver import WIDEST, Array, Points, project, random_starts, solve, solve_from_near
 from model.errors import HunyuanError
 
@@ -90,7 +91,8 @@ def fit_parametric(
         notes.append("the best start had not converged: the surface may be improved by more starts")
     if 2 * agreeing < starts:
         notes.append(f"only {agreeing} of {starts} starts reached this optimum: give more starts, or more runs")
-    residuals = np.log(surface.loss(np.asarray(params, float), np.asarray(tokens, float))) - np.log(loss)
+    with np.errstate(all="ignore"):  # of a surface that is none, as a reader of its numbers sees
+        residuals = np.log(surface.loss(np.asarray(params, float), np.asarray(tokens, float))) - np.log(loss)
     evaluations = int(solution.evaluations.sum())
     return ParametricFit(surface, float(objective[best]), residuals, starts, agreeing, evaluations, tuple(notes))
 
@@ -148,15 +150,9 @@ def _points(params: Array, tokens: Array, loss: Array) -> Points:
             raise HunyuanError(
                 f"{name} of run {row + 1} is {array[row]:g}: leave out runs without a positive, finite value"
             )
-    if len(arrays["loss"]) <= len(PARAMETERS):
-        raise HunyuanError(f"{len(arrays['loss'])} runs cannot determine E, A, B, alpha and beta: give at least 6 runs")
-    for name in ("params", "tokens"):
-        distinct = len(np.unique(arrays[name]))
-        if distinct < 3:
-            raise HunyuanError(
-                f"the runs have {distinct} distinct value{'s' * (distinct > 1)} of {name}: a constant and a power law in it "
-                "need at least 3"
-            )
+    reason = no_surface(arrays["params"], arrays["tokens"], arrays["loss"])
+    if reason is not None:
+        raise HunyuanError(reason)
     return Points.of(*arrays.values())
 
 
@@ -191,7 +187,7 @@ def _warnings(points: Points, theta: Array) -> list[str]:
     for name, exponent in (("alpha", surface.alpha), ("beta", surface.beta)):
         if not 0.01 < exponent < 2.5:
             notes.append(f"{name} = {exponent:.3g} is no law of scale: the runs do not determine a power of theirs")
-    if abs(np.corrcoef(points.x, points.y)[0, 1]) > 0.999:
+    if abs(np.corrcoef(points.x, points.y)[0, 1]) > TIED:
         notes.append(
             "tokens follow from the size in these runs: terms of N and D cannot be told apart without other ratios"
         )

@@ -12,7 +12,8 @@ from analyses.scaling.isoflop import IsoflopFit, fit_isoflop, slope_and_level
 from analyses.scaling.laws import Surface
 from analyses.scaling.options import Options
 from analyses.scaling.parabola import bounded_exp
-from analyses.scaling.predictions import EXTRAPOLATION, LARGEST_LOG, extrapolation
+from analyses.scaling.predictions import EXTRAPOLATION, extrapolation
+from analyses.scaling.refusals import LARGEST_LOG
 from analyses.scaling.surface import (
     ParametricFit,
     ParametricResamples,
@@ -25,6 +26,7 @@ from analyses.scaling.surface import (
 from model.errors import HunyuanError
 
 RESAMPLES = 1000  # at most: each is a fit of its own, and percentiles of 95% need no more
+STEEPEST = 20.0  # exponent of a surface: beyond, powers of sizes overflow
 
 
 def parametric_part(
@@ -37,6 +39,9 @@ def parametric_part(
     except HunyuanError as error:
         return None, None, [Finding("no_surface", f"no surface E + A/N^a + B/D^b: {error}")]
     resamples = min(options.resamples, RESAMPLES)
+    reason = _unsound(found.surface, fit, (runs.cost.k1, runs.cost.k2))
+    if reason is not None:
+        return None, None, [Finding("no_surface", f"no surface E + A/N^a + B/D^b: {reason}")]
     drawn = bootstrap_parametric(found, *columns, generator=generator, resamples=resamples, lad=options.lad)
     study = _Study(fit, options, found.surface, drawn, (runs.cost.k1, runs.cost.k2))
     findings = [Finding("surface", f"the surface: {warning}") for warning in found.warnings]
@@ -63,6 +68,21 @@ def parametric_part(
     return found, document | {"predictions": rows}, findings + said
 
 
+def _unsound(surface: Surface, fit: IsoflopFit, cost: tuple[float, float]) -> str | None:
+    """Why a surface is none: it has no optimum at the budgets that were run, or one that no float holds."""
+    if not (min(surface.A, surface.B, surface.alpha, surface.beta) > 0 and np.isfinite(astuple(surface)).all()):
+        return "the best fit has a term that vanishes: the losses do not tell of both parameters and tokens"
+    if max(surface.alpha, surface.beta) > STEEPEST:
+        return (
+            f"the best fit has an exponent of {max(surface.alpha, surface.beta):.3g}, and laws of scale have about 0.35"
+        )
+    with np.errstate(all="ignore"):
+        places = np.log(optimum(surface, np.array([budget.flops for budget in fit.budgets]), cost))
+    if not (np.abs(places) < LARGEST_LOG / 2).all():
+        return "the best fit has its optima at no size that there is: the losses do not tell of parameters and tokens"
+    return None
+
+
 class _Study:
     """The surface, its resamples and the cost rule, ready for questions."""
 
@@ -76,7 +96,8 @@ class _Study:
     ) -> None:
         self.fit, self.options, self.surface, self.cost = fit, options, surface, cost
         whole = (drawn.surfaces[:, 1:] > 0).all(axis=1) & np.isfinite(drawn.surfaces).all(axis=1)
-        self.drawn = [Surface(*row) for row in drawn.surfaces[whole & drawn.converged].tolist()]
+        surfaces = (Surface(*row) for row in drawn.surfaces[whole & drawn.converged].tolist())
+        self.drawn = [surface for surface in surfaces if _unsound(surface, fit, cost) is None]
         self.log_flops = np.log([budget.flops for budget in fit.budgets])
 
     def law(self, of: str) -> dict[str, Any] | None:
@@ -108,6 +129,7 @@ class _Study:
             return None
         return {"exponent": law.exponent, "bias": law.exponent - own["exponent"], "budgets": len(law.x)}
 
+    @np.errstate(all="ignore")  # what is not finite is told
     def predictions(self) -> tuple[list[dict[str, Any]], list[Finding]]:
         """The rows of --predict and its like, from the surface alone."""
         rows: list[dict[str, Any]] = []
@@ -124,10 +146,24 @@ class _Study:
                 findings.append(Finding("unreachable_params", reason))
         for loss in self.options.predict_loss:
             try:
-                rows.append({"asked": "loss", "flops": float(budget_for_loss(self.surface, loss, self.cost))})
+                reached = float(budget_for_loss(self.surface, loss, self.cost))
             except HunyuanError as error:
                 findings.append(Finding("unreachable_loss", str(error)))
-        rows = [row | self._optimum(row["flops"]) for row in rows]
+                continue
+            if 0 < reached < math.inf:
+                rows.append({"asked": "loss", "flops": reached})
+            else:
+                findings.append(
+                    Finding("unreachable_loss", f"no budget for a loss of {loss:g}: the surface does not reach it")
+                )
+        found = [row | self._optimum(row["flops"]) for row in rows]
+        rows = [
+            row for row in found if all(0 < row[name] < math.inf for name in ("params_opt", "tokens_opt", "loss_opt"))
+        ]
+        for row in found:
+            if row not in rows:
+                reason = f"no size for {row['flops']:.4g} FLOPs: the surface does not reach it"
+                findings.append(Finding("unreachable_flops", reason))
         return rows, findings + [extrapolation(row["flops"], row["extrapolation"]) for row in rows
                                  if row["extrapolation"] > EXTRAPOLATION * (1 + 1e-9)]  # fmt: skip
 

@@ -194,6 +194,7 @@ def _moments(values: Array, powers: Array) -> Array:
     return np.einsum("rn,kn->rk", values, powers)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of a step that leads nowhere, which is refused
 def damped_steps(gradient: Array, hessian: Array, added: Array) -> tuple[Array, Array, Array]:
     """Steps (R, 5) of (hessian + diag(added)) step = -gradient, the decrease they predict (R,), and where that is definite.
 

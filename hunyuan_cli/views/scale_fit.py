@@ -7,7 +7,7 @@ from hunyuan_cli.console import human_count
 if TYPE_CHECKING:
     from analyses.scaling.laws import ScalingLaw
 
-REFUSALS = ("too_few_budgets", "no_surface")
+REFUSALS = ("too_few_budgets", "budgets_alike", "no_law", "no_surface")
 
 
 def tables(document: dict[str, Any]) -> dict[str, Any]:

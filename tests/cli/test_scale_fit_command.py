@@ -108,7 +108,7 @@ def test_the_document_of_a_refusal(tmp_path, capsys):
         {
             "code": "too_few_budgets",
             "reason": "no law: 2 of 2 budgets have a minimum inside their sizes and 3 are needed: add budgets, or sizes "
-            "about the minima",
+            "about the minima, or fit the surface, which needs no budgets: --method parametric",
         }
     ]
     assert err == [f"error [too_few_budgets]: {found['warnings'][0]['reason']}"]
