@@ -31,11 +31,7 @@ TOKENS = (1e4, 1e15)
 TOKENS_PER_PARAM = (1e-4, 1e6)
 # Typical studies, among which units are sought.
 TYPICAL = {"params": (1e5, 2e12), "tokens": (1e7, 1e14), "tokens_per_param": (0.1, 1e5), "cost": (1.5, 60.0)}
-TYPICAL_LOG10 = (
-    8.5,
-    1.3,
-    0.8,
-)  # of params, tokens per parameter and cost: what the likeliest of several units comes near
+TYPICAL_LOG10 = (8.5, 1.8)  # of params and tokens per parameter: what the likeliest of several units comes near
 FACTORS = {
     "params": (1.0, 1e3, 1e6, 1e9),
     "tokens": (1.0, 1e3, 1e6, 1e9, 1e12),
@@ -121,7 +117,7 @@ def _likely_units(middle: Mapping[str, float], units: tuple[str, ...], given: se
             log[name] += math.log10(factor)
         cost = log["flops"] - log["params"] - log["tokens"]
         if len(given) == 2:  # the third follows from the others
-            cost = TYPICAL_LOG10[2]
+            cost = math.log10(6)
             third = next(name for name in FACTORS if name not in given)
             log[third] = {"flops": cost + log["params"] + log["tokens"], "params": log["flops"] - cost - log["tokens"],
                           "tokens": log["flops"] - cost - log["params"]}[third]  # fmt: skip
@@ -130,8 +126,8 @@ def _likely_units(middle: Mapping[str, float], units: tuple[str, ...], given: se
         if not all(_within(found[name], TYPICAL[name]) for name in found):
             continue
         changed = sum(factor != 1 for factor in factors)
-        params, per_param, usual = TYPICAL_LOG10
-        far = abs(log["params"] - params) + 2 * abs(ratio - per_param) + 4 * abs(cost - usual)
+        params, per_param = TYPICAL_LOG10
+        far = abs(log["params"] - params) + 2 * abs(ratio - per_param)
         rank = (changed, far)
         if changed and (best is None or rank < best):
             best = rank

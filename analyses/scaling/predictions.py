@@ -197,7 +197,6 @@ class Predictor:
         xs = np.array([budget.x for budget in self.fit.usable])
         ratios = np.log([budget.curvature / budget.loss for budget in self.fit.usable])
         slope, level, mean = slope_and_level(xs, ratios)
-        half = math.sqrt(self.flat) * bounded_exp(
-            -0.5 * float(level + slope * (x - mean))
-        )  # infinite without curvature
+        log_ratio = float(level + slope * (x - mean))
+        half = math.sqrt(self.flat) * bounded_exp(-0.5 * log_ratio)  # infinite without curvature
         return [bounded_exp(y - half), bounded_exp(y + half)]

@@ -69,6 +69,10 @@ def options(seed):
         predict_params=draw.choice([(), (1e9, 1e-200)]),
         predict_loss=draw.choice([(), (2.5, 1e5)]),
         tolerance=draw.choice([0.1, 0.0, 0.5]),
+        best_of=draw.random() < 0.3,
+        loss_unit=draw.choice([None] * 9 + ["nats", "bits", "perplexity"]),
+        units=draw.choice([{}] * 27 + [{"params": 1e6}, {"params": 1e-300, "flops": 1e300}, {"tokens": 1e9}]),
+        where=draw.choice([{}] * 18 + [{"params": ["1e9"]}, {"loss": ["nan", "", "3"]}]),
     )
 
 

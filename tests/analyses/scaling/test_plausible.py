@@ -76,6 +76,12 @@ def test_the_likely_unit_is_named_where_a_third_follows(missing, units):
     assert reason.count("look like") == len(units)
 
 
+def test_of_two_units_that_would_do_the_usual_one_is_named():
+    """Models of 1B parameters on a trillion tokens, written as 1000: with a billion tokens they would be few."""
+    (reason,) = doubts({"params": [1e9, 2e9, 3e9], "tokens": [1000.0, 1200.0, 1500.0], "loss": [2.2, 2.1, 2.0]})
+    assert reason.startswith("tokens look like billions: --tokens-unit 1e9,")
+
+
 def test_a_wrong_unit_of_two_is_named_beside_the_one_that_was_given():
     columns = scaled(WHOLE, params=1e6, tokens=1e9)
     (reason,) = doubts(columns, units={"params": 1e6})
