@@ -87,11 +87,13 @@ def _sentence(error: Exception, arguments: list[str]) -> str:
     """What went wrong and what to do, in one sentence."""
     import shlex
 
-    from model.errors import HunyuanError
+    from model.errors import HunyuanError, missing_compiler
 
     torch = sys.modules.get("torch")
     if isinstance(error, HunyuanError):
         return _one_line(str(error))
+    if said := missing_compiler(error):
+        return said
     out_of_memory = isinstance(error, MemoryError) or "can't allocate memory" in str(
         error
     )  # torch's words on a processor

@@ -41,3 +41,16 @@ class MissingExtraError(HunyuanError):
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
         return type(self), self._arguments
+
+
+def missing_compiler(error: BaseException) -> str | None:
+    """What to do where torch.compile found no compiler, in a sentence; None for any other error.
+
+    torch wraps this error in several kinds, so that its words are what tells.
+    """
+    if not any(words in str(error) for words in ("No working C++ compiler found", "Failed to find C compiler")):
+        return None
+    return (
+        "torch.compile found no C++ compiler: install one, such as g++, or name it in the variable CXX; or leave out "
+        "--compile or training.compile"
+    )

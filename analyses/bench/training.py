@@ -21,7 +21,7 @@ import pandas as pd
 
 from model.config.hunyuan import HunyuanConfig
 from model.counts import activated_params, training_flops_per_token
-from model.errors import HunyuanError
+from model.errors import HunyuanError, missing_compiler
 
 # The shape that the README quotes, and that a laptop finishes.
 SHAPE = HunyuanConfig(
@@ -191,7 +191,8 @@ def _serve(name: str, work: Any, build: Callable[[str, Any, Any], Step], pipe: A
         except HunyuanError as error:
             pipe.send(error)
         except Exception as error:
-            pipe.send(HunyuanError(f"{name} cannot run here ({' '.join(str(error).split())[:200]}): leave it out"))
+            reason = missing_compiler(error) or " ".join(str(error).split())[:200]
+            pipe.send(HunyuanError(f"{name} cannot run here ({reason}): leave it out"))
 
 
 def _contender(name: str, work: Workload, device: Any) -> Step:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.errors import ConfigError
+from model.errors import ConfigError, missing_compiler
 from model.layers.attention import Attention
 from model.layers.kv_cache import KVCache
 from model.layers.mlp import SwiGLU, swiglu
@@ -48,7 +48,8 @@ class CompiledStep:
             logits = self._run(token, position, slots)
         except torch._dynamo.exc.TorchDynamoException as error:  # what the compiler of programs and that of C++ raise
             reason = " ".join(str(error).split())[:200]
-            raise ConfigError([f"the step cannot be compiled here ({reason}): leave out --compile"]) from error
+            said = missing_compiler(error) or f"the step cannot be compiled here ({reason}): leave out --compile"
+            raise ConfigError([said]) from error
         cache.advance(1)
         return logits
 

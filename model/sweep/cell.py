@@ -101,6 +101,10 @@ def _bad_loss(loss: float, vocab_size: int) -> str:
 def _sentence(error: Exception) -> str:
     import torch
 
+    from model.errors import missing_compiler
+
+    if said := missing_compiler(error):
+        return said
     memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
     if memory:
         return "the device is out of memory: lower --workers or training.micro_batch_size"

@@ -65,6 +65,11 @@ def failing(monkeypatch):
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/x/y"), 1, "error: '/x/y': no space left on device, free"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 1, "error: '/x': permission denied\n"),
         (MemoryError(), 1, "error: the device is out of memory"),
+        (
+            RuntimeError("InvalidCxxCompiler: No working C++ compiler found"),
+            1,
+            "error: torch.compile found no C++ compiler: ",
+        ),
         (KeyError("width"), 1, "bug in hunyuan (KeyError: 'width'); rerun as hunyuan --debug fail"),
         (typer.BadParameter("no good"), 2, "error: Invalid value: no good (see hunyuan fail --help)\n"),
         (KeyboardInterrupt(), 130, ""),

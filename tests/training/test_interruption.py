@@ -90,6 +90,20 @@ def test_ctrl_c_and_sigterm_finish_the_step_and_print_the_command_that_continues
     assert_same_run(folder, uninterrupted, STEPS)
 
 
+def test_compilation_without_a_compiler_is_a_sentence_and_the_run_goes_on_without(process, options, tmp_path):
+    """torch looks for the compiler that CXX names, and keeps what it compiled before in a folder."""
+    hide = f"import os; os.environ |= {{'CXX': '/nonexistent', 'TORCHINDUCTOR_CACHE_DIR': '{tmp_path / 'compiled'}'}}"
+    folder = tmp_path / "run"
+    child = process("--out", folder, "--set", "training.compile=true", *options, code=hide)
+    out, err = child.communicate(timeout=120)
+    assert (child.returncode, out) == (1, "")
+    sentence = err.splitlines()[-1]
+    assert sentence.startswith("error: torch.compile found no C++ compiler: install one, such as g++")
+    assert sentence.endswith("or leave out --compile or training.compile") and "Traceback" not in err
+    child = process("--out", folder, "--resume", "--set", "training.compile=false", "--quiet", code=hide)
+    assert f"finished after {STEPS} steps" in child.communicate(timeout=120)[1]
+
+
 FULL_AFTER_THE_FIRST_CHECKPOINT = """
 import resource
 from model.training import loop
