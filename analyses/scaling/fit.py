@@ -39,7 +39,7 @@ from model.errors import HunyuanError
 C_MIN_MEANS = (
     "laws and predictions are in C_min, which budgets have as c_min_flops; tokens_opt are what C_min buys at params_opt"
 )
-PARABOLAS = {"too_few_sizes", "opens_downward", "minimum_outside", "bad_minimum", "sizes_alike", "lack_of_fit",
+PARABOLAS = {"too_few_sizes", "opens_downward", "minimum_outside", "bad_minimum", "sizes_alike", "losses_alike", "lack_of_fit",
              "power_law_misfit", "weak_curvature"}  # fmt: skip
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from analyses.scaling.checks import find_outliers, lack_of_fit
 from analyses.scaling.findings import Finding, summarised
 from analyses.scaling.parabola import BudgetFit, CMin, bounded_exp, fit_budget
-from analyses.scaling.refusals import MIN_SPAN, alike, refuse_budgets, refuse_laws
+from analyses.scaling.refusals import MIN_SPAN, alike, refuse_budgets, refuse_laws, same
 from analyses.scaling.runs import Runs
 
 MIN_SIZES = 4  # of a budget: three determine a parabola, the fourth is the first to tell about noise
@@ -87,6 +87,8 @@ def _problem(budget: BudgetFit) -> Finding | None:
         code, why = "too_few_sizes", f"it has {budget.sizes} distinct sizes, and {MIN_SIZES} are needed"
     elif alike(budget.runs.params):
         code, why = "sizes_alike", f"its sizes differ by less than {MIN_SPAN:.0%}: add smaller and larger ones"
+    elif same(budget.runs.loss):
+        code, why = "losses_alike", "its losses are the same: they have no minimum"
     elif not budget.opens_upward:
         code, why = "opens_downward", "its parabola opens downward: it has no minimum"
     elif not budget.interior:

@@ -1,6 +1,6 @@
 """What cannot be fitted, by code: sizes and budgets that are alike, too few of them, laws that are none.
 
-    alike(values)                           whether they lie too close together for a law
+    alike(values), same(loss)               whether they lie too close together for a law
     refuse_budgets(runs, budgets, usable)   Finding | None, before the power laws
     refuse_laws(laws)                       Finding | None, after them
     no_surface(params, tokens, loss)        a reason | None, before a surface
@@ -19,7 +19,7 @@ from analyses.scaling.runs import Runs
 
 MIN_BUDGETS = 3
 MIN_SPAN = 0.01  # of sizes and budgets: the largest is more than so much above the smallest
-SAME_LOSS = 1e-6  # relative difference below which losses tell nothing of size or data
+SAME_LOSS = 1e-7  # relative difference below which losses differ by their rounding, as single precision has it
 LARGEST_LOG = 690.0  # of numbers that are to be a float
 MIN_RUNS, MIN_DISTINCT = 6, 3  # of a surface
 TIED = 0.999  # correlation of log N and log D from which one follows from the other
@@ -28,6 +28,11 @@ TIED = 0.999  # correlation of log N and log D from which one follows from the o
 def alike(values: np.ndarray) -> bool:
     """Whether positive values (n,) span less than MIN_SPAN."""
     return len(values) > 0 and float(np.ptp(np.log(values))) < math.log1p(MIN_SPAN)
+
+
+def same(loss: np.ndarray) -> bool:
+    """Whether losses (n,) differ by their rounding alone."""
+    return len(loss) > 0 and float(np.ptp(loss)) <= SAME_LOSS * float(loss.max())
 
 
 def refuse_budgets(runs: Runs, budgets: Sequence[BudgetFit], usable: Sequence[BudgetFit]) -> Finding | None:
@@ -69,6 +74,6 @@ def no_surface(params: np.ndarray, tokens: np.ndarray, loss: np.ndarray) -> str 
             )
         if alike(values):
             return f"the {name} of all runs differ by less than {MIN_SPAN:.0%}: add runs of others"
-    if float(np.ptp(loss)) <= SAME_LOSS * float(loss.max()):
+    if same(loss):
         return "the losses of all runs are the same: they tell nothing of size or data"
     return None

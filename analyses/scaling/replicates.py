@@ -26,7 +26,7 @@ def settle(
 ) -> tuple[np.ndarray, list[Finding]]:
     """The runs that are fitted, (n,) bool, and what a reader must know of those that share a size and a budget.
 
-    rates and seeds number the learning rates and seeds of the runs, where the table has them.
+    cells (n,) never fall. rates and seeds number the learning rates and seeds of the runs, where the table has them.
     """
     kept = np.ones(len(loss), dtype=bool)
     most = int(np.unique(cells, return_counts=True)[1].max()) if len(cells) else 0
@@ -63,8 +63,7 @@ def varies(cells: np.ndarray, values: np.ndarray | None) -> bool:
 def _best(cells: np.ndarray, rates: np.ndarray | None, loss: np.ndarray) -> np.ndarray:
     """(n,) the runs of every cell's best rate, by the mean over its seeds; without rates the run with the least loss."""
     kept = np.zeros(len(loss), dtype=bool)
-    for cell in np.unique(cells):
-        runs = np.flatnonzero(cells == cell)
+    for runs in np.split(np.arange(len(cells)), np.flatnonzero(np.diff(cells)) + 1):
         group = np.arange(len(runs)) if rates is None else np.unique(rates[runs], return_inverse=True)[1]
         means = np.bincount(group, loss[runs]) / np.bincount(group)
         kept[runs[group == means.argmin()]] = True

@@ -60,6 +60,13 @@ def test_sizes_that_differ_by_more_than_a_hundredth_are_fitted():
     assert failures(found.document) == []
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-14, 1e-10, 1e-9])
+def test_losses_that_hardly_differ_have_no_minimum(noise):
+    found = result_of(near(1.0, curvature=0.0, noise=noise), **ASKED)
+    assert codes(found) == ["losses_alike"] * 4 + ["too_few_budgets"] and found.document["n_opt"] is None
+    assert result_of(near(1.0, curvature=1e-6), **ASKED).document["n_opt"] is not None
+
+
 def test_budgets_that_hardly_differ_give_no_law():
     columns = study(budgets=(1e18, 1.0005e18, 1.001e18, 1.002e18))
     columns["budget"] = columns["flops"]
@@ -120,13 +127,16 @@ def test_runs_that_are_alike_have_no_surface(change, words):
 
 def random_study(seed):
     draw, noise = random.Random(seed), np.random.default_rng(seed)
-    spread, step = 10 ** draw.uniform(-12, -0.5), draw.choice([1.0, 1.0, 0.01, 1e-6])
+    spread, step = (
+        10 ** draw.choice([draw.uniform(-12, -2), draw.uniform(-2.5, 0)]),
+        draw.choice([1.0, 1.0, 0.01, 1e-6]),
+    )
+    shape = draw.choice(["parabola", "parabola", "flat", "constant", "line", "surface"])
     columns = {"flops": [], "params": [], "tokens": [], "loss": [], "budget": []}
     for index in range(draw.choice([3, 4, 5])):
         flops, u = 10 ** (18 + step * index), np.linspace(-1, 1, draw.choice([4, 5, 7]))
         params = 1e8 * 10 ** (0.5 * index * draw.choice([0, 1, step])) * np.exp(spread * u)
         tokens = flops / 6 / params if draw.random() < 0.8 else np.full(len(u), 1e10)
-        shape = draw.choice(["parabola", "flat", "constant", "line", "surface"])
         loss = {
             "parabola": 3 - 0.2 * index + 0.05 * (u - 0.1) ** 2,
             "flat": 3 + 1e-9 * u**2,
