@@ -94,6 +94,14 @@ def test_the_newest_are_kept(run, trained, keep, left):
     assert steps_saved(run) == left
 
 
+def test_later_ones_which_the_run_was_taken_back_before_are_removed(run, trained):
+    """They were damaged, or the run would have gone on from them; what they hold is of another future."""
+    trained.save(run, 9, keep=9)
+    (run / "checkpoints" / "step-00000009" / "model.safetensors").write_bytes(b"")
+    trained.save(run, 4, keep=9)
+    assert steps_saved(run) == [3, 4]
+
+
 def test_steps_sort_by_number_and_half_written_ones_do_not_count(run, trained):
     trained.save(run, 100_000_000, keep=9)  # one digit more than the names are padded to
     (run / "checkpoints" / ".step-00000099.writing").mkdir()

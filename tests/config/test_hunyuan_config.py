@@ -129,3 +129,8 @@ def test_the_first_layer_of_each_group_owns_a_cache(layers, share, owners):
 def test_capacity_is_the_share_of_a_balanced_load_rounded_up(factor, top_k, tokens, capacity):
     """16 experts; 1.1 * 800 / 16 is 55.00000000000001 in binary and must not buy a 56th place."""
     assert TOY.replace(capacity_factor=factor, moe_topk=top_k).capacity(tokens) == capacity
+
+
+def test_capacity_follows_the_top_k_of_the_layer():
+    config = TOY.replace(capacity_factor=1.0, num_experts=16, moe_topk=(1, 2, 4, 1))
+    assert [config.capacity(160, layer) for layer in range(4)] == [10, 20, 40, 10]

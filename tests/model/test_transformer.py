@@ -140,6 +140,17 @@ def test_evaluation_ignores_capacity():
     assert torch.equal(evaluated.logits, free.logits) and not torch.equal(evaluated.logits, dropped.logits)
 
 
+@pytest.mark.parametrize("routing", ["drop", "recycle"])
+def test_each_layer_has_the_capacity_of_its_own_top_k(routing):
+    """One expert is everybody's first choice: it is full in every layer. 18 tokens, 4 experts, top-1, 2, 3 and 1."""
+    net = build(moe_routing=routing, moe_topk=(1, 2, 3, 1))
+    for layer in net.layers:
+        layer.mlp.router.weight.data.zero_()  # ties: the first experts are chosen
+    stats = net(IDS, routing_key=routing_key(0)).stats
+    assert stats.tokens_per_expert.max(dim=-1).values.tolist() == [5, 9, 14, 5]  # ceil(18 k / 4)
+    assert stats.choices_per_expert.max(dim=-1).values.tolist() == [18] * 4
+
+
 @pytest.mark.parametrize("routing", ["dropless", "drop", "recycle"])
 def test_recomputation_changes_no_gradient(routing):
     """A recomputed layer must place its overflow where it was: the keys are drawn before any layer runs."""

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tiny import assert_same_run, checkpoint, rows_of, weights
 from model.counts import activated_params, total_params, training_flops_per_token
 from model.device import compute_dtype, measure_peak_flops, pick_device
 from model.errors import ConfigError, TrainingError
+from model.training import loop
 from model.training.metrics import PATIENCE
 from model.training.pretraining import Pretraining
 
@@ -75,6 +77,24 @@ def test_the_plan_and_the_summary_say_what_was_trained(pretrain, settings, tmp_p
     assert (summary["status"], summary["steps"], summary["tokens"]) == ("finished", 4, 1024)
     assert summary["flops"] == 1024 * training_flops_per_token(model, 32)
     assert {key: summary[key] for key in ("loss", "val_loss", "aux_loss")}.items() <= recorder.rows[-1].items()
+
+
+def test_the_lines_before_a_checkpoint_are_on_the_disk_before_it(pretrain, tmp_path, monkeypatch):
+    """A machine that goes down after a checkpoint would lose lines that a resumed run never computes again."""
+    on_disk, log, save = [0], tmp_path / "run" / "metrics.jsonl", loop.save_checkpoint
+
+    def fsync(descriptor):
+        if log.exists() and os.path.samestat(os.fstat(descriptor), log.stat()):
+            on_disk.append(len(log.read_text().splitlines()))
+
+    def saved(folder, step, *rest):
+        assert on_disk[-1] == step
+        return save(folder, step, *rest)
+
+    monkeypatch.setattr("model.training.run_folder.os.fsync", fsync)
+    monkeypatch.setattr(loop, "save_checkpoint", saved)
+    pretrain()
+    assert on_disk == [0, 3, 6, 9, 12]
 
 
 def test_time_between_the_lines_counts_too(pretrain, monkeypatch):
@@ -240,6 +260,19 @@ def test_bfloat16_products_leave_weights_and_moments_in_float32(pretrain, tmp_pa
     exact = pretrain("training.steps=2", folder=tmp_path / "exact").rows[-1]["loss"]
     assert recorder.rows[-1]["loss"] == pytest.approx(exact, abs=0.02)
     assert recorder.rows[-1]["loss"] != exact
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_validation_is_computed_in_the_precision_of_the_training(pretrain, precision):
+    seen = []
+
+    class Evaluated(Pretraining):
+        def evaluate(self, net):
+            seen.append((torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu"), net.training))
+            return super().evaluate(net)
+
+    pretrain("training.steps=1", f"training.precision={precision}", task=Evaluated)
+    assert seen == [(precision == "bfloat16", torch.bfloat16, False)]
 
 
 @pytest.mark.parametrize(
