@@ -3,7 +3,6 @@
 import shlex
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -21,13 +20,10 @@ from hunyuan_cli.options.train import (
     Set,
     Steps,
     TensorBoard,
+    changed_sections,
+    new_settings,
 )
 from hunyuan_cli.signals import FINISH_STEP, stop_on_signal
-
-if TYPE_CHECKING:
-    from model.training.settings import RunSettings
-
-LENGTHS = ("steps", "tokens", "flops")
 
 
 def train(
@@ -59,23 +55,24 @@ def train(
     from hunyuan_cli.views.training import data_progress, run_reporter
     from model.training import run_folder
     from model.training.pretraining import pretrain
+    from model.training.resume import resumed_settings
 
     options = {
         ("model", "preset"): model, ("data", "sources"): data, ("training", "seed"): seed, ("training", "device"): device,
         ("training", "steps"): steps, ("training", "tokens"): tokens, ("training", "flops"): flops,
         ("training", "init_from"): init_from and str(init_from),
     }  # fmt: skip
-    changes = _changes(options, settings)
+    changes = changed_sections(options, settings)
     if resume:
         if out is None:
             raise typer.BadParameter("--resume needs the folder of the run: add --out RUN")
         for name, value in {"--model": model, "--config": config, "--init-from": init_from}.items():
             if value is not None:
                 raise typer.BadParameter(f"{name} cannot change a run that is resumed: leave it out")
-        chosen = _resumed(out, changes)
+        chosen = resumed_settings(run_folder.settings_of(out), changes)
     else:
-        sections, name = _sections(config, changes, new_length=bool(steps or tokens or flops))
-        chosen, out = _resolve(sections), out or _free_folder(name)
+        chosen, name = new_settings(config, changes, new_length=bool(steps or tokens or flops))
+        out = out or _free_folder(name)
         run_folder.refuse_other_run(out)
 
     with ExitStack() as stack:
@@ -90,52 +87,6 @@ def train(
         raise typer.Exit(130)
     if not quiet:
         stderr(f"next: hunyuan infer 'def ' --checkpoint {folder}")
-
-
-def _changes(options: dict[tuple[str, str], Any], settings: list[str] | None) -> dict[str, dict[str, Any]]:
-    """What the command line says, by section; --set has the last word."""
-    from model.training.settings import override
-
-    changes: dict[str, dict[str, Any]] = {}
-    for (section, key), value in options.items():
-        if value is not None:
-            changes.setdefault(section, {})[key] = value
-    for assignment in settings or []:
-        override(changes, assignment)
-    return changes
-
-
-def _resumed(out: Path, changes: dict[str, dict[str, Any]]) -> "RunSettings":
-    from model.training import run_folder
-    from model.training.resume import resumed_settings
-
-    return resumed_settings(run_folder.settings_of(out), changes)
-
-
-def _sections(
-    config: Path | None, changes: dict[str, dict[str, Any]], *, new_length: bool
-) -> tuple[dict[str, dict[str, Any]], str]:
-    """The run file with what the command line changes, and a name for the run; a new length replaces the file's."""
-    from model.training.initial import take_over
-    from model.training.settings import read_sections
-
-    sections = read_sections(config) if config else {}
-    for name in LENGTHS if new_length else ():
-        sections.get("training", {}).pop(name, None)
-    for section, keys in changes.items():
-        sections[section] = sections.get(section, {}) | keys
-    if source := sections.get("training", {}).get("init_from"):
-        return take_over(sections, Path(source)), "run"
-    return sections, sections.get("model", {}).get("preset", "run" if config else "toy")
-
-
-def _resolve(sections: dict[str, dict[str, Any]]) -> "RunSettings":
-    import dataclasses
-
-    from model.training.settings import RunSettings
-
-    settings = RunSettings.from_sections(sections)
-    return dataclasses.replace(settings, data=settings.data.absolute())
 
 
 def _free_folder(name: str) -> Path:

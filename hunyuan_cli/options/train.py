@@ -1,9 +1,16 @@
-"""The options of `hunyuan train`."""
+"""The options of `hunyuan train`, and the settings of a run that they and its run file make."""
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from model.training.settings import RunSettings
+
+Sections = dict[str, dict[str, Any]]
 
 ConfigFile = Annotated[
     Path | None,
@@ -41,3 +48,33 @@ Resume = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Only warnings and the last line.")]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard events (extra: tensorboard).")]
+
+
+def changed_sections(options: Mapping[tuple[str, str], Any], assignments: list[str] | None) -> Sections:
+    """What the command line says, by section and key; --set has the last word."""
+    from model.training.settings import override
+
+    changes: Sections = {}
+    for (section, key), value in options.items():
+        if value is not None:
+            changes.setdefault(section, {})[key] = value
+    for assignment in assignments or []:
+        override(changes, assignment)
+    return changes
+
+
+def new_settings(config: Path | None, changes: Sections, *, new_length: bool) -> tuple["RunSettings", str]:
+    """The settings of a new run, of its run file and `changes`, and a name for it; a new length replaces the file's."""
+    from model.training.initial import take_over
+    from model.training.settings import RunSettings, read_sections
+
+    sections = read_sections(config) if config else {}
+    for name in ("steps", "tokens", "flops") if new_length else ():
+        sections.get("training", {}).pop(name, None)
+    for section, keys in changes.items():
+        sections[section] = sections.get(section, {}) | keys
+    name = sections.get("model", {}).get("preset", "run" if config else "toy")
+    if source := sections.get("training", {}).get("init_from"):
+        sections, name = take_over(sections, Path(source)), "run"
+    settings = RunSettings.from_sections(sections)
+    return dataclasses.replace(settings, data=settings.data.absolute()), name
