@@ -43,7 +43,8 @@ def place_keys(key: Tensor, layers: int, places: int) -> Tensor:
     """
     layer = torch.arange(layers, device=key.device)[:, None]
     place = torch.arange(places, device=key.device)
-    first = _mix((_mix((layer + GOLDEN) & WORD) + (key & WORD)) & WORD)  # (layers, 1)
+    # A compiler for accelerators may hold indices in 32 bits: the first thing that each meets is an int64 tensor.
+    first = _mix((layer + (key & WORD)) & WORD)  # (layers, 1)
     second = _mix(first ^ ((key >> 32) & WORD))
     return _mix(_mix((place + first) & WORD) ^ second)  # three bijections of 32-bit words, one after the other
 

@@ -33,7 +33,7 @@ def keys_by_numpy(seed: int, step: int, micro_batch: int, layers: int, places: i
     for word in words:
         high = lowbias32(high + word + golden)
     high &= np.uint32(0x7FFFFFFF)
-    first = lowbias32(lowbias32(np.arange(layers, dtype=np.uint32)[:, None] + golden) + low)
+    first = lowbias32(np.arange(layers, dtype=np.uint32)[:, None] + low)
     return lowbias32(lowbias32(np.arange(places, dtype=np.uint32) + first) ^ lowbias32(first ^ high))
 
 
@@ -50,8 +50,8 @@ def test_keys_are_these():
     """Another function would change every run with recycle routing."""
     assert int(routing_key(7, 3, 1)) == 339343264631222595
     assert place_keys(routing_key(7, 3, 1), 2, 3).tolist() == [
-        [2018531914, 3249112788, 1382398420],
-        [622308967, 2677561331, 1546786355],
+        [2339850080, 2190184068, 1221769958],
+        [2712680738, 2327195322, 3699969332],
     ]
 
 
@@ -66,6 +66,15 @@ def test_a_step_may_be_a_tensor_in_one_graph_without_a_wait(numbers):
     compiled = torch.compile(order, backend="aot_eager", fullgraph=True)
     expected = place_keys(routing_key(*numbers), 2, 40).argsort()
     assert compiled(torch.tensor(step), torch.tensor(micro_batch)).equal(expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_compiled_kernel_of_a_cuda_device_has_the_same_places():
+    """Its indices are 32 bits wide, where a product of hashes would overflow."""
+    compiled = torch.compile(lambda step: place_keys(routing_key(5, step, device="cuda"), 3, 40), fullgraph=True)
+    for step in (3, 2**40):
+        found = compiled(torch.tensor(step, device="cuda")).cpu()
+        assert found.equal(place_keys(routing_key(5, step), 3, 40))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
