@@ -81,8 +81,9 @@ def scale_fit(
 ) -> None:
     """Fit scaling laws of the best activated parameters and tokens against compute, with honest intervals.
 
-    Columns: flops (or budget), activated_params (or params, N), tokens (or D), loss, or names near them; one of the first
-    three may be missing. Cells may be 53.3M or 16,078,219.
+    Columns: flops (or budget), activated_params (or params, N), tokens (or D), loss, or names near these; one of the first
+    three may be missing. Numbers may be written 53.3M or 16,078,219.
+
     Exit status: 0 clean, 3 fitted with something left out or in doubt (named on standard error), 1 no law.
 
     Example: hunyuan scale-fit runs.csv --predict 1e18 --plot law.png
