@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from tiny import TINY, assert_same_run, rows_of
 
 from model.errors import CheckpointError, ConfigError
@@ -96,3 +97,11 @@ def test_the_lock_is_that_of_a_sweeps_cells(pretrain, tmp_path):
     with hold(tmp_path / "run" / LOCK), pytest.raises(CheckpointError, match="is being trained by another process"):
         pretrain("training.steps=2", resume=True)
     assert pretrain("training.steps=2", resume=True).summary["status"] == "finished"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_run_of_a_processor_goes_on_on_an_accelerator(pretrain, tmp_path):
+    pretrain(*RECYCLE, stop_after=5)
+    recorder = pretrain(*RECYCLE, "training.device=cuda", resume=True)
+    assert (recorder.plan.start_step, recorder.summary["status"]) == (5, "finished")
+    assert recorder.plan.device.startswith("cuda")
