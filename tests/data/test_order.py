@@ -157,3 +157,8 @@ def test_sampler_of_a_run_draws_in_proportion_to_tokens(tmp_path):
     sizes = [len(shard) for shard in corpus.train.values()]
     source, _ = Sampler.from_config(config, corpus, sequence_length=16, seed=0).draws(0, BLOCK)
     assert np.mean(source == 0) == pytest.approx(sizes[0] / sum(sizes), abs=1e-3)
+
+
+def test_validation_sequences_are_spread_over_the_whole_shard():
+    (batch,) = validation_batches({"a": shard(90)}, S, batch_size=100, max_tokens=9 * S)
+    assert (batch[:, 0] // S).tolist() == [0, 10, 20, 30, 40, 50, 60, 70, 80]

@@ -43,6 +43,11 @@ def test_distribution(sampling, expected):
     torch.testing.assert_close(found / found.sum(), expected / expected.sum())
 
 
+@pytest.mark.parametrize(("top_p", "kept"), [(0.25, 1), (0.26, 2), (0.5, 2), (0.75, 3), (0.76, 4)])
+def test_tokens_that_hold_exactly_top_p_need_no_other(top_p, kept):
+    assert int((distribution(torch.zeros(1, 4), Sampling(temperature=1, top_p=top_p)) > 0).sum()) == kept
+
+
 @pytest.mark.parametrize(
     "sampling", [Sampling(), Sampling(temperature=0.7, top_k=1), Sampling(temperature=2, top_p=1e-6)]
 )
