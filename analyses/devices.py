@@ -3,7 +3,11 @@
 The peak is that of bfloat16 matrix products summed in float32, without sparsity; None where the maker gives none.
 """
 
+import difflib
+import re
 from dataclasses import dataclass
+
+from model.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -30,3 +34,38 @@ DEVICES = {
     "mi355x": Device(288 * 10**9, 8_000 * 10**9, 2500e12, "AMD Instinct MI355X data sheet"),
     "m3-ultra": Device(512 * 10**9, 819 * 10**9, None, "Apple Mac Studio (2025) technical specifications"),
 }
+
+# Words in the names that drivers, shops and data sheets give a device; they change none of its figures here. PCIe and NVL
+# boards are other devices, with less bandwidth, and are not known under their chip's name.
+_SILENT = frozenset(
+    "nvidia amd apple geforce instinct tesla gpu sxm sxm4 sxm5 oam hbm2e hbm3 hbm3e gddr6x gddr7".split()
+)
+
+
+def find_device(name: str) -> str:
+    """The key in DEVICES of a device as people and drivers write it: H100, RTX4090, 4090, NVIDIA H100 80GB HBM3.
+
+    ConfigError names the nearest, or all that it may be, such as both sizes of an a100.
+    """
+    words = [word for word in re.split("[^a-z0-9]+", name.lower()) if word and word not in _SILENT]
+    asked = "".join(words)
+    exact = [key for key, device in DEVICES.items() if asked in _spellings(key, device)]
+    if len(exact) == 1:
+        return exact[0]
+    several = [key for key in DEVICES if key.split("-")[0] == asked]
+    if several:
+        raise ConfigError([f"--gpu {name!r} may be {' or '.join(several)}: name one of them"])
+    near = difflib.get_close_matches("-".join(words), DEVICES, n=1)
+    hint = (
+        f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(DEVICES)}, or give --memory and --bandwidth"
+    )
+    raise ConfigError([f"--gpu {name!r} is not known: {hint}"])
+
+
+def _spellings(key: str, device: Device) -> set[str]:
+    """A key without its dashes, with and without rtx and the size of its memory."""
+    size = str(device.memory // 10**9)
+    plain = key.replace("-", "").removesuffix(f"{size}gb")
+    bases = {plain, plain.removeprefix("rtx")}
+    sized = {base + size + unit for base in bases for unit in ("", "g", "gb")}
+    return sized if key.endswith("gb") else bases | sized

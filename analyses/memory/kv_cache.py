@@ -4,6 +4,7 @@ Rows are plain dicts, so that the command answers without loading pandas; `kv_ca
 """
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,9 @@ def kv_cache_rows(
 ) -> list[dict[str, Any]]:
     """One row for each format, context, batch and variant.
 
-    bytes_per_token is what a token adds in all layers together, before any sliding window is full; fraction_of_mha compares
-    bytes with those of the same model with MHA, in the same format and over all tokens.
+    bytes_per_token is what a token adds in all layers together until a sliding window is full. capped_layers counts the
+    cached layers whose window is shorter than the context, and bytes_per_token_at_context is the mean over the context.
+    fraction_of_mha compares bytes with those of the same model with MHA, in the same format and over all tokens.
     """
     rows = []
     for storage, context, batch in product(storages, contexts, batches):
@@ -50,9 +52,34 @@ def kv_cache_rows(
                     "bytes": size,
                     "gib": size / 2**30,
                     "fraction_of_mha": size / most,
+                    "bytes_per_token_at_context": size / (context * batch),
+                    "capped_layers": sum(_capped(variant.shape, context).values()),
                 }
             )
     return rows
+
+
+def window_notes(variants: Sequence[Variant], contexts: Sequence[int]) -> list[str]:
+    """Where sliding windows are shorter than the longest context: which layers keep less, one sentence a variant."""
+    notes, context = [], max(contexts)
+    for variant in variants:
+        capped = _capped(variant.shape, context)
+        if capped:
+            owners = sum(layer.attention.owns_cache for layer in variant.shape.layers)
+            kept = " and ".join(
+                f"{count} keep{'s' * (count == 1)} at most {window:,} tokens" for window, count in capped.items()
+            )
+            notes.append(
+                f"{variant.shape.name} {variant.name}: bytes per token holds until the windows are full; of {owners} cached "
+                f"layers {kept}"
+            )
+    return notes
+
+
+def _capped(shape: ModelShape, context: int) -> dict[int, int]:
+    """Cached layers by their window, of those whose window is shorter than the context."""
+    windows = [layer.attention.window for layer in shape.layers if layer.attention.owns_cache]
+    return dict(Counter(window for window in windows if window is not None and window < context))
 
 
 def kv_cache_table(

@@ -26,7 +26,9 @@ NO_LIMIT = 2**40  # tokens: a context beyond it is called unlimited, as with sli
 class Serving:
     """Where and how a model is served; ConfigError says what cannot be."""
 
+    gpu: str = ""  # the name of the device, where it has one
     memory: int = 0  # bytes of one device
+    bandwidth: int = 0  # bytes a second of one device
     devices: int = 1
     tensor_parallel: int | None = None  # devices of one replica; None is all
     data_parallel_attention: bool = False  # each device attends for sequences of its own, with all heads
@@ -208,7 +210,9 @@ def longest_context_rows(
 
 
 def _names(variant: Variant, serving: Serving) -> dict[str, Any]:
-    return {"model": variant.shape.name, "variant": variant.name, "own": variant.own, "dtype": serving.cache.name}
+    gpu = {"gpu": serving.gpu} if serving.gpu else {}
+    names = {"model": variant.shape.name, "variant": variant.name, "own": variant.own}
+    return names | gpu | {"weights": serving.weights.name, "dtype": serving.cache.name}
 
 
 def _terms(shape: ModelShape, serving: Serving, context: int, batch: int) -> dict[str, int]:
@@ -224,14 +228,12 @@ def decode_rows(
     servings: Iterable[Serving],
     contexts: Iterable[int],
     batches: Iterable[int],
-    *,
-    bandwidth: float,
 ) -> list[dict[str, Any]]:
-    """Decoding at the limit of memory bandwidth (bytes a second of one device): each step reads weights and the whole cache.
+    """Decoding at the limit of memory bandwidth: each step reads weights and the whole cache.
 
     No engine is faster; computing, communication and launches come on top. tokens_per_second is that of all replicas with
-    `batch` sequences each, fits whether the memory, where it is given, holds them, and times_mha the gain over the same
-    model with MHA.
+    `batch` sequences each. fits says whether the memory holds them; it is None where no memory is given. times_mha is the
+    gain over the same model with MHA.
     """
 
     def step(shape: ModelShape, serving: Serving, context: int, batch: int) -> tuple[int, int]:
@@ -240,7 +242,7 @@ def decode_rows(
     rows = []
     for variant, serving, context, batch in product(variants, servings, contexts, batches):
         weights, cache = step(variant.shape, serving, context, batch)
-        speed = batch * bandwidth / (weights + cache)
+        speed = batch * serving.bandwidth / (weights + cache)
         rows.append(
             _names(variant, serving)
             | {"context": context, "batch": batch, "weights_read_bytes": weights, "cache_read_bytes": cache}

@@ -1,34 +1,20 @@
 """`hunyuan params`: parameters by component, FLOPs per token, and training memory, of a preset or any known config.json."""
 
-from typing import Annotated, Literal
+from typing import Any
 
-import typer
-
+from hunyuan_cli.console import stderr
 from hunyuan_cli.options.common import Format, Models, ModelSet, Output
+from hunyuan_cli.options.models import CountAs, counted_models
+from hunyuan_cli.options.params import Batch, Context, Devices, ExpertParallel, Precision
 from hunyuan_cli.options.sizes import parse_context
 from hunyuan_cli.results import emit, result_format
 from hunyuan_cli.views.params import components, report_tables, side_by_side
-
-Context = Annotated[
-    str, typer.Option("--context", metavar="TOKENS", help="Context of attention and training, such as 8K.")
-]
-Batch = Annotated[
-    int, typer.Option("--batch", min=1, max=10**9, help="Sequences per device and micro-batch in training.")
-]
-Precision = Annotated[
-    Literal["bfloat16", "float32"], typer.Option("--precision", help="Precision of training's matrix products.")
-]
-Devices = Annotated[
-    int, typer.Option("--devices", min=1, max=10**6, help="Devices that share the training state (FSDP).")
-]
-ExpertParallel = Annotated[
-    int, typer.Option("--expert-parallel", min=1, max=10**6, help="Devices that share out the experts of a layer.")
-]
 
 
 def params(
     model: Models = None,
     settings: ModelSet = None,
+    counted_as: CountAs = None,
     context: Context = "4K",
     batch: Batch = 1,
     precision: Precision = "bfloat16",
@@ -42,25 +28,31 @@ def params(
     Example: hunyuan params --model hunyuan-large --devices 512 --expert-parallel 16 --context 8K
 
     Side by side: hunyuan params --model mixtral-8x22b --model deepseek-v3 --model downloads/config.json
+
+    A type that is not known: hunyuan params --model Kimi-K2/config.json --as deepseek_v3
     """
     from analyses.memory.params import params_report
-    from hunyuan_cli.models import model_shapes
 
-    reports = [
-        params_report(
-            shape,
+    reports: list[dict[str, Any]] = []
+    for counted in counted_models(model, settings, counted_as):
+        report = params_report(
+            counted.shape,
             context=parse_context(context),
             batch=batch,
             precision=precision,
             devices=devices,
             expert_parallel=expert_parallel,
         )
-        for shape in model_shapes(model or ["hunyuan-large"], settings)
-    ]
+        reports.append(report | ({"notes": list(counted.notes)} if counted.notes else {}))
     kind = result_format(format, output)
     if kind == "json":
         emit(reports[0] if len(reports) == 1 else {"models": reports}, format="json", output=output)
-    elif len(reports) > 1:
-        emit(side_by_side(reports), format=kind, output=output)
+        return
+    notes = "\n".join(f"note: {note}" for report in reports for note in report.get("notes", []))
+    if kind == "csv":
+        stderr(notes)
+    if len(reports) > 1:
+        emit(side_by_side(reports), format=kind, output=output, note=notes)
     else:
-        emit(components(reports[0]) if kind == "csv" else report_tables(reports[0]), format=kind, output=output)
+        shown = components(reports[0]) if kind == "csv" else report_tables(reports[0])
+        emit(shown, format=kind, output=output, note=notes)

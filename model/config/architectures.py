@@ -19,14 +19,17 @@ from model.errors import ConfigError
 def read_shape(values: dict[str, Any], name: str, *, changed: Iterable[str] = ()) -> ModelShape:
     """The shape that a config.json describes: one of READERS by its model_type, this project's own where it has none.
 
-    A config.json holds much that has no bearing on sizes; a key in `changed` that is not read is refused.
+    Most keys of a config.json have no bearing on sizes. A key in `changed` that is not read is refused.
     """
     if "model_type" not in values:
-        return shape_of(HunyuanConfig.from_dict(values), name)
+        return shape_of(_own_config(values, name), name)
     kind = values["model_type"]
     if not isinstance(kind, str) or kind not in READERS:
         raise ConfigError(
-            [f"{name} has the model type {reprlib.repr(kind)}, which is not known: known are {', '.join(READERS)}"]
+            [
+                f"{name} has the model type {reprlib.repr(kind)}, which is not known: known are {', '.join(READERS)}; "
+                "--as counts it as one of them"
+            ]
         )
     keys = ConfigKeys(values)
     layers = READERS[kind](keys, range(keys.size("num_hidden_layers", most=10_000)))
@@ -45,6 +48,21 @@ def read_shape(values: dict[str, Any], name: str, *, changed: Iterable[str] = ()
     return shape
 
 
+def _own_config(values: dict[str, Any], name: str) -> HunyuanConfig:
+    """This project's configuration; a file of mostly other keys is somebody else's, which one sentence says."""
+    fields = {field.name for field in dataclasses.fields(HunyuanConfig)}
+    others = [str(key) for key in values if key not in fields]
+    if 3 * len(others) > len(values) or (others and not fields & values.keys()):
+        shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        raise ConfigError(
+            [
+                f"{name} has no model_type, and keys that are not this project's ({shown}): take the config.json that "
+                "transformers reads, or say with --as which type it is"
+            ]
+        )
+    return HunyuanConfig.from_dict(values)
+
+
 def buildable_config(values: dict[str, Any], name: str) -> HunyuanConfig:
     """The configuration that builds this project's block at the sizes of a config.json; ConfigError says why none does.
 
@@ -52,7 +70,7 @@ def buildable_config(values: dict[str, Any], name: str) -> HunyuanConfig:
     Llama 3.1 scales its rotation. Of the Hunyuan families it is the same (model/config/released.py).
     """
     if "model_type" not in values:
-        return HunyuanConfig.from_dict(values)
+        return _own_config(values, name)
     shape = read_shape(values, name)
     first = shape.layers[0]
     owners = [index for index, layer in enumerate(shape.layers) if layer.attention.owns_cache]
@@ -131,6 +149,8 @@ def _qwen3(keys: ConfigKeys, layers: range) -> Iterable[Layer]:
 
 
 def _hunyuan_dense(keys: ConfigKeys, layers: range) -> Iterable[Layer]:
+    _released_head_dim(keys)
+    _refuse_unknown_sizes(keys, latent=False)
     return _dense(keys, layers, qk_norm=True)
 
 
@@ -157,11 +177,8 @@ def _qwen3_moe(keys: ConfigKeys, layers: range) -> Iterable[Layer]:
         yield Layer(attention=layer.attention, feed_forward=block if mixture else layer.feed_forward)
 
 
-def _deepseek(keys: ConfigKeys, layers: range, *, router_bias: bool = False) -> Iterable[Layer]:
-    """Latent attention; the first layers dense, then fine-grained experts beside shared ones."""
-    keys.no_mlp_bias()
-    keys.need("q_lora_rank", "n_shared_experts", *(("first_k_dense_replace",) if router_bias else ()))
-    attention = LatentAttention(
+def _latent_attention(keys: ConfigKeys) -> LatentAttention:
+    return LatentAttention(
         heads=keys.size("num_attention_heads", most=100_000),
         q_lora_rank=keys.optional_size("q_lora_rank"),
         kv_lora_rank=keys.size("kv_lora_rank"),
@@ -170,6 +187,13 @@ def _deepseek(keys: ConfigKeys, layers: range, *, router_bias: bool = False) -> 
         v_head_dim=keys.size("v_head_dim"),
         bias=keys.flag("attention_bias", False),
     )
+
+
+def _deepseek(keys: ConfigKeys, layers: range, *, router_bias: bool = False) -> Iterable[Layer]:
+    """Latent attention; the first layers dense, then fine-grained experts beside shared ones."""
+    keys.no_mlp_bias()
+    keys.need("q_lora_rank", "n_shared_experts", *(("first_k_dense_replace",) if router_bias else ()))
+    attention = _latent_attention(keys)
     count, topk = keys.experts("n_routed_experts", "num_experts", "num_local_experts")
     expert = keys.size("moe_intermediate_size")
     shared = keys.size("n_shared_experts", default=0, least=0)
@@ -187,33 +211,82 @@ def _deepseek_v3(keys: ConfigKeys, layers: range) -> Iterable[Layer]:
     return _deepseek(keys, layers, router_bias=True)
 
 
+# The switches of the Hunyuan families: the values under which this project computes what the released code does
+# (model/config/released.py refuses others before a model is built), and whether others change the sizes, too.
+SWITCHES: dict[str, tuple[tuple[Any, ...], bool]] = {
+    "hidden_act": (("silu",), False),
+    "mlp_bias": ((False,), True),
+    "use_mla": ((False,), True),
+    "use_rotary_pos_emb": ((True,), True),
+    "norm_type": (("rms", "hf_rms", "fused"), True),
+    "group_limited_greedy": ((False,), False),
+    "routed_scaling_factor": ((False, 1.0), False),
+    "moe_layer_num_skipped": ((0,), True),
+    "moe_router_use_sigmoid": ((False,), True),
+    "add_classification_head": ((False,), True),
+}
+_COUNTED = {"use_mla", "moe_layer_num_skipped"}  # of those, what _hunyuan counts at any value
+
+
+def _refuse_unknown_sizes(keys: ConfigKeys, *, latent: bool = True) -> None:
+    """Notes every switch at a value whose parameters are not counted here."""
+    for key, (allowed, sizes) in SWITCHES.items():
+        value = keys.find(key)[1]
+        if sizes and value is not None and value not in allowed and not (latent and key in _COUNTED):
+            keys.refuse(key, f"{str(allowed[0]).lower()} for its parameters to be known here")
+
+
+def _released_head_dim(keys: ConfigKeys) -> None:
+    """attention_head_dim is the release's other name of head_dim; both must agree."""
+    if keys.find("attention_head_dim")[1] is None:
+        return
+    size = keys.size("attention_head_dim")
+    if keys.find("head_dim")[1] not in (None, size):
+        keys.refuse("attention_head_dim", f"the same as head_dim, {reprlib.repr(keys.values['head_dim'])}")
+    else:
+        keys.values = keys.values | {"head_dim": size}
+
+
 def _hunyuan(keys: ConfigKeys, layers: range) -> Iterable[Layer]:
-    """As released: Hunyuan-Large, and A13B, whose expert counts and widths may be lists, one entry a layer."""
-    heads, kv_heads, head_dim = keys.heads()
-    bias = keys.flag("attention_bias", False)
-    qk_norm = keys.flag("use_qk_norm", keys.values["model_type"] == "hunyuan_v1_moe")
+    """As released: Hunyuan-Large, and A13B. Counts and widths of experts may be lists, one entry a layer.
+
+    The first moe_layer_num_skipped layers are dense; use_mla takes latent attention.
+    """
+    _refuse_unknown_sizes(keys)
+    _released_head_dim(keys)
     share = keys.size("cla_share_factor", default=1) if keys.flag("use_cla", False) else 1
-    count = keys.size("num_experts", default=1)
+    own = _latent_attention(keys) if keys.flag("use_mla", False) else _released_attention(keys)
+    counts = keys.per_layer("num_experts", layers=layers, default=1)
+    skipped = keys.size("moe_layer_num_skipped", default=0, least=0) if max(counts, default=1) > 1 else len(layers)
     width = keys.size("intermediate_size")
     widths = keys.per_layer("moe_intermediate_size", layers=layers, default=width)
     topk_key, _ = keys.find("moe_topk", "num_experts_per_tok")
     topk = keys.per_layer(topk_key, layers=layers, default=1)
     shared = keys.per_layer("num_shared_expert", layers=layers, default=1, least=0)
-    if max(topk, default=1) > count:
-        keys.refuse(topk_key, f"between 1 and the {count} experts", beside="num_experts")
+    few = next((count for count, chosen in zip(counts, topk, strict=True) if chosen > count), None)
+    if few is not None:
+        keys.refuse(topk_key, f"between 1 and the {few} experts", beside="num_experts")
     mixed = keys.flag("use_mixed_mlp_moe", True)
     for index in layers:
-        attention = Attention(
-            heads=heads, kv_heads=kv_heads, head_dim=head_dim, owns_cache=index % share == 0,
-            qk_norm=qk_norm, qkv_bias=bias, output_bias=bias,
-        )  # fmt: skip
         mixture = FeedForward(
             shared_size=shared[index] * widths[index] * mixed,
             routed_size=widths[index],
-            num_experts=count,
+            num_experts=counts[index],
             topk=topk[index],
         )
-        yield Layer(attention=attention, feed_forward=mixture if count > 1 else FeedForward(shared_size=width))
+        yield Layer(
+            attention=dataclasses.replace(own, owns_cache=index % share == 0),
+            feed_forward=mixture if index >= skipped else FeedForward(shared_size=width),
+        )
+
+
+def _released_attention(keys: ConfigKeys) -> Attention:
+    heads, kv_heads, head_dim = keys.heads()
+    bias = keys.flag("attention_bias", False)
+    qk_norm = keys.flag("use_qk_norm", keys.values["model_type"] == "hunyuan_v1_moe")
+    return Attention(
+        heads=heads, kv_heads=kv_heads, head_dim=head_dim, qk_norm=qk_norm, qkv_bias=bias, output_bias=bias
+    )
 
 
 READERS: dict[str, Callable[[ConfigKeys, range], Iterable[Layer]]] = {

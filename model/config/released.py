@@ -11,7 +11,7 @@ The release's overlapping flags (use_cla, use_mixed_mlp_moe, moe_drop_tokens, mo
 import reprlib
 from typing import Any, Literal
 
-from model.config.architectures import buildable_config
+from model.config.architectures import SWITCHES, buildable_config
 from model.config.hunyuan import Convention, HunyuanConfig
 from model.errors import CheckpointError, ConfigError
 
@@ -20,19 +20,6 @@ CONVENTION_OF: dict[str, Convention] = {
     "hunyuan": "hunyuan-large",
     "hunyuan_v1_moe": "hunyuan-a13b",
     "hunyuan_v1_dense": "hunyuan-a13b",
-}
-# Switches that change what the released code computes, with the values under which it is what this project computes.
-_KNOWN: dict[str, tuple[Any, ...]] = {
-    "hidden_act": ("silu",),
-    "mlp_bias": (False,),
-    "use_mla": (False,),
-    "use_rotary_pos_emb": (True,),
-    "norm_type": ("rms", "hf_rms", "fused"),
-    "group_limited_greedy": (False,),
-    "routed_scaling_factor": (False, 1.0),
-    "moe_layer_num_skipped": (0,),
-    "moe_router_use_sigmoid": (False,),
-    "add_classification_head": (False,),
 }
 
 
@@ -51,7 +38,7 @@ def read_config(values: dict[str, Any], name: str) -> HunyuanConfig:
         )
     problems = [
         f"{name} has {key} {reprlib.repr(values[key])}, which this project does not compute: it knows {allowed[0]!r}"
-        for key, allowed in _KNOWN.items()
+        for key, (allowed, _) in SWITCHES.items()
         if values.get(key) is not None and values[key] not in allowed
     ]
     if kind != "hunyuan" and values.get("use_cla"):

@@ -11,6 +11,7 @@ import pytest
 
 from hunyuan_cli.main import run
 from model.config import HunyuanConfig
+from model.config.presets import COMPARED
 
 ROOT = Path(__file__).parents[2]
 LLAMA = {
@@ -59,10 +60,66 @@ def test_the_table_marks_the_models_own_and_says_once_what_is_always_the_same(ca
     assert out.count("hunyuan-large") < 8
 
 
-def test_csv_is_the_first_table(capsys):
-    assert run(["kv-cache", "--format", "csv", "--gpu", "h200", "--devices", "16"]) == 0
-    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+def test_csv_is_one_table_and_names_the_others(capsys):
+    arguments = ["kv-cache", "--format", "csv", "--gpu", "h200", "--devices", "16"]
+    assert run(arguments) == 0
+    out, err = capsys.readouterr()
+    rows = list(csv.DictReader(io.StringIO(out)))
     assert [int(row["bytes_per_token"]) for row in rows] == [1_638_400, 163_840, 20_480, 819_200, 81_920]
+    assert "--table largest_batch or longest_context or decoding gives another" in err
+    assert run([*arguments, "--table", "decoding"]) == 0
+    out, err = capsys.readouterr()
+    assert [row["variant"] for row in csv.DictReader(io.StringIO(out)) if row["tokens_per_second"]] == [
+        "MHA", "GQA", "MQA", "CLA", "GQA+CLA",
+    ]  # fmt: skip
+    assert "--table" not in err
+
+
+def test_weights_are_of_the_format_that_the_config_says(capsys, tmp_path):
+    """DeepSeek-V3's own config.json says fp8, with which 8 H200 hold 17 sequences of 32K; bf16 fits not even once."""
+    values = COMPARED["deepseek-v3"] | {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    machine = ["--model", str(tmp_path), "--variant", "MLA", "--context", "32K", "--gpu", "H200", "--devices", "8"]
+    found = document(capsys, *machine)
+    assert [row["largest_batch"] for row in found["largest_batch"]] == [17]
+    assert found["weights"][0]["format"] == "fp8" and "method fp8" in found["weights"][0]["reason"]
+    assert any("weights are counted as fp8: its quantization_config" in note for note in found["notes"])
+    assert document(capsys, *machine, "--weights", "bf16")["largest_batch"][0]["largest_batch"] == 0
+    (tmp_path / "config.json").write_text(json.dumps(values | {"quantization_config": {"quant_method": "quip"}}))
+    found = document(capsys, *machine)
+    assert found["largest_batch"][0]["largest_batch"] == 0
+    assert any("method 'quip', whose bits are not known" in note for note in found["notes"])
+
+
+def test_several_devices_are_compared_in_one_table(capsys):
+    found = document(capsys, "--model", "llama-3.1-8b", "--variant", "GQA", "--gpu", "H100,4090", "--gpu", "h200")
+    assert found["gpu"] == ["h100", "rtx-4090", "h200"]
+    assert [row["gpu"] for row in found["decoding"]] == ["h100", "rtx-4090", "h200"]
+    speeds = [row["tokens_per_second"] for row in found["decoding"]]
+    assert [speed / speeds[0] for speed in speeds] == pytest.approx([1, 1_008 / 3_350, 4_800 / 3_350])
+    assert found["largest_batch"][1]["largest_batch"] == 0 < found["largest_batch"][2]["largest_batch"]
+
+
+def test_windows_that_cap_the_cache_are_said(capsys):
+    arguments = ["--model", "llama-3.1-70b", "--variant", "GQA+SWA:1024*5/GQA", "--context", "1M"]
+    row = document(capsys, *arguments)["rows"][0]
+    token, context = 2 * 8 * 128 * 2, 2**20  # bytes of one layer
+    assert row["bytes_per_token"] == 80 * token and row["capped_layers"] == 67
+    assert row["bytes"] == token * (67 * 1024 + 13 * context)
+    assert row["bytes_per_token_at_context"] == row["bytes"] / context
+    assert run(["kv-cache", *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "of 80 cached layers 67 keep at most 1,024 tokens" in out and "capped layers" in out
+    assert run(["kv-cache"]) == 0
+    assert "capped" not in capsys.readouterr().out
+
+
+def test_a_name_with_underscores_stays(capsys, tmp_path):
+    (tmp_path / "my_model_v2").mkdir()
+    (tmp_path / "my_model_v2" / "config.json").write_text(json.dumps(LLAMA))
+    for command in ("kv-cache", "params"):
+        assert run([command, "--model", str(tmp_path / "my_model_v2")]) == 0
+        assert "my_model_v2" in capsys.readouterr().out
 
 
 def test_models_side_by_side_changed_and_from_files(capsys, tmp_path):
@@ -79,10 +136,10 @@ def test_models_side_by_side_changed_and_from_files(capsys, tmp_path):
     assert changed["rows"][0]["bytes_per_token"] == 2 * 2048
 
 
-COMPARED = ("hunyuan-large", "llama-3.1-405b", "llama-3.1-70b", "mixtral-8x22b", "deepseek-v2", "deepseek-v2.5")
+SIDE_BY_SIDE = ("hunyuan-large", "llama-3.1-405b", "llama-3.1-70b", "mixtral-8x22b", "deepseek-v2", "deepseek-v2.5")
 
 
-@pytest.mark.parametrize("arguments", [[], ["--context", "128K", *(f"--model={name}" for name in COMPARED)]])
+@pytest.mark.parametrize("arguments", [[], ["--context", "128K", *(f"--model={name}" for name in SIDE_BY_SIDE)]])
 def test_the_readme_shows_what_is_printed(arguments, capsys):
     assert run(["kv-cache", *arguments]) == 0
     assert capsys.readouterr().out in (ROOT / "README.md").read_text(encoding="utf-8")
@@ -142,6 +199,14 @@ BAD = [
     ["--gpu", "h2000"],
     ["--memory", "12GX"],
     ["--memory", "0"],
+    ["--memory", "80"],
+    ["--bandwidth", "3350"],
+    ["--gpu", "a100"],
+    ["--gpu", "h100,"],
+    ["--table", "decoding"],
+    ["--table", "rows", "--format", "json"],
+    ["--as", "deepseek_v3"],
+    ["--as", "nothing"],
     ["--bandwidth", "fast"],
     ["--memory", "80GB", "--reserve", "100%"],
     ["--memory", "80GB", "--reserve", "abc"],

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from hunyuan_cli.main import run
+from model.config.presets import COMPARED
 
 
 def test_the_document_of_one_model_is_the_contract(capsys):
@@ -52,6 +53,19 @@ def test_a_changed_model(capsys):
     assert run(["params", "--model", "toy", "--set", "model.num_experts=32", "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["components"]["routed"]["total"] == 2 * 6_291_456
+
+
+def test_what_was_counted_instead_is_said(capsys, tmp_path):
+    values = COMPARED["deepseek-v3"] | {"model_type": "kimi_k2"}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    arguments = ["params", "--model", str(tmp_path), "--as", "deepseek_v3"]
+    assert run([*arguments, "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["total"] == 671_026_419_200 and "counted as deepseek_v3" in found["notes"][0]
+    assert run(arguments) == 0
+    assert "note: " in capsys.readouterr().out
+    assert run([*arguments, "--format", "csv"]) == 0
+    assert "counted as deepseek_v3" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,8 @@ def test_the_table_is_a_frame_with_the_columns_of_the_contract():
     table = kv_cache_table(HunyuanConfig.from_name("hunyuan-large"), context=32_768, batch=2)
     assert isinstance(table, pd.DataFrame)
     assert list(table.columns) == [
-        "model", "variant", "own", "context", "batch", "dtype", "bytes_per_token", "bytes", "gib", "fraction_of_mha"
+        "model", "variant", "own", "context", "batch", "dtype", "bytes_per_token", "bytes", "gib", "fraction_of_mha",
+        "bytes_per_token_at_context", "capped_layers",
     ]  # fmt: skip
     assert list(table["gib"]) == [100, 10, 1.25, 50, 5]
     assert len(kv_cache_table(V2, storage=STORAGE["fp8"])) == 6
