@@ -18,6 +18,7 @@ class DataConfig:
     anneal_sources: tuple[str, ...] = ()  # the mixture of the annealing phase; empty: the same sources
     anneal_weights: tuple[float, ...] = ()  # shares of the annealing phase; empty: as `weights`, or by tokens
     text_key: str = "text"  # the key of a jsonl line, the column of a parquet file or data set
+    encoding: str = "utf-8"  # of text and JSON files, as Python names it: latin-1, utf-16, ...
     validation_fraction: float = 0.05  # share of the documents that is never trained on
     tokenizer: str = ""  # a tokenizer.json, or a folder with one; empty: one is trained on the corpus
     cache_dir: str = ""  # empty: $HUNYUAN_CACHE, else $XDG_CACHE_HOME/hunyuan, else ~/.cache/hunyuan
@@ -36,6 +37,10 @@ class DataConfig:
             problems.append('data.sources is empty: name a file, a folder, or "stdlib"')
         if not (isinstance(self.text_key, str) and self.text_key):
             problems.append(f"data.text_key is {self.text_key!r}: give the name of the key that holds the text")
+        if not _is_encoding(self.encoding):
+            problems.append(
+                f"data.encoding is {self.encoding!r}: give utf-8, latin-1, utf-16 or another that Python knows"
+            )
         if not (_is_number(self.validation_fraction) and 0 < self.validation_fraction < 1):
             problems.append(f"data.validation_fraction is {self.validation_fraction!r}: give a share between 0 and 1")
         for name in ("tokenizer", "cache_dir"):
@@ -82,6 +87,13 @@ class DataConfig:
             dict(zip(self.sources, main, strict=True)),
             dict(zip(self._anneal_sources, anneal, strict=True)),
         )
+
+
+def _is_encoding(name: object) -> bool:
+    try:
+        return isinstance(name, str) and "".encode(name) is not None
+    except (LookupError, ValueError):
+        return False
 
 
 def _is_number(value: object) -> bool:

@@ -9,8 +9,9 @@ memory a batch at a time (a source of few documents whole, while its pieces are 
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.data.cache import cache_folder, write_file
@@ -36,6 +37,7 @@ class Corpus:
     train: dict[str, TokenShard]  # by source
     validation: dict[str, TokenShard]
     fingerprint: str  # of all text, its split and the tokenizer, not of the paths
+    left_out: Mapping[str, int] = field(default_factory=dict)  # how much was passed over, by reason
 
     @property
     def bytes_per_token(self) -> float:
@@ -48,12 +50,13 @@ def prepare_corpus(config: DataConfig, vocab_size: int, progress: Progress | Non
     """Reads the sources and returns their shards, from the cache where the text, split and tokenizer are the same."""
     report = progress or (lambda stage, share: None)
     folder = cache_folder(config.cache_dir)
-    sources = [_scan(spec, config, report) for spec in config.all_sources]
+    left_out: Counter[str] = Counter()
+    sources = [_scan(spec, config, report, left_out) for spec in config.all_sources]
     tokenizer = _tokenizer(config.tokenizer, sources, vocab_size, folder, report)
     train = {source.spec: _shard(source, "train", tokenizer, folder, report) for source in sources}
     validation = {source.spec: _shard(source, "validation", tokenizer, folder, report) for source in sources}
     parts = [shard.fingerprint for shard in (*train.values(), *validation.values())]
-    return Corpus(tokenizer, train, validation, _fingerprint(parts))
+    return Corpus(tokenizer, train, validation, _fingerprint(parts), left_out)
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class _Source:
 
     spec: str
     text_key: str
+    encoding: str
     content: str  # sha256 of its documents in order
     text_bytes: int
     split: Split
@@ -73,7 +77,7 @@ class _Source:
     def texts(self, side: str) -> Iterator[str]:
         """The documents of "train" or "validation"."""
         content = _Content()
-        for text in content.watch(read_source(self.spec, self.text_key)):
+        for text in content.watch(read_source(self.spec, self.text_key, self.encoding)):
             yield from (part for held_back, part in self.split.parts(text) if held_back == (side == "validation"))
         if content.hexdigest() != self.content:
             raise DataError(f"{self.spec} changed while it was read: start again once nothing writes to it")
@@ -97,13 +101,13 @@ class _Content:
         return self._digest.hexdigest()
 
 
-def _scan(spec: str, config: DataConfig, report: Progress) -> _Source:
+def _scan(spec: str, config: DataConfig, report: Progress, left_out: Counter[str]) -> _Source:
     report(f"reading {spec}", 0.0)
     content = _Content()
-    documents = read_source(spec, config.text_key)
+    documents = read_source(spec, config.text_key, config.encoding, left_out)
     split = plan_split(content.watch(documents), config.validation_fraction, spec)
     report(f"reading {spec}", 1.0)
-    return _Source(spec, config.text_key, content.hexdigest(), content.text_bytes, split)
+    return _Source(spec, config.text_key, config.encoding, content.hexdigest(), content.text_bytes, split)
 
 
 def _tokenizer(path: str, sources: list[_Source], vocab_size: int, folder: Path, report: Progress) -> TextTokenizer:

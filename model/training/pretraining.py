@@ -122,9 +122,10 @@ def pretrain(
 
 
 def describe(corpus: Corpus) -> str:
-    """One line on the text: sources, tokens, bytes per token."""
+    """One line on the text: sources, tokens, bytes per token, and what was left out of it and why."""
     train_tokens, validation_tokens = (sum(map(len, side.values())) for side in (corpus.train, corpus.validation))
     sizes = (
         f"{train_tokens:,} training and {validation_tokens:,} validation tokens of {corpus.bytes_per_token:.2f} bytes"
     )
-    return f"{', '.join(corpus.train)}: {sizes}"
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in corpus.left_out.items())
+    return f"{', '.join(corpus.train)}: {sizes}" + (f"; left out: {left_out}" if left_out else "")

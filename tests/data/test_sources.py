@@ -120,7 +120,11 @@ def test_a_missing_package_names_the_extra(monkeypatch, tmp_path, package, spec)
         ("no*.txt", None, "has no file that can be read"),
         ("empty.txt", b"", "empty.txt is empty"),
         ("blank.txt", b" \n\n", "blank.txt has no text in it"),
-        ("a.csv", b"x", "a.csv is not one of the files that can be read: .jsonl, .md, .parquet, .py, .txt"),
+        (
+            "a.csv",
+            b"x",
+            "a.csv is not one of the files that can be read: .json, .jsonl, .md, .parquet, .py, .txt; all but",
+        ),
         ("a.txt", b"one\ntwo\nth\xffree\n", "a.txt, line 3: byte 0xff is not UTF-8"),
         ("bom.txt", b"\xef\xbb\xbfone\n\xc3", "bom.txt, line 2: byte 0xc3 is not UTF-8"),
         ("a.jsonl", b'{"text": "a"}\n{"text": "\xe9"}\n', "a.jsonl, line 2: byte 0xe9 is not UTF-8"),
@@ -149,7 +153,9 @@ def test_bad_input_is_one_sentence_with_the_path(tmp_path, name, content, messag
 
 def test_a_folder_with_nothing_usable_says_what_is_taken(tmp_path):
     (tmp_path / "image.png").touch()
-    with pytest.raises(DataError, match=r"has no file that can be read: put \.jsonl, \.md, \.parquet, \.py, \.txt"):
+    with pytest.raises(
+        DataError, match=r"has no file that can be read: put files of these kinds there: \.json, \.jsonl"
+    ):
         texts(tmp_path)
 
 
@@ -157,10 +163,10 @@ def test_an_unreadable_file_names_itself(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     path.write_text("x")
 
-    def refuse(self):
+    def refuse(self, *arguments):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+    monkeypatch.setattr("pathlib.Path.open", refuse)
     with pytest.raises(DataError, match=r"a\.txt cannot be read \(Permission denied\)"):
         texts(tmp_path)
 
