@@ -51,7 +51,8 @@ def prepare_corpus(config: DataConfig, vocab_size: int, progress: Progress | Non
     report = progress or (lambda stage, share: None)
     folder = cache_folder(config.cache_dir)
     left_out: Counter[str] = Counter()
-    sources = [_scan(spec, config, report, left_out) for spec in config.all_sources]
+    first_splits: dict[bytes, Split] = {}  # of every document, by its sha256: that of the first source that has it
+    sources = [_scan(spec, config, report, left_out, first_splits) for spec in config.all_sources]
     tokenizer = _tokenizer(config.tokenizer, sources, vocab_size, folder, report)
     train = {source.spec: _shard(source, "train", tokenizer, folder, report) for source in sources}
     validation = {source.spec: _shard(source, "validation", tokenizer, folder, report) for source in sources}
@@ -69,45 +70,76 @@ class _Source:
     content: str  # sha256 of its documents in order
     text_bytes: int
     split: Split
+    shared: Mapping[
+        bytes, Split
+    ]  # its documents that an earlier source has and parts otherwise: they are parted as there
 
     @property
     def key(self) -> list[object]:
-        return [self.content, self.split.fraction, self.split.piece_chars, self.split.salt]
+        others = sorted((digest.hex(), *_numbers(split)) for digest, split in self.shared.items())
+        return [self.content, *_numbers(self.split), *([others] if others else [])]
 
     def texts(self, side: str) -> Iterator[str]:
         """The documents of "train" or "validation"."""
         content = _Content()
         for text in content.watch(read_source(self.spec, self.text_key, self.encoding)):
-            yield from (part for held_back, part in self.split.parts(text) if held_back == (side == "validation"))
+            split = self.shared.get(_digest(text), self.split) if self.shared else self.split
+            yield from (part for held_back, part in split.parts(text) if held_back == (side == "validation"))
         if content.hexdigest() != self.content:
             raise DataError(f"{self.spec} changed while it was read: start again once nothing writes to it")
 
 
-class _Content:
-    """The digest and size of documents as they go by."""
+def _numbers(split: Split) -> list[float]:
+    return [split.fraction, split.piece_chars, split.salt]
 
-    def __init__(self) -> None:
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+class _Content:
+    """The digests and size of documents as they go by."""
+
+    def __init__(self, keep: bool = False) -> None:
         self.text_bytes = 0
+        self.documents: set[bytes] = set()  # filled where `keep` says so
+        self._keep = keep
         self._digest = hashlib.sha256()
 
     def watch(self, documents: Iterable[tuple[str, str]]) -> Iterator[str]:
         for _, text in documents:
             encoded = text.encode()
             self.text_bytes += len(encoded)
-            self._digest.update(hashlib.sha256(encoded).digest())
+            digest = hashlib.sha256(encoded).digest()
+            self._digest.update(digest)
+            if self._keep:
+                self.documents.add(digest)
             yield text
 
     def hexdigest(self) -> str:
         return self._digest.hexdigest()
 
 
-def _scan(spec: str, config: DataConfig, report: Progress, left_out: Counter[str]) -> _Source:
+def _scan(
+    spec: str, config: DataConfig, report: Progress, left_out: Counter[str], first_splits: dict[bytes, Split]
+) -> _Source:
     report(f"reading {spec}", 0.0)
-    content = _Content()
+    content = _Content(keep=len(config.all_sources) > 1)
     documents = read_source(spec, config.text_key, config.encoding, left_out)
     split = plan_split(content.watch(documents), config.validation_fraction, spec)
     report(f"reading {spec}", 1.0)
-    return _Source(spec, config.text_key, config.encoding, content.hexdigest(), content.text_bytes, split)
+    shared = {}
+    for digest in content.documents:
+        if first_splits.setdefault(digest, split) != split:
+            shared[digest] = first_splits[digest]
+    source = _Source(spec, config.text_key, config.encoding, content.hexdigest(), content.text_bytes, split, shared)
+    for side in ("train", "validation") if shared else ():
+        if next(source.texts(side), None) is None:
+            raise DataError(
+                f"{spec} has no text for {side}: an earlier source has the same documents and decides their side; "
+                "leave it out or add others"
+            )
+    return source
 
 
 def _tokenizer(path: str, sources: list[_Source], vocab_size: int, folder: Path, report: Progress) -> TextTokenizer:

@@ -1,6 +1,7 @@
 """Train and validation, told apart by content: the sha256 of a text alone decides its side.
 
-So a document keeps its side when others come or go, and two copies of one text are never on both sides of a source.
+So a document keeps its side when others come or go, and two copies of one text are never on both sides, nor in two
+sources: there the first of them decides (corpus.py).
 A source of fewer than 50 documents is first cut into pieces at line boundaries, and pieces are held back; the text
 between two of them stays one document. At least one unit is held back and one kept, whatever the fraction.
 """
