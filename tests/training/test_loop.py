@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tiny import assert_same_run, checkpoint, rows_of, weights
 
 from model.counts import activated_params, total_params, training_flops_per_token
-from model.device import compute_dtype, measure_peak_flops, pick_device
+from model.device import compute_dtype, pick_device
 from model.errors import ConfigError, TrainingError
 from model.training import loop
 from model.training.metrics import PATIENCE
@@ -299,7 +299,3 @@ def test_a_device_that_is_not_there(name, says):
 )
 def test_precision_of_products(precision, device, dtype):
     assert compute_dtype(precision, torch.device(device)) == dtype
-
-
-def test_the_measured_ceiling_is_a_speed():
-    assert 1e8 < measure_peak_flops(torch.device("cpu"), torch.float32) < 1e14
