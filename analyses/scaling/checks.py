@@ -7,17 +7,15 @@ parabola misfits shows as these two terms, and its far ends are not mistaken for
 
 import math
 from collections.abc import Sequence
-from itertools import combinations
 
 import numpy as np
 
 from analyses.scaling.parabola import BudgetFit, Design, distinct_sizes
 from analyses.scaling.runs import Runs
+from analyses.scaling.suspects import MIN_SIZES, SMALLEST, find_suspects
 
 OUTLIER_LEVEL = 0.01  # probability that a clean study has any run taken for an outlier
-CANDIDATE = 6.0  # robust standard deviations, which are small for few runs, that make a run worth testing
 MISFITS = 5.0  # root mean squares of plain parabolas' residuals that an outlier exceeds
-SMALLEST = 1e-7  # of the loss: less than this is rounding, not an outlier
 
 
 def lack_of_fit(budgets: Sequence[BudgetFit]) -> float:
@@ -60,114 +58,84 @@ def _higher_terms(design: Design, log_params: np.ndarray) -> np.ndarray:
 def find_outliers(runs: Runs) -> dict[int, float]:
     """Indices of runs whose loss the others do not explain, and the loss that the others predict there.
 
-    Candidates lie far from a robust parabola of their budget. A candidate is an outlier when its prediction from all that
-    are none fails a t test, by Bonferroni over the runs, and lies farther off than parabolas misfit the others. Never so
-    many that a budget is left with fewer than four sizes.
+    A suspect (suspects.py) is an outlier when its prediction from the runs that are none fails a t test, by Bonferroni over
+    all runs, and lies farther off than parabolas misfit the others. A budget may be left with too few sizes for a parabola:
+    where half of its runs are bad it has no minimum that could be trusted.
     """
     groups = [np.flatnonzero(runs.budget == index) for index in np.unique(runs.budget)]
-    groups = [group for group in groups if len(group) > 4 and distinct_sizes(runs.params[group]) >= 4]
+    groups = [group for group in groups if distinct_sizes(runs.params[group]) >= MIN_SIZES]
     if not groups:
         return {}
-    suspects = _candidates(runs, groups)
-    predicted: dict[int, float] = {}
+    log_flops = np.array([np.log(runs.flops[group]).mean() for group in groups])
+    found = find_suspects(np.log(runs.params), runs.loss, groups, log_flops)
+    suspects = set(found.runs)
     while suspects:
-        tested = _predict(runs, groups, suspects)
+        tested = _predict(runs, groups, suspects, found.curvatures)
         if tested is None:
             return {}
         cleared = {index for index, (p, _) in tested.items() if p * len(runs) >= OUTLIER_LEVEL}
-        predicted = {index: loss for index, (_, loss) in tested.items()}
         if not cleared:
-            return predicted
+            return {index: loss for index, (_, loss) in tested.items()}
         suspects -= {max(cleared, key=lambda index: tested[index][0])}  # the least suspicious; then ask again
     return {}
 
 
-def _candidates(runs: Runs, groups: Sequence[np.ndarray]) -> set[int]:
-    log_params = np.log(runs.params)
-    residuals = [_robust_residuals(log_params[group], runs.loss[group]) for group in groups]
-    pooled = np.concatenate([np.sort(np.abs(residual))[3:] for residual in residuals])
-    scale = 1.4826 * float(np.median(pooled)) if len(pooled) else 0.0
-    suspects: set[int] = set()
-    for group, residual in zip(groups, residuals, strict=True):
-        limit = np.maximum(CANDIDATE * scale, SMALLEST * runs.loss[group])
-        left = np.ones(len(group), dtype=bool)
-        for index in np.argsort(-np.abs(residual), kind="stable")[: _spare(len(group))]:
-            left[index] = False
-            if abs(residual[index]) <= limit[index] or distinct_sizes(runs.params[group][left]) < 4:
-                left[index] = True
-            else:
-                suspects.add(int(group[index]))
-    return suspects
+def _predict(
+    runs: Runs, groups: Sequence[np.ndarray], suspects: set[int], curvatures: np.ndarray
+) -> dict[int, tuple[float, float]] | None:
+    """For every suspect the p-value of its loss and the predicted loss, by least squares from the runs that are none.
 
-
-def _spare(runs: int) -> int:
-    """How many runs of a budget may be out of line: less than half, and four are needed."""
-    return max(0, min(runs - 4, (runs - 2) // 2))
-
-
-def _robust_residuals(log_params: np.ndarray, loss: np.ndarray) -> np.ndarray:
-    """From the parabola through three runs that fits all but the spare ones best (least trimmed squares).
-
-    Not least absolute deviations, which run through an outlier at the end of the sizes. Of many runs, triples are taken
-    from an even selection.
+    Each budget has a parabola, and all share a cubic and a quartic term. A budget with too few trusted sizes for a parabola
+    of its own has a line and the curvature of the others.
     """
-    order = np.argsort(log_params, kind="stable")
-    chosen = order[np.linspace(0, len(order) - 1, min(len(order), 20)).astype(int)]
-    i, j, k = np.array(list(combinations(chosen.tolist(), 3))).T
-    u = log_params - log_params.mean()
-    apart = (u[j] - u[i] > 1e-6) & (u[k] - u[j] > 1e-6)
-    i, j, k = i[apart], j[apart], k[apart]
-    if not len(i):
-        return np.zeros_like(loss)
-    y = loss - loss.mean()
-    first, second = (y[j] - y[i]) / (u[j] - u[i]), (y[k] - y[j]) / (u[k] - u[j])
-    bend = (second - first) / (u[k] - u[i])  # Newton's divided differences
-    at = u[:, None]
-    residuals = y[:, None] - (y[i] + (at - u[i]) * (first + (at - u[j]) * bend))
-    kept = np.sort(residuals**2, axis=0)[: len(loss) - _spare(len(loss))]
-    return residuals[:, kept.sum(axis=0).argmin()]
-
-
-def _predict(runs: Runs, groups: Sequence[np.ndarray], suspects: set[int]) -> dict[int, tuple[float, float]] | None:
-    """For every suspect the p-value of its loss and the predicted loss, from the runs that are none."""
     from scipy import special
 
     log_params = np.log(runs.params)
-    trusted = [np.array([index for index in group if index not in suspects]) for group in groups]
     rows: list[np.ndarray] = []
     held: list[np.ndarray] = []  # of suspects, in the order of the groups
-    targets = []
-    misfit = 0.0
-    for number, (group, kept) in enumerate(zip(groups, trusted, strict=True)):
-        design = Design(log_params[kept])
-        loss = runs.loss[kept] - runs.loss[kept].mean()
-        misfit += float(((loss - np.einsum("nk,k->n", design.basis, design.coefficients(loss))) ** 2).sum())
+    targets, known = [], []  # known: the part of a held loss that is not fitted
+    misfit, fitted = 0.0, 0
+    for number, (group, curvature) in enumerate(zip(groups, curvatures, strict=True)):
+        kept = np.array([index for index in group if index not in suspects])
+        own = len(kept) > 0 and distinct_sizes(runs.params[kept]) >= MIN_SIZES
+        if own:
+            design = Design(log_params[kept])
+            loss = runs.loss[kept] - runs.loss[kept].mean()
+            misfit += float(((loss - np.einsum("nk,k->n", design.basis, design.coefficients(loss))) ** 2).sum())
+            fitted += len(kept) - 3
         for index in group:
             row = np.zeros(3 * len(groups) + 2)
-            at = log_params[index : index + 1]
-            row[3 * number : 3 * number + 3] = design.polynomials(at)[:, 0]
-            row[-2:] = _higher_terms(design, at)[0]
-            (held if index in suspects else rows).append(row)
-            if index not in suspects:
-                targets.append(runs.loss[index])
+            offset = 0.0
+            if own:
+                at = log_params[index : index + 1]
+                row[3 * number : 3 * number + 3] = design.polynomials(at)[:, 0]
+                row[-2:] = _higher_terms(design, at)[0]
+            else:
+                u = float(log_params[index] - log_params[group].mean())
+                row[3 * number : 3 * number + 2] = 1, u
+                offset = float(np.nan_to_num(curvature)) * u * u
+            if index in suspects:
+                held.append(row)
+                known.append(offset)
+            else:
+                rows.append(row)
+                targets.append(runs.loss[index] - offset)
     names = [int(index) for group in groups for index in group if index in suspects]
+    if not rows:
+        return None
     x, y, out = np.array(rows), np.array(targets), np.array(held)
-    higher = np.sqrt((x[:, -2:] ** 2).sum(axis=0))
-    if len(x) - x.shape[1] < 1 or not (higher > 0).all():  # too few runs for the shared terms
-        x, out = x[:, :-2], out[:, :-2]
-    else:
-        x, out = x.copy(), out.copy()
-        x[:, -2:] /= higher
-        out[:, -2:] /= higher
+    used = np.asarray(x.any(axis=0))
+    used[-2:] &= len(x) - used[:-2].sum() - 2 >= 1  # too few runs for the shared terms
+    size = np.sqrt((x[:, used] ** 2).sum(axis=0))
+    x, out = x[:, used] / size, out[:, used] / size
     solution, _, rank, _ = np.linalg.lstsq(x, y, rcond=1e-10)
     degrees = len(x) - int(rank)
     if degrees < 1:
         return None
-    deviation = max(math.sqrt(float(((y - x @ solution) ** 2).sum()) / degrees), SMALLEST * float(y.mean()))
+    deviation = max(math.sqrt(float(((y - x @ solution) ** 2).sum()) / degrees), SMALLEST * float(runs.loss.mean()))
     spread = np.einsum("ij,jk,ik->i", out, np.linalg.pinv(x.T @ x, rcond=1e-12, hermitian=True), out)
-    predicted = out @ solution
-    t = np.abs(runs.loss[names] - predicted) / (deviation * np.sqrt(1 + spread))
-    p = 2 * special.stdtr(degrees, -t)
-    plain = math.sqrt(misfit / max(1, len(x) - 3 * len(groups)))
-    p = np.where(np.abs(runs.loss[names] - predicted) > MISFITS * plain, p, 1.0)
+    predicted = out @ solution + np.array(known)
+    off = np.abs(runs.loss[names] - predicted)
+    p = 2 * special.stdtr(degrees, -off / (deviation * np.sqrt(1 + spread)))
+    p = np.where(off > MISFITS * math.sqrt(misfit / max(1, fitted)), p, 1.0)
     return {name: (float(p[i]), float(predicted[i])) for i, name in enumerate(names)}

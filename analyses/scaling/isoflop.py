@@ -19,12 +19,14 @@ import numpy as np
 from analyses.scaling.checks import find_outliers, lack_of_fit
 from analyses.scaling.findings import Finding, summarised
 from analyses.scaling.parabola import BudgetFit, CMin, bounded_exp, fit_budget
-from analyses.scaling.refusals import MIN_SPAN, alike, refuse_budgets, refuse_laws, same
+from analyses.scaling.refusals import MIN_BUDGETS, MIN_SPAN, alike, refuse_budgets, refuse_laws, same
 from analyses.scaling.runs import Runs
 
 MIN_SIZES = 4  # of a budget: three determine a parabola, the fourth is the first to tell about noise
 SCATTER_LEVEL = 0.01  # significance below which the minima are said to scatter beyond the noise
 MISFIT_LEVEL = 0.01  # the same for parabolas that misfit
+STRAY_LEVEL = 0.01  # probability that a clean study has any budget left out for its minimum
+STRAY = 1.3  # factor off the law below which no minimum is left out
 # Shares of the bends' effect. With these, intervals cover as they should on exact parabolas and on surfaces whose exponents
 # of N and D are nearly equal (examples/scaling_coverage.py); on others, too little where sizes drift.
 BENDS_TAKEN_OFF, BENDS_UNSURE = 0.75, 0.6
@@ -47,7 +49,7 @@ class IsoflopFit:
 
 def fit_isoflop(runs: Runs, *, c_min: CMin | None = None, keep_outliers: bool = False) -> IsoflopFit:
     """Fits cleaned runs; never raises for what the data cannot support: see `findings` and `refusal`."""
-    outliers = find_outliers(runs)
+    all_runs, outliers = runs, find_outliers(runs)
     findings = [
         Finding(
             "outlier",
@@ -62,9 +64,14 @@ def fit_isoflop(runs: Runs, *, c_min: CMin | None = None, keep_outliers: bool = 
     if outliers and not keep_outliers:
         runs = runs.keep(~np.isin(np.arange(len(runs)), list(outliers)))
     budgets = [fit_budget(runs.keep(runs.budget == index), c_min) for index in np.unique(runs.budget)]
-    problems = [_problem(budget) for budget in budgets]
+    bad = [] if keep_outliers else list(outliers)
+    left_out = [int((all_runs.budget[bad] == budget.runs.budget[0]).sum()) for budget in budgets]
+    problems = [_problem(budget, number) for budget, number in zip(budgets, left_out, strict=True)]
     findings += summarised([problem for problem in problems if problem is not None], "budgets were left out")
     usable = [budget for budget, problem in zip(budgets, problems, strict=True) if problem is None]
+    if not keep_outliers:
+        usable, strays = _without_strays(usable)
+        findings += strays
     params_law, tokens_law, misfit_p = None, None, 1.0
     refusal = refuse_budgets(runs, budgets, usable)
     if refusal is None:
@@ -81,8 +88,10 @@ def fit_isoflop(runs: Runs, *, c_min: CMin | None = None, keep_outliers: bool = 
     )  # fmt: skip
 
 
-def _problem(budget: BudgetFit) -> Finding | None:
-    """Why a budget gives no point of the law."""
+def _problem(budget: BudgetFit, outliers: int) -> Finding | None:
+    """Why a budget, without so many outliers, gives no point of the law."""
+    total = len(budget.runs) + outliers
+    but_for = f"{outliers} of its {total} runs {'is' if outliers == 1 else 'are'} out of line; " if outliers else ""
     if budget.sizes < MIN_SIZES:
         code, why = "too_few_sizes", f"it has {budget.sizes} distinct sizes, and {MIN_SIZES} are needed"
     elif alike(budget.runs.params):
@@ -98,7 +107,52 @@ def _problem(budget: BudgetFit) -> Finding | None:
         code, why = "bad_minimum", "its fitted least loss is not above 0"
     else:
         return None
-    return Finding(code, f"budget {budget.flops:.4g} was left out: {why}", budget=budget.flops, excludes=True)
+    return Finding(code, f"budget {budget.flops:.4g} was left out: {but_for}{why}", budget=budget.flops, excludes=True)
+
+
+def _without_strays(usable: list[BudgetFit]) -> tuple[list[BudgetFit], list[Finding]]:
+    """The budgets without those whose minimum lies off a law through the others, which agree: half of such runs may be bad.
+
+    A t test of each minimum against its prediction from the others, by Bonferroni; the worst goes first.
+    """
+    from scipy import special
+
+    findings = []
+    while len(usable) > MIN_BUDGETS + 1:
+        variance, degrees = noise(usable)
+        x, y = (np.array([budget.place[which] for budget in usable]) for which in (0, 1))
+        own = variance * np.array([float((budget.gradients[1] ** 2).sum()) for budget in usable])
+        worst, least, ratio = None, STRAY_LEVEL / len(usable), 1.0
+        for index in range(len(usable)):
+            others = np.arange(len(usable)) != index
+            if alike(np.exp(x[others] - x[0])):
+                continue
+            exponent, level, mean = slope_and_level(x[others], y[others])
+            u = x[others] - mean
+            spread = 1 / len(u) + (x[index] - mean) ** 2 / float((u * u).sum())
+            scatter = float(((y[others] - level - exponent * u) ** 2).sum()) / (len(u) - 2)
+            expected = max(float(own[others].mean()), 1e-30)
+            error, free = own[index] + spread * expected, degrees
+            if special.fdtrc(len(u) - 2, degrees, scatter / expected) < SCATTER_LEVEL:
+                error, free = scatter * (1 + spread), len(u) - 2
+            off = float(y[index] - level - exponent * (x[index] - mean))
+            p = 2 * float(special.stdtr(free, -abs(off) / math.sqrt(error)))
+            if p < least and abs(off) > math.log(STRAY):
+                worst, least, ratio = index, p, bounded_exp(abs(off))
+        if worst is None:
+            break
+        budget = usable[worst]
+        findings.append(
+            Finding(
+                "minimum_off_the_law",
+                f"budget {budget.flops:.4g} was left out: its minimum is a factor {ratio:.3g} off a law through the others, "
+                "so that many of its runs must be off (--keep-outliers keeps it)",
+                budget=budget.flops,
+                excludes=True,
+            )
+        )
+        usable = [one for one in usable if one is not budget]
+    return usable, findings
 
 
 def _doubts(usable: Sequence[BudgetFit], law: "PowerFit", misfit_p: float) -> list[Finding]:

@@ -94,9 +94,11 @@ def test_an_outlier_is_left_out_unless_kept():
     assert "row 11" in found.findings[0].reason and "--keep-outliers" in found.findings[0].reason
 
 
-def test_a_budget_keeps_four_sizes():
-    assert rows_found(moved([1], sizes=4, seed=1)) == []
+def test_a_budget_left_with_three_sizes_is_not_used():
     assert rows_found(moved([1], sizes=5, seed=1)) == [1]
+    found = fit_of(moved([1], sizes=4, seed=1), keep_outliers=False)
+    assert codes(found) == ["outlier", "too_few_sizes"] and len(found.usable) == 4
+    assert "1 of its 4 runs is out of line" in found.findings[1].reason
 
 
 def test_a_run_whose_size_has_other_seeds_can_be_an_outlier():

@@ -1,0 +1,160 @@
+"""Which runs of an isoFLOP study may be outliers, found so that several bad runs of a budget cannot hide one another.
+
+    find_suspects(log_params, loss, groups, log_flops) -> Suspects(runs, curvatures)
+
+Every budget is fitted by least trimmed squares (Rousseeuw 1984): the parabola that fits most of its runs best. With three
+bad runs of seven that can be the wrong parabola, and it then curves otherwise than those of the other budgets. Such a
+budget is fitted again with the curvature that the others have, which leaves a line to find, and most of its runs find it.
+checks.find_outliers then tests the suspects.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from analyses.scaling.parabola import Design, distinct_sizes
+
+CANDIDATE = 6.0  # robust standard deviations, which are small for few runs, that make a run worth testing
+SMALLEST = 1e-7  # of the loss: less than this is rounding, not an outlier
+SAME_CURVE = 1.5  # factor within which a budget's curvature is that of the others
+STEEPEST = 0.5  # power of C by which curvatures change at most; on Hoffmann et al.'s surface they fall as C^-0.18
+MIN_SIZES = 4  # that a parabola needs, and one more to tell about noise
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """runs: indices that may be outliers. curvatures (budgets,): those of the other budgets, NaN where they have none."""
+
+    runs: set[int]
+    curvatures: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Trimmed:
+    """One budget's parabola by least trimmed squares: who is off, whether the others are on it, and its curvature."""
+
+    residuals: np.ndarray
+    off: np.ndarray  # (n,) bool
+    explains: bool
+    curvature: float
+
+
+def find_suspects(
+    log_params: np.ndarray, loss: np.ndarray, groups: Sequence[np.ndarray], log_flops: np.ndarray
+) -> Suspects:
+    """Indices of runs worth a test. log_params and loss (n,); groups hold the indices of each budget, log_flops (budgets,)."""
+    residuals = [_parabola_residuals(log_params[group], loss[group]) for group in groups]
+    scale = _scale(residuals, 3)
+    fits = [_trimmed(log_params[group], loss[group], residual, scale)
+            for group, residual in zip(groups, residuals, strict=True)]  # fmt: skip
+    curvatures = _curvatures_of_others(fits, log_flops)
+    lines = [_line_residuals(log_params[group], loss[group], curvature)
+             for group, curvature in zip(groups, curvatures, strict=True)]  # fmt: skip
+    scale = max(scale, _scale(lines, 2))  # parabolas of one curvature may misfit all budgets alike
+    suspects: set[int] = set()
+    for group, fit, shared, residual in zip(groups, fits, curvatures, lines, strict=True):
+        off = np.abs(residual) > _limit(scale, loss[group])
+        clean = fit.explains and not fit.off.any()
+        alike = 1 / SAME_CURVE < fit.curvature / shared < SAME_CURVE
+        if clean or not off.any() or (fit.explains and alike):
+            off = fit.off
+        suspects |= {int(index) for index in group[off]}
+    return Suspects(suspects, curvatures)
+
+
+def _limit(scale: float, loss: np.ndarray) -> np.ndarray:
+    return np.maximum(CANDIDATE * scale, SMALLEST * loss)
+
+
+def _scale(residuals: Sequence[np.ndarray], exact: int) -> float:
+    """A robust standard deviation, without the `exact` runs of each budget that its fit goes through."""
+    pooled = np.concatenate([np.sort(np.abs(residual))[exact:] for residual in residuals])
+    return 1.4826 * float(np.median(pooled)) if len(pooled) else 0.0
+
+
+def _spare(runs: int) -> int:
+    """How many runs of a budget the parabola may leave out: less than half, and four are needed."""
+    return max(0, min(runs - MIN_SIZES, (runs - 2) // 2))
+
+
+def _trimmed(log_params: np.ndarray, loss: np.ndarray, residual: np.ndarray, scale: float) -> _Trimmed:
+    limit = _limit(scale, loss)
+    off = np.zeros(len(loss), dtype=bool)
+    for index in np.argsort(-np.abs(residual), kind="stable")[: _spare(len(loss))]:
+        off[index] = True
+        if abs(residual[index]) <= limit[index] or distinct_sizes(np.exp(log_params[~off])) < MIN_SIZES:
+            off[index] = False
+    design = Design(log_params[~off])
+    second = design.recurrence[3]
+    curvature = float(design.coefficients(loss[~off] - loss.mean())[2]) / second if second > 0 else math.nan
+    return _Trimmed(residual, off, bool((np.abs(residual) <= limit)[~off].all()), curvature)
+
+
+def _curvatures_of_others(fits: Sequence[_Trimmed], log_flops: np.ndarray) -> np.ndarray:
+    """(budgets,) what the budgets without outliers say, or all where fewer than three are: a line in log C, by medians.
+
+    Theil and Sen's line, which no minority of budgets can turn. Never from the budget itself.
+    """
+    curvature = np.array([fit.curvature for fit in fits])
+    sound = np.array([fit.explains and not fit.off.any() for fit in fits]) & (curvature > 0)
+    found = np.full(len(fits), np.nan)
+    for index in range(len(fits)):
+        others = np.arange(len(fits)) != index
+        chosen = sound & others if (sound & others).sum() >= 3 else (curvature > 0) & others
+        if not chosen.any():
+            continue
+        x, y = log_flops[chosen] - log_flops[index], np.log(curvature[chosen])
+        i, j = np.triu_indices(len(x), 1)
+        apart = np.abs(x[j] - x[i]) > 1e-6
+        slope = float(np.median((y[j] - y[i])[apart] / (x[j] - x[i])[apart])) if apart.any() else 0.0
+        slope = min(max(slope, -STEEPEST), STEEPEST)
+        found[index] = np.exp(np.median(y - slope * x))
+    return found
+
+
+def _parabola_residuals(log_params: np.ndarray, loss: np.ndarray) -> np.ndarray:
+    """From the parabola through three runs that fits all but the spare ones best (least trimmed squares).
+
+    Not least absolute deviations, which run through an outlier at the end of the sizes. Of many runs, triples are taken
+    from an even selection.
+    """
+    i, j, k = _elements(log_params, 3)
+    u = log_params - log_params.mean()
+    apart = (u[j] - u[i] > 1e-6) & (u[k] - u[j] > 1e-6)
+    i, j, k = i[apart], j[apart], k[apart]
+    if not len(i):
+        return np.zeros_like(loss)
+    y = loss - loss.mean()
+    first, second = (y[j] - y[i]) / (u[j] - u[i]), (y[k] - y[j]) / (u[k] - u[j])
+    bend = (second - first) / (u[k] - u[i])  # Newton's divided differences
+    at = u[:, None]
+    residuals = y[:, None] - (y[i] + (at - u[i]) * (first + (at - u[j]) * bend))
+    return _best(residuals, len(loss) - _spare(len(loss)))
+
+
+def _line_residuals(log_params: np.ndarray, loss: np.ndarray, curvature: float) -> np.ndarray:
+    """From the parabola of this curvature through two runs that fits most runs best; zeros where it is not known."""
+    u = log_params - log_params.mean()
+    y = loss - curvature * u * u
+    i, j = _elements(u, 2)
+    apart = u[j] - u[i] > 1e-6
+    i, j = i[apart], j[apart]
+    if not len(i) or not np.isfinite(curvature):
+        return np.zeros_like(loss)
+    residuals = y[:, None] - (y[i] + (u[:, None] - u[i]) * (y[j] - y[i]) / (u[j] - u[i]))
+    return _best(residuals, len(y) // 2 + 1)
+
+
+def _elements(log_params: np.ndarray, size: int) -> list[np.ndarray]:
+    """All sets of so many runs, by rising size; of an even selection where there are many runs."""
+    order = np.argsort(log_params, kind="stable")
+    chosen = order[np.linspace(0, len(order) - 1, min(len(order), 20)).astype(int)]
+    return list(np.array(list(combinations(chosen.tolist(), size))).T)
+
+
+def _best(residuals: np.ndarray, kept: int) -> np.ndarray:
+    """The column (n,) of residuals (n, fits) whose `kept` smallest are the least."""
+    return residuals[:, np.sort(residuals**2, axis=0)[:kept].sum(axis=0).argmin()]
