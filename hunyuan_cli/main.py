@@ -51,7 +51,7 @@ def run(
     from hunyuan_cli import app
     from hunyuan_cli.console import stderr
 
-    state = {"debug": False, "begin": begin}
+    state = {"debug": False, "begin": begin, "arguments": arguments}
     try:
         status = app.build(arguments)(arguments, prog_name="hunyuan", standalone_mode=False, obj=state)
         sys.stdout.flush()  # here, so that a closed pipe is met inside this try

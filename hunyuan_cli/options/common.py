@@ -5,15 +5,22 @@ from typing import Annotated, Literal
 
 import typer
 
-from hunyuan_cli.files import FIGURE_SUFFIXES
+from hunyuan_cli.files import FIGURE_SUFFIXES, check_output
 from hunyuan_cli.options.sizes import parse_count, parse_number
 
 
-def check_figure_path(path: Path | None) -> Path | None:
-    """Refuse a figure format that cannot be written before the work is done rather than after it."""
+def check_output_path(context: typer.Context, path: Path | None) -> Path | None:
+    """Refuse a file that must not be written before the work is done rather than after it."""
+    if path is not None:
+        check_output(path, context.obj["arguments"])
+    return path
+
+
+def check_figure_path(context: typer.Context, path: Path | None) -> Path | None:
+    """The same of a figure, whose format must be one that can be written."""
     if path is not None and path.suffix.lower() not in FIGURE_SUFFIXES:
         raise typer.BadParameter(f"'{path}' must end in {', '.join(FIGURE_SUFFIXES[:-1])} or {FIGURE_SUFFIXES[-1]}")
-    return path
+    return check_output_path(context, path)
 
 
 Format = Annotated[
@@ -21,7 +28,12 @@ Format = Annotated[
 ]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", dir_okay=False, help="Write the results to this file instead of standard output."),
+    typer.Option(
+        "--output",
+        dir_okay=False,
+        callback=check_output_path,
+        help="Write the results to this file instead of standard output.",
+    ),
 ]
 Plot = Annotated[
     Path | None,

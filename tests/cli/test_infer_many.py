@@ -189,7 +189,7 @@ def test_what_was_answered_before_an_end_is_in_the_file(infer, many, run, tmp_pa
     arguments = (*TEXTS, "--checkpoint", run, "--tokens", 6, "--batch-size", 1, "--output", target)
     found, out, err = infer(*arguments)
     assert (found, out) == (status, "")
-    assert f"wrote 3 lines to {target}\n" in err and "this is a bug" not in err
+    assert f"wrote 3 lines to {target} (replaced)\n" in err and "this is a bug" not in err
     assert [json.loads(line) for line in target.read_text().splitlines()] == expected[:3]
     assert [path.name for path in tmp_path.iterdir()] == ["answers.jsonl"]
 
