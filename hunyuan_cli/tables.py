@@ -17,6 +17,7 @@ from hunyuan_cli.console import human, is_missing
 Rows = tuple[list[str], list[Mapping[str, Any]]]  # the columns in order; the rows, which may lack some of them
 
 GAP = "   "
+TITLE_WIDTH = 60  # or as wide as its table
 BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
 
 
@@ -48,10 +49,10 @@ def render(
         columns = [name for name in columns if not all(is_missing(row.get(name)) for row in rows)]
         if not columns:
             continue
-        if title:
-            titles = _wrap(title, room) if fold else [title]
-            lines += [f"{BOLD}{line}{PLAIN}" if bold else line for line in titles]
-        for piece, widths in _layout(_upright(columns, rows, as_written), len(rows), room, fold):
+        pieces = list(_layout(_upright(columns, rows, as_written), len(rows), room, fold))
+        titles = _wrap(title, min(room, max(TITLE_WIDTH, *(_width(widths) for _, widths in pieces)))) if title else []
+        lines += [f"{BOLD}{line}{PLAIN}" if bold else line for line in titles]
+        for piece, widths in pieces:
             lines += ["", *_draw(piece, widths, bold)]
         lines.append("")
     lines += [part for line in note.split("\n") for part in (_wrap(line, room) if fold else [line])]
