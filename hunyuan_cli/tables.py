@@ -50,12 +50,16 @@ def render(
         if not columns:
             continue
         pieces = list(_layout(_upright(columns, rows, as_written), len(rows), room, fold))
-        titles = _wrap(title, min(room, max(TITLE_WIDTH, *(_width(widths) for _, widths in pieces)))) if title else []
+        titles = (
+            _wrap(title, min(room, max(TITLE_WIDTH, *(_width(widths) for _, widths in pieces))), cut=False)
+            if title
+            else []
+        )
         lines += [f"{BOLD}{line}{PLAIN}" if bold else line for line in titles]
         for piece, widths in pieces:
             lines += ["", *_draw(piece, widths, bold)]
         lines.append("")
-    lines += [part for line in note.split("\n") for part in (_wrap(line, room) if fold else [line])]
+    lines += [part for line in note.split("\n") for part in (_wrap(line, room, cut=False) if fold else [line])]
     return "\n".join(lines).strip("\n") + "\n"
 
 
@@ -183,15 +187,15 @@ def _pad(text: str, width: int, to_the_right: bool) -> str:
     return blanks + text if to_the_right else text + blanks
 
 
-def _wrap(text: str, width: int) -> list[str]:
-    """The text in lines of that width, between words; a longer word is cut, unless it begins like a number."""
+def _wrap(text: str, width: int, *, cut: bool = True) -> list[str]:
+    """The text in lines of that width, between words; a longer word may be cut, unless it begins like a number."""
     if display_width(text) <= width:
         return [text]
     lines = [""]
     for word in text.split():
         if lines[-1] and display_width(f"{lines[-1]} {word}") > width:
             lines.append("")
-        if not _starts_like_a_number(word):
+        if cut and not _starts_like_a_number(word):
             while display_width(word) > width > 1:
                 at = next(n for n in range(len(word), 0, -1) if n == 1 or display_width(word[:n]) <= width)
                 lines[-1:] = [word[:at], ""]

@@ -22,6 +22,7 @@ from analyses.style import COLORS, GREY, count_axis, label, legend_below, line_s
 from analyses.training.runs import Run, RunGroup
 from model.errors import HunyuanError
 
+SMOOTHED_FROM = 100  # points
 MAX_LAYERS = 8  # heat maps in one figure
 MAX_COLUMNS = 240  # columns of a heat map: as many as its width can show
 
@@ -33,11 +34,16 @@ def smooth(values: pd.Series) -> pd.Series:
     """
     known = values.dropna()
     index = np.arange(len(known))
-    reach = np.minimum(len(known) // 100, np.minimum(index, len(known) - 1 - index))
+    reach = np.minimum(len(known) // SMOOTHED_FROM, np.minimum(index, len(known) - 1 - index))
     sums = np.concatenate([[0.0], np.cumsum(known)])
     return pd.Series((sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1), known.index).reindex(
         values.index
     )
+
+
+def _smooths(values: pd.Series) -> bool:
+    """Whether the series is long enough for its smoothed line to be another."""
+    return int(values.notna().sum()) >= SMOOTHED_FROM
 
 
 # --- several runs ----------------------------------------------------------------------------------------------------
@@ -64,7 +70,8 @@ def plot_runs(groups: Sequence[RunGroup]) -> Figure:
                 low, high = curve["mean"] - curve["sd"], curve["mean"] + curve["sd"]
                 axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
 
-    what = "validation loss" if column == "val_loss" else "training loss, smoothed"
+    smoothed = ", smoothed" if any(_smooths(run.metrics[column]) for run in runs if column in run.metrics) else ""
+    what = "validation loss" if column == "val_loss" else f"training loss{smoothed}"
     label(panels[0], "tokens", f"{what}\n(nats per token)", "By tokens")
     label(panels[1], f"training FLOPs ($10^{{{power}}}$)", "", "By compute")
     label(panels[2], f"training time ({unit})", "", "By time")
@@ -99,11 +106,12 @@ def _curve(group: RunGroup, column: str) -> pd.DataFrame:
     return curve[steps.size() == len(group.runs)]
 
 
-def _limit(axes: Axes, curves: Sequence[pd.Series]) -> None:
-    """Leave the fall from the untrained loss, which would flatten all the rest, out at the top of the panel."""
+def _limit(axes: Axes, curves: Sequence[pd.Series], inside: pd.Series | None = None) -> None:
+    """Leave the fall from the untrained loss, which would flatten all the rest, out at the top; not the points `inside`."""
     settled = [curve.iloc[len(curve) // 10 :] if len(curve) >= 10 else curve for curve in curves]
-    low = min(curve.min() for curve in curves)
-    high = max(curve.max() for curve in settled)
+    points = [] if inside is None or inside.empty else [inside]
+    low = min(curve.min() for curve in [*curves, *points])
+    high = max(curve.max() for curve in [*settled, *points])
     if np.isfinite([low, high]).all():
         air = 0.05 * ((high - low) or 1.0)
         axes.set_ylim(low - air, high + air)
@@ -120,15 +128,21 @@ def plot_training(run: Run) -> Figure:
     figure, (loss, norm, rate, speed) = make_figure(2, 2, height=2.9)
     tokens = metrics["tokens"]
 
-    loss.plot(tokens, metrics["loss"], color=COLORS[0], alpha=0.3, linewidth=0.8, label="training")
-    loss.plot(tokens, smooth(metrics["loss"]), color=COLORS[0], linewidth=1.8, label="training, smoothed")
+    smoothed = smooth(metrics["loss"])
+    validation = None
+    if _smooths(metrics["loss"]):
+        loss.plot(tokens, metrics["loss"], color=COLORS[0], alpha=0.3, linewidth=0.8, label="training")
+        loss.plot(tokens, smoothed, color=COLORS[0], linewidth=1.8, label="training, smoothed")
+    else:
+        loss.plot(tokens, smoothed, color=COLORS[0], linewidth=1.4, label="training")
     if _points(run, "val_loss"):
         seen = metrics[metrics["val_loss"].notna()]
         loss.plot(
             seen["tokens"], seen["val_loss"], "o-", color=COLORS[1], markersize=4, linewidth=1.4, label="validation"
         )
+        validation = seen["val_loss"]
     loss.legend(frameon=False, fontsize=9)
-    _limit(loss, [smooth(metrics["loss"])])
+    _limit(loss, [smoothed], validation)
     label(loss, "tokens", "loss (nats per token)", "Loss")
 
     series = metrics.reindex(columns=["grad_norm", "lr", "tokens_per_second"])

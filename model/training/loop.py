@@ -274,6 +274,8 @@ class _Session:
         self.saved_step = self.step
 
     def _finish(self, status: str) -> None:
+        # At the start another process may have had a part of the machine: the ceiling is the better of two measurements.
+        self.peak_flops = max(self.peak_flops, measure_peak_flops(self.device, self.dtype))
         self.summary = {
             "status": status,
             "steps": self.step,

@@ -151,12 +151,13 @@ def test_runs_are_drawn_by_tokens_flops_and_time_with_a_band_over_seeds(tmp_path
     assert len(panels[0].collections) == 1  # one band
 
 
-def test_a_run_without_validation_puts_all_on_the_smoothed_training_loss(tmp_path):
-    write_run(tmp_path / "a")
+@pytest.mark.parametrize(("steps", "name"), [(99, "training loss\n"), (100, "training loss, smoothed\n")])
+def test_a_run_without_validation_puts_all_on_the_training_loss(tmp_path, steps, name):
+    write_run(tmp_path / "a", steps=steps)
     write_run(tmp_path / "b", steps=4, lr=0.002)
     panel = plot_runs(group_runs(load_runs([tmp_path]))).axes[0]
-    assert panel.get_ylabel().startswith("training loss, smoothed")
-    assert sorted(len(line.get_xdata()) for line in panel.get_lines()) == [4, 20]
+    assert panel.get_ylabel().startswith(name)
+    assert sorted(len(line.get_xdata()) for line in panel.get_lines()) == [4, steps]
 
 
 def test_smoothing_keeps_a_constant_and_narrows_noise():
@@ -170,7 +171,7 @@ def test_smoothing_keeps_a_constant_and_narrows_noise():
 
 
 def test_training_figure_shows_loss_norm_rate_and_speed(tmp_path):
-    figure = plot_training(load_run(write_run(tmp_path / "a")))
+    figure = plot_training(load_run(write_run(tmp_path / "a", steps=120)))
     assert [axes.get_title("left").split(",")[0] for axes in figure.axes] == [
         "Loss",
         "Gradient norm",
@@ -182,6 +183,22 @@ def test_training_figure_shows_loss_norm_rate_and_speed(tmp_path):
         "training, smoothed",
         "validation",
     ]
+
+
+def test_a_short_run_has_one_training_line(tmp_path):
+    """Under 100 points the smoothed line would be the same."""
+    figure = plot_training(load_run(write_run(tmp_path / "a", steps=99)))
+    assert [line.get_label() for line in figure.axes[0].get_lines()] == ["training", "validation"]
+
+
+@pytest.mark.parametrize("above", [0.1, 2.0, -2.0])
+@pytest.mark.parametrize("steps", [20, 200])
+def test_every_validation_point_lies_inside_the_axis(tmp_path, steps, above):
+    run = load_run(write_run(tmp_path / "a", steps=steps))
+    run.metrics["val_loss"] += above
+    axes = plot_training(run).axes[0]
+    low, high = axes.get_ylim()
+    assert low < run.metrics["val_loss"].min() and run.metrics["val_loss"].max() < high
 
 
 def test_expert_load_is_relative_to_an_even_share(tmp_path):
