@@ -1,24 +1,28 @@
 """`hunyuan bench`: speed as ratios, to the machine's ceiling and to a peer, measured in one run."""
 
-from typing import Annotated, Literal
+import sys
 
 import typer
 
 from hunyuan_cli.console import progress
+from hunyuan_cli.options.bench import (
+    Batches,
+    BenchDevice,
+    Compiled,
+    NewTokens,
+    Peer,
+    PromptTokens,
+    Rounds,
+    Shape,
+    StartedCheckpoint,
+    Steps,
+    Threads,
+)
 from hunyuan_cli.options.common import Format, Output
 from hunyuan_cli.options.sizes import parse_count, parse_list
 from hunyuan_cli.results import emit
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed against the machine's ceiling and a peer.")
-
-Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Turns that every contender takes.")]
-Steps = Annotated[int, typer.Option("--steps", min=1, help="Training steps per turn.")]
-Threads = Annotated[int, typer.Option("--threads", min=1, help="Processor threads of each contender.")]
-Peer = Annotated[bool, typer.Option("--peer/--no-peer", help="Also run transformers' HunYuanMoEV1 (extra: hf).")]
-Compiled = Annotated[
-    bool, typer.Option("--compile/--no-compile", help="Also time torch.compile (needs a C++ compiler).")
-]
-BenchDevice = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 
 
 @app.callback()
@@ -51,15 +55,6 @@ def train(
     with progress("timing training steps", total=turns) as advance:
         table = training_table(work, rounds=rounds, steps=steps, peer=peer, compiled=compiled, progress=advance)
     emit(describe(work) | {"contenders": table}, format=format, output=output)
-
-
-Shape = Annotated[
-    Literal["small", "large", "both"],
-    typer.Option("--shape", help="small: 5M activated parameters, within a cache. large: 273M, beyond any."),
-]
-Batches = Annotated[str, typer.Option("--batch", metavar="SIZES", help="Sequences at a time, with commas: 1,8.")]
-NewTokens = Annotated[int, typer.Option("--new-tokens", min=1, help="Tokens that are generated in a turn.")]
-PromptTokens = Annotated[int, typer.Option("--prompt-tokens", min=1, help="Tokens of each prompt.")]
 
 
 @app.command("decode")
@@ -101,3 +96,26 @@ def decode(
         table = decode_table(works, rounds=rounds, peer=peer, compiled=compiled, progress=advance)
     facts = {"device": place, "threads": threads, "prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
     emit(facts | {"contenders": table}, format=format, output=output)
+
+
+@app.command("startup")
+def startup(
+    rounds: Rounds = 5, checkpoint: StartedCheckpoint = None, format: Format = "table", output: Output = None
+) -> None:
+    """Time --help, kv-cache and params from start to end, as ratios to `python -c pass`, which takes its turn too.
+
+    Processor seconds stand beside the clock's: on a busy machine they tell more.
+
+    Example: hunyuan bench startup --rounds 10 --checkpoint runs/first --format json
+    """
+    from analyses.bench.startup import startup_table
+
+    commands = {"python -c pass": [sys.executable, "-c", "pass"]}
+    for arguments in (["--help"], ["kv-cache"], ["params"]):
+        commands[f"hunyuan {arguments[0]}"] = [sys.executable, "-m", "hunyuan_cli", *arguments]
+    if checkpoint is not None:
+        infer = ["infer", "The", "--checkpoint", str(checkpoint), "--max-new-tokens", "1"]
+        commands["hunyuan infer"] = [sys.executable, "-m", "hunyuan_cli", *infer]
+    with progress("timing starts", total=rounds * len(commands)) as advance:
+        table = startup_table(commands, rounds=rounds, progress=advance)
+    emit({"rounds": rounds, "commands": table}, format=format, output=output)

@@ -1,11 +1,13 @@
 """The models that a reporting command is asked about: names or paths, with keys changed by --set and types by --as."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from model.config.load import CountedModel, load_counted
 from model.errors import ConfigError
+
+if TYPE_CHECKING:
+    from model.config.load import CountedModel
 
 CountAs = Annotated[
     str | None,
@@ -17,8 +19,10 @@ CountAs = Annotated[
 ]
 
 
-def counted_models(names: list[str] | None, settings: list[str] | None, counted_as: str | None) -> list[CountedModel]:
+def counted_models(names: list[str] | None, settings: list[str] | None, counted_as: str | None) -> "list[CountedModel]":
     """All models, each changed alike; by default Hunyuan-Large."""
+    from model.config.load import load_counted  # here: --help needs none of it
+
     names, changes = names or ["hunyuan-large"], _changes(settings)
     models = [load_counted(name, changes, counted_as) for name in dict.fromkeys(names)]
     if counted_as is not None and not any(model.counted_as for model in models):

@@ -205,3 +205,25 @@ def test_mistakes_are_one_sentence_before_anything_is_measured(asked, capsys, co
     captured = capsys.readouterr()
     assert captured.out == "" and asked == []
     assert says in captured.err and captured.err.startswith("error: ") and captured.err.count("\n") == 1
+
+
+def test_startup_times_the_quick_commands_and_infer_where_there_is_a_model(monkeypatch, capsys, tmp_path):
+    from analyses.bench import startup
+
+    asked = []
+
+    def table(commands, *, rounds, progress):
+        asked.append((commands, rounds))
+        return pd.DataFrame([{"command": name, "seconds": 0.25, "of_python": 12.5} for name in commands])
+
+    monkeypatch.setattr(startup, "startup_table", table)
+    assert run(["bench", "startup", "--rounds", "3", "--format", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["rounds"] == 3 and document["commands"][3] == {
+        "command": "hunyuan params", "seconds": 0.25, "of_python": 12.5,
+    }  # fmt: skip
+    assert run(["bench", "startup", "--checkpoint", str(tmp_path)]) == 0
+    (quick, rounds), (every, _) = asked
+    assert rounds == 3 and next(iter(quick)) == "python -c pass"
+    assert [line[3:] for line in list(quick.values())[1:]] == [["--help"], ["kv-cache"], ["params"]]
+    assert every["hunyuan infer"][3:] == ["infer", "The", "--checkpoint", str(tmp_path), "--max-new-tokens", "1"]

@@ -1,0 +1,26 @@
+"""Options of `hunyuan bench`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Turns that every contender takes.")]
+Steps = Annotated[int, typer.Option("--steps", min=1, help="Training steps per turn.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="Processor threads of each contender.")]
+Peer = Annotated[bool, typer.Option("--peer/--no-peer", help="Also run transformers' HunYuanMoEV1 (extra: hf).")]
+Compiled = Annotated[
+    bool, typer.Option("--compile/--no-compile", help="Also time torch.compile (needs a C++ compiler).")
+]
+BenchDevice = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
+Shape = Annotated[
+    Literal["small", "large", "both"],
+    typer.Option("--shape", help="small: 5M activated parameters, within a cache. large: 273M, beyond any."),
+]
+Batches = Annotated[str, typer.Option("--batch", metavar="SIZES", help="Sequences at a time, with commas: 1,8.")]
+NewTokens = Annotated[int, typer.Option("--new-tokens", min=1, help="Tokens that are generated in a turn.")]
+PromptTokens = Annotated[int, typer.Option("--prompt-tokens", min=1, help="Tokens of each prompt.")]
+StartedCheckpoint = Annotated[
+    Path | None,
+    typer.Option("--checkpoint", exists=True, help="Also time infer: one token of the model in this folder."),
+]
