@@ -162,9 +162,9 @@ def worker(
         ask(2)  # warm up
         yield ask
     finally:
-        here.close()
-        process.terminate()
+        process.terminate()  # first: a process that finds the pipe closed would complain
         process.join()
+        here.close()
 
 
 def _serve(name: str, work: Any, build: Callable[[str, Any, Any], Step], pipe: Any) -> None:
