@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any, cast
 
 import pandas as pd
@@ -138,9 +139,10 @@ def worker(
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(name, work, build, there), daemon=True)
-    signal.pthread_sigmask(
-        signal.SIG_BLOCK, {signal.SIGINT}
-    )  # inherited: Ctrl-C is for this process, which ends that one
+    # Ctrl-C is for this process, which ends that one: what is blocked here stays blocked there. The tracker of resources is
+    # started before, for its start lets SIGINT through again.
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()
     finally:

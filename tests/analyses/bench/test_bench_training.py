@@ -260,3 +260,17 @@ def test_a_process_that_ends_is_named(transformers_module):
     transformers_module("import os; os._exit(3)")
     error = refuse("transformers eager float32", TINY)
     assert str(error) == "the process of 'transformers eager float32' ended early"
+
+
+def _interrupts_itself(name, work, device):
+    import os
+    import signal
+
+    return lambda: os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_does_not_reach_the_process_of_a_contender():
+    """A terminal sends it to the whole group: this process is the one that answers."""
+    with benchmark.worker("any", TINY, _interrupts_itself) as ask:
+        seconds, _ = ask(3)
+    assert len(seconds) == 3
