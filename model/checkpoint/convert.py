@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from model.checkpoint import run as native
+from model.checkpoint import run as runs
 from model.checkpoint.export_check import compare_with_transformers
 from model.checkpoint.released import (
     DEFAULT_SHARD_BYTES,
@@ -33,7 +33,7 @@ from model.checkpoint.released import (
     write_released,
     written_aside,
 )
-from model.checkpoint.tensor_files import INDEX
+from model.checkpoint.tensor_files import INDEX, ambiguity
 from model.config.hunyuan import HunyuanConfig
 from model.config.load import load_values
 from model.config.released import write_config
@@ -49,7 +49,7 @@ Target = Literal["native", "hunyuan", "transformers"]
 Stage = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_READ = {"config.json", INDEX, native.MODEL, native.STATE, native.MANIFEST, *TOKENIZER_FILES}
+_READ = {"config.json", INDEX, runs.MODEL, runs.STATE, runs.MANIFEST, *TOKENIZER_FILES}
 
 
 class _Source(NamedTuple):
@@ -57,7 +57,7 @@ class _Source(NamedTuple):
     weights: Path
     of_release: bool
     config: HunyuanConfig
-    notes: list[str]  # on newer checkpoints that are damaged
+    notes: list[str]  # on newer checkpoints that are damaged, or weights that are there twice
 
 
 def convert(
@@ -92,7 +92,7 @@ def convert(
             (aside / name).write_bytes(content)
         with stage(f"writing {target}", sum(tensor.nbytes for tensor in net.state_dict().values())) as advance:
             if to == "native":
-                written = _write_native(net, aside, advance)
+                written = _write_run(net, aside, advance)
             else:
                 written = write_released(
                     net, aside, layout=to, max_shard_bytes=max_shard_bytes, token_ids=token_ids, progress=advance
@@ -136,9 +136,10 @@ def _check_options(to: str, dtype: str | None, max_shard_bytes: int) -> None:
 
 def _look(source: Path) -> _Source:
     if is_released_folder(source):
-        return _Source(source, source, True, released_config(source), [])
-    run = native.run_of(source)
-    checkpoint, notes = native.newest_intact(run) if source == run else (native.checkpoint_of(source)[1], [])
+        note = ambiguity(source)
+        return _Source(source, source, True, released_config(source), [note] if note else [])
+    run = runs.run_of(source)
+    checkpoint, notes = runs.newest_intact(run) if source == run else (runs.checkpoint_of(source)[1], [])
     return _Source(run, checkpoint, False, HunyuanConfig.from_file(run), notes)
 
 
@@ -146,7 +147,7 @@ def _load(found: _Source, dtype: torch.dtype | None, progress: Callable[[int], N
     if found.of_release:
         net = load_released(found.weights, Hunyuan, dtype, progress=progress)
     else:
-        net = native.model_of(found.home, found.weights, Hunyuan, dtype)
+        net = runs.model_of(found.home, found.weights, Hunyuan, dtype)
     if dtype == torch.float16:  # its largest number is 65,504
         beyond = [name for name, tensor in net.state_dict().items() if not _is_finite(tensor)]
         if beyond:
@@ -208,9 +209,9 @@ def _token_ids(values: dict[str, Any]) -> dict[str, Any]:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def _write_native(net: Hunyuan, run: Path, progress: Callable[[int], None]) -> Written:
+def _write_run(net: Hunyuan, run: Path, progress: Callable[[int], None]) -> Written:
     (run / "config.json").write_bytes(_json(net.config.to_dict()))
-    native.save_weights(run, net)
+    runs.save_weights(run, net)
     weights = net.state_dict()
     size = sum(tensor.nbytes for tensor in weights.values())
     progress(size)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.checkpoint.released_names import stacked_experts
 from model.checkpoint.tensor_files import TensorFiles
 from model.config.hunyuan import HunyuanConfig
 from model.errors import ConfigError
@@ -111,10 +112,14 @@ def keep_experts_on_disk(net: Any, cache: ExpertCache) -> None:
 
 
 def released_reader(files: TensorFiles) -> Reader:
-    """Reads experts of the released layout, a tensor for each projection."""
+    """Reads experts of the released layout: a tensor for each projection, or those of a layer stacked in two."""
 
     def read(layer: int, expert: int, slot: Weights) -> None:
         gate_up, down = slot
+        if stacked_experts(layer)[0] in files.info:
+            for target, name in zip(slot, stacked_experts(layer), strict=True):
+                target.copy_(files.rows(name, expert))
+            return
         names = [f"model.layers.{layer}.mlp.experts.{expert}.{part}_proj.weight" for part in ("gate", "up", "down")]
         for target, name in zip((*gate_up.chunk(2), down), names, strict=True):
             target.copy_(files.get(name))
@@ -122,8 +127,8 @@ def released_reader(files: TensorFiles) -> Reader:
     return read
 
 
-def native_reader(files: TensorFiles) -> Reader:
-    """Reads experts of this project's checkpoints, which hold those of a layer in one tensor."""
+def run_reader(files: TensorFiles) -> Reader:
+    """Reads experts of a run's checkpoint, which holds those of a layer in two tensors."""
 
     def read(layer: int, expert: int, slot: Weights) -> None:
         for target, name in zip(slot, ("gate_up", "down"), strict=True):

@@ -4,7 +4,7 @@
     write_released(net, folder, layout="hunyuan", ...)      config.json, and the weights in shards with their index
     with written_aside(folder) as aside: ...                a folder that is there whole or not at all
 
-Names are those of model/checkpoint/released_names.py, config.json of released_config.py. While reading, memory holds the model
+Names are those of model/checkpoint/released_names.py, config.json of model/config/released.py. While reading, memory holds the model
 and the mapped pages of one shard; while writing, the model and one shard.
 """
 
@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from model.checkpoint.released_names import Part, parts_of
+from model.checkpoint.released_names import Part, parts_of, released_name, stacked_experts, stacked_part_of
 from model.checkpoint.run import ROUTED, M, keeps_precision, without_storage, write_tensors
 from model.checkpoint.tensor_files import INDEX, WEIGHTS, TensorFiles, some
 from model.config.hunyuan import HunyuanConfig
@@ -65,8 +65,9 @@ def load_released(
     Routers keep the precision of their file. Without `routed` the routed experts stay behind, on the meta device.
     """
     config = released_config(folder)
-    with TensorFiles(folder) as files:
-        if config.num_hidden_layers * config.num_experts > max(len(files.info), FEW_BLOCKS):
+    with TensorFiles(folder, released_name) as files:
+        experts = 1 if stacked_experts(0)[0] in files.info else config.num_experts
+        if config.num_hidden_layers * experts > max(len(files.info), FEW_BLOCKS):
             raise CheckpointError(
                 f"{folder} holds {len(files.info):,} tensors, too few for the {config.num_hidden_layers:,} layers and "
                 f"{config.num_experts:,} experts of its config.json: take both from one model"
@@ -76,13 +77,13 @@ def load_released(
         table = checked_parts(files, shapes, config, where=folder)
         weights: dict[str, Tensor] = {}
         for name, tensor in files.shards():
-            native, part = table.get(name, ("", None))
-            if part is None or (ROUTED in native and not routed):
+            own, part = table.get(name, ("", None))
+            if part is None or (ROUTED in own and not routed):
                 continue
-            if native not in weights:
-                precision = tensor.dtype if dtype is None or keeps_precision(native) else dtype
-                weights[native] = torch.empty(shapes[native], dtype=precision)
-            _rows(weights[native], part).copy_(tensor.view(part.rows, -1))
+            if own not in weights:
+                precision = tensor.dtype if dtype is None or keeps_precision(own) else dtype
+                weights[own] = torch.empty(shapes[own], dtype=precision)
+            _rows(weights[own], part).copy_(tensor.view(part.rows, -1))
             progress(tensor.nbytes)
     net.load_state_dict(weights, assign=True, strict=routed)
     net.eval()
@@ -96,26 +97,31 @@ def shapes_of(net: Any) -> dict[str, tuple[int, ...]]:
 def checked_parts(files: TensorFiles, shapes: dict[str, tuple[int, ...]], config: HunyuanConfig, where: Path) -> Table:
     """The table for the tensors of `shapes`; every missing, unexpected or misshapen one is listed in one error."""
     table: Table = {}
-    for native, shape in shapes.items():
-        table |= {part.name: (native, part) for part in parts_of(native, shape, config.num_experts)}
     found = {name: info for name, info in files.info.items() if not name.endswith("rotary_emb.inv_freq")}
+    for own, shape in shapes.items():
+        stacked = stacked_part_of(own, shape)
+        parts = [stacked] if stacked and stacked.name in found else parts_of(own, shape, config.num_experts)
+        table |= {part.name: (own, part) for part in parts}
     problems = []
-    if config.tie_word_embeddings and HEAD in found:  # some writers store a tied head as well
-        del found[HEAD]
-        if EMBEDDING in found and not files.equal(HEAD, EMBEDDING):
-            problems.append(f"{HEAD} differs from the embedding, to which config.json ties it")
+    if config.tie_word_embeddings and HEAD in found:
+        if EMBEDDING not in found:  # some writers keep the head of the two that are one
+            table[HEAD] = table.pop(EMBEDDING)
+        else:  # and some store both
+            del found[HEAD]
+            if not files.equal(HEAD, EMBEDDING):
+                problems.append(f"{HEAD} differs from the embedding, to which config.json ties it")
     precisions: dict[str, set[torch.dtype]] = {}
     misshapen = []
     for name in table.keys() & found.keys():
-        native, part = table[name]
-        precisions.setdefault(native, set()).add(found[name].dtype)
+        own, part = table[name]
+        precisions.setdefault(own, set()).add(found[name].dtype)
         if found[name].shape != part.shape:
             misshapen.append(f"{name} {list(found[name].shape)} instead of {list(part.shape)}")
     lists = {
         "missing": [name for name in table if name not in found],
         "unexpected": [name for name in found if name not in table],
         "misshapen": sorted(misshapen),
-        "in several precisions": [native for native, dtypes in precisions.items() if len(dtypes) > 1],
+        "in several precisions": [own for own, dtypes in precisions.items() if len(dtypes) > 1],
     }
     problems += [f"{what}: {some(names)}" for what, names in lists.items() if names]
     if problems:
@@ -177,13 +183,13 @@ def _shards(weights: dict[str, Tensor], num_experts: int, max_bytes: int) -> lis
     """The parts of all tensors in order, cut where a shard would grow over max_bytes."""
     shards: list[Shard] = [[]]
     size = 0
-    for native, tensor in weights.items():
-        for part in parts_of(native, tuple(tensor.shape), num_experts):
+    for own, tensor in weights.items():
+        for part in parts_of(own, tuple(tensor.shape), num_experts):
             part_bytes = math.prod(part.shape) * tensor.element_size()
             if shards[-1] and size + part_bytes > max_bytes:
                 shards.append([])
                 size = 0
-            shards[-1].append((native, part))
+            shards[-1].append((own, part))
             size += part_bytes
     return shards
 
@@ -193,8 +199,8 @@ def _write_shards(folder: Path, shards: list[Shard], weights: dict[str, Tensor],
     for index, shard in enumerate(shards, start=1):
         file = WEIGHTS if len(shards) == 1 else f"model-{index:05d}-of-{len(shards):05d}.safetensors"
         tensors = {}
-        for native, part in shard:  # copies: slices of one tensor may not go into one file
-            tensors[part.name] = _rows(weights[native], part).reshape(part.shape).to("cpu", copy=True)
+        for own, part in shard:  # copies: slices of one tensor may not go into one file
+            tensors[part.name] = _rows(weights[own], part).reshape(part.shape).to("cpu", copy=True)
             weight_map[part.name] = file
         write_tensors(tensors, folder / file, metadata={"format": "pt"})
         written = sum(tensor.nbytes for tensor in tensors.values())

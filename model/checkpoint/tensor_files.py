@@ -5,13 +5,13 @@
         files.get("model.norm.weight")     a tensor over the mapped file: pages are read when they are touched
         files.shards()                     (name, tensor) of all, one file open at a time
 
-One model.safetensors, or shards that model.safetensors.index.json names. Pickled weights (.bin, .pt) can run code when they
-are loaded: they never are. The safetensors library refuses overlapping tensors, shapes that do not fit their bytes, and
-files cut short.
+The weights are in one model.safetensors, or in shards that model.safetensors.index.json names. Pickled weights (.bin, .pt)
+can run code when they are loaded, so they never are. The safetensors library refuses overlapping tensors, shapes that do
+not fit their bytes, and files cut short.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -28,14 +28,18 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F
 
 class TensorInfo(NamedTuple):
     file: Path
+    name: str  # in the file
     shape: tuple[int, ...]
     dtype: torch.dtype
 
 
 class TensorFiles:
-    """The tensors of a folder by name; CheckpointError says in one sentence why they cannot be read."""
+    """The tensors of a folder by name; CheckpointError says in one sentence why they cannot be read.
 
-    def __init__(self, folder: Path) -> None:
+    `rename` turns the name in a file into the one by which this object knows the tensor.
+    """
+
+    def __init__(self, folder: Path, rename: Callable[[str], str] = str) -> None:
         self.info: dict[str, TensorInfo] = {}
         self._open: dict[Path, Any] = {}
         self._stack = ExitStack()
@@ -48,13 +52,19 @@ class TensorFiles:
                         f"{file} does not hold {some(absent)}, which {INDEX} says it does: copy it again"
                     )
                 for name in listed or held:
-                    part = handle.get_slice(name)
-                    if part.get_dtype() not in DTYPES:
-                        raise CheckpointError(
-                            f"{file} holds {name} as {part.get_dtype()}: only {', '.join(DTYPES)} are read here, "
-                            "take a checkpoint that is not quantised"
-                        )
-                    self.info[name] = TensorInfo(file, tuple(part.get_shape()), DTYPES[part.get_dtype()])
+                    self._add(file, name, handle.get_slice(name), rename(name))
+
+    def _add(self, file: Path, name: str, part: Any, renamed: str) -> None:
+        if part.get_dtype() not in DTYPES:
+            raise CheckpointError(
+                f"{file} holds {name} as {part.get_dtype()}: only {', '.join(DTYPES)} are read here, "
+                "take a checkpoint that is not quantised"
+            )
+        if renamed in self.info:
+            raise CheckpointError(
+                f"{file.parent} holds {renamed} twice, as {self.info[renamed].name} and as {name}: remove one of them"
+            )
+        self.info[renamed] = TensorInfo(file, name, tuple(part.get_shape()), DTYPES[part.get_dtype()])
 
     def __enter__(self) -> Self:
         return self
@@ -65,25 +75,27 @@ class TensorFiles:
 
     def get(self, name: str) -> Tensor:
         """One tensor, from a file that stays open."""
-        tensor: Tensor = self._handle(name).get_tensor(name)
+        tensor: Tensor = self._handle(name).get_tensor(self.info[name].name)
         return tensor
 
     def equal(self, name: str, other: str) -> bool:
         """Whether two tensors hold the same values; what is mapped to find out is given back."""
-        with _opened(self.info[name].file) as first, _opened(self.info[other].file) as second:
-            return torch.equal(first.get_tensor(name), second.get_tensor(other))
+        one, two = self.info[name], self.info[other]
+        with _opened(one.file) as first, _opened(two.file) as second:
+            return torch.equal(first.get_tensor(one.name), second.get_tensor(two.name))
 
     def rows(self, name: str, index: int) -> Tensor:
         """Entry `index` of a tensor along its first dimension, without reading the others."""
-        tensor: Tensor = self._handle(name).get_slice(name)[index]
+        tensor: Tensor = self._handle(name).get_slice(self.info[name].name)[index]
         return tensor
 
     def shards(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor, file after file: what a file had mapped is given back before the next one is opened."""
         for file in dict.fromkeys(info.file for info in self.info.values()):
             with _opened(file) as handle:
-                for name in [name for name, info in self.info.items() if info.file == file]:
-                    yield name, handle.get_tensor(name)
+                for name, info in self.info.items():
+                    if info.file == file:
+                        yield name, handle.get_tensor(info.name)
 
     def _handle(self, name: str) -> Any:
         file = self.info[name].file
@@ -103,10 +115,10 @@ def _opened(file: Path) -> Any:
 
 def _files(folder: Path) -> dict[Path, set[str]]:
     """The weight files of a folder, each with the tensors that the index says it holds (none where there is no index)."""
+    if (folder / WEIGHTS).is_file() and (not (folder / INDEX).exists() or ambiguity(folder)):
+        return {folder / WEIGHTS: set()}
     if (folder / INDEX).exists():
         return _indexed(folder)
-    if (folder / WEIGHTS).is_file():
-        return {folder / WEIGHTS: set()}
     pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
     if pickled:
         raise CheckpointError(
@@ -117,6 +129,21 @@ def _files(folder: Path) -> dict[Path, set[str]]:
     hint = f"; {some(others)} cannot be told apart without {INDEX}" if others else ""
     raise CheckpointError(
         f"{folder} holds neither {WEIGHTS} nor {INDEX}{hint}: give a folder with all of a model's files"
+    )
+
+
+def ambiguity(folder: Path) -> str | None:
+    """A sentence where a folder holds a single file of weights and an index of others: transformers reads the single file."""
+    if not (folder / WEIGHTS).is_file() or not (folder / INDEX).exists():
+        return None
+    try:
+        if folder / WEIGHTS in _indexed(folder):  # one of the shards, or all of them
+            return None
+    except CheckpointError:  # an index that is of no use
+        pass
+    return (
+        f"{folder} holds both {WEIGHTS} and {INDEX}: {WEIGHTS} is read, as transformers does; "
+        "remove whichever is not the model's"
     )
 
 
