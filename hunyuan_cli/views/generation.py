@@ -67,11 +67,14 @@ def open_engine(checkpoint: Path, *, dtype: str | None, device: str, experts: st
     """The model of a folder; of a run with a damaged newest checkpoint the one before it, with a word about that."""
     from model.checkpoint.released import is_released_folder
     from model.checkpoint.run import newest_intact, run_of
+    from model.checkpoint.tensor_files import ambiguity
     from model.device import pick_device
     from model.generation.engine import Engine
 
     place = pick_device(device)
-    if not is_released_folder(checkpoint) and run_of(checkpoint) == checkpoint:
+    if is_released_folder(checkpoint):
+        stderr(ambiguity(checkpoint) or "")
+    elif run_of(checkpoint) == checkpoint:
         checkpoint, passed_over = newest_intact(checkpoint)
         for sentence in passed_over:
             stderr(sentence)

@@ -4,8 +4,8 @@
     write_released(net, folder, layout="hunyuan", ...)      config.json, and the weights in shards with their index
     with written_aside(folder) as aside: ...                a folder that is there whole or not at all
 
-Names are those of model/checkpoint/released_names.py, config.json of model/config/released.py. While reading, memory holds the model
-and the mapped pages of one shard; while writing, the model and one shard.
+Names are those of model/checkpoint/released_names.py, config.json that of model/config/released.py. While reading, memory
+holds the model and the mapped pages of one shard; while writing, the model and one shard.
 """
 
 import math

@@ -12,6 +12,7 @@ from typing import Any
 
 from model.errors import ConfigError, DataError
 from model.generation.sampling import Sampling
+from model.tokenizer.folder import end_ids
 
 FILE_NAME = "generation_config.json"
 SAMPLED = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}  # if do_sample
@@ -27,7 +28,7 @@ class GenerationDefaults:
     top_p: float | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
-    eos_ids: tuple[int, ...] = ()  # any of these tokens ends the text
+    eos_ids: tuple[int, ...] = ()  # any of these tokens ends the text; config.json's where the file names none
     max_new_tokens: int | None = None
 
 
@@ -37,7 +38,7 @@ def read_generation_config(folder: str | Path) -> GenerationDefaults:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return GenerationDefaults()
+        return GenerationDefaults(eos_ids=end_ids(Path(folder)))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -82,7 +83,9 @@ class _Keys:
             sampling = {name: SAMPLED[name] if value is None else value for name, value in sampling.items()}
         else:
             sampling["temperature"] = 0.0
-        found = GenerationDefaults(**sampling, eos_ids=self.ids(), max_new_tokens=self.whole("max_new_tokens", 1))
+        found = GenerationDefaults(
+            **sampling, eos_ids=end_ids(self.path.parent), max_new_tokens=self.whole("max_new_tokens", 1)
+        )
         try:
             merge(found)
         except ConfigError as error:
@@ -108,13 +111,6 @@ class _Keys:
         if value is not None and not _is_whole(value, least):
             raise self.refused(name, f"a whole number, {least} or above")
         return value
-
-    def ids(self) -> tuple[int, ...]:
-        value = self.values.get("eos_token_id")
-        ids = value if isinstance(value, list) else [] if value is None else [value]
-        if not all(_is_whole(each, 0) for each in ids):
-            raise self.refused("eos_token_id", "a token id or a list of them")
-        return tuple(ids)
 
     def refused(self, name: str, wanted: str) -> DataError:
         return DataError(

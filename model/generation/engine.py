@@ -17,6 +17,7 @@ from model.tokenizer.folder import check_tokenizer_fits, load_chat_template, loa
 from model.tokenizer.interface import TextTokenizer, whole_characters
 from model.transformer import Hunyuan
 
+ENVIRONMENT = "environment.json"  # training leaves it in a run folder
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -29,6 +30,7 @@ class Engine:
     template: ChatTemplate
     has_template: bool  # False: the plain transcript stands in
     defaults: GenerationDefaults
+    trained_here: bool = False  # on texts that no token of the tokenizer's begins: only ends are packed between them
 
     @classmethod
     def from_folder(
@@ -52,7 +54,9 @@ class Engine:
             expert_cache_bytes=expert_cache_bytes,
         )
         check_tokenizer_fits(tokenizer, net.config.vocab_size)
-        return cls(net, tokenizer, template or plain_template(), template is not None, defaults)
+        return cls(
+            net, tokenizer, template or plain_template(), template is not None, defaults, (home / ENVIRONMENT).is_file()
+        )
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -61,9 +65,9 @@ class Engine:
 
     def request(self, prompt: str, *, max_new_tokens: int, seed: int = 0, stop: Sequence[str] = ()) -> Request:
         """A request to go on with a text; of an empty one, to begin one."""
-        ids = self.tokenizer.encode(whole_characters(prompt)) or [
-            self.tokenizer.eos_id
-        ]  # the end of one text begins the next
+        encode = self.tokenizer.encode if self.trained_here else self.tokenizer.encode_prompt
+        ids = encode(whole_characters(prompt))
+        ids = ids or [self.tokenizer.eos_id]  # the end of one text begins the next
         return self._request(ids, max_new_tokens, seed, stop)
 
     def reply(

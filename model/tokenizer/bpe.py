@@ -24,9 +24,14 @@ MIN_VOCAB_SIZE = 257  # the 256 bytes and the end of text
 
 
 class Tokenizer:
-    """A `tokenizers.Tokenizer` with the end-of-text id, adding nothing to the text and cutting nothing off it."""
+    """A `tokenizers.Tokenizer` with the end-of-text id, adding nothing to the text and cutting nothing off it.
 
-    def __init__(self, backend: tokenizers.Tokenizer, *, eos_name: str | None = None) -> None:
+    Texts end with `eos_name`, or a usual name, or the token `eos_id`, whichever is there first.
+    """
+
+    def __init__(
+        self, backend: tokenizers.Tokenizer, *, eos_name: str | None = None, eos_id: int | None = None
+    ) -> None:
         backend.no_padding()
         backend.no_truncation()
         content = backend.to_str()
@@ -35,7 +40,8 @@ class Tokenizer:
         ids = backend.get_vocab(with_added_tokens=True)
         self.vocab_size = 1 + max(ids.values(), default=-1)  # rows an embedding needs, also where ids have gaps
         usual_eos = next((name for name in EOS_NAMES if name in ids), None)
-        eos = usual_eos if eos_name is None else eos_name
+        by_id = None if eos_id is None else backend.id_to_token(eos_id)
+        eos = next((name for name in (eos_name, usual_eos, by_id) if name is not None), None)
         if eos is None:
             raise DataError(f"it has no end-of-text token: add one of {', '.join(EOS_NAMES)} to it")
         if eos not in ids:
@@ -56,6 +62,10 @@ class Tokenizer:
     def encode_with_special(self, text: str) -> list[int]:
         """The same as `encode`, but a name of a special token becomes that token."""
         return self._finding_special.encode(whole_characters(text), add_special_tokens=False).ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """The same as `encode`, with what the file's post-processor puts around a text, such as a token that begins it."""
+        return self._backend.encode(whole_characters(text), add_special_tokens=True).ids
 
     @cached_property
     def _finding_special(self) -> tokenizers.Tokenizer:
@@ -130,8 +140,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return Tokenizer(backend)
 
 
-def load_tokenizer(path: str | Path, *, eos_name: str | None = None) -> Tokenizer:
-    """An existing tokenizer.json, of this project or of Hugging Face; it ends texts with `eos_name`, or a usual name."""
+def load_tokenizer(path: str | Path, *, eos_name: str | None = None, eos_id: int | None = None) -> Tokenizer:
+    """An existing tokenizer.json, of this project or of Hugging Face; what ends its texts is as in Tokenizer."""
     try:
         content = Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -145,6 +155,6 @@ def load_tokenizer(path: str | Path, *, eos_name: str | None = None) -> Tokenize
             f"{path} is not a tokenizer.json ({error}): give a file saved by the tokenizers library"
         ) from error
     try:
-        return Tokenizer(backend, eos_name=eos_name)
+        return Tokenizer(backend, eos_name=eos_name, eos_id=eos_id)
     except DataError as error:
         raise DataError(f"{path} cannot be used: {error}") from error

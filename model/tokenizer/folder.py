@@ -1,12 +1,15 @@
 """The tokenizer and the chat template of a model's folder, as Hugging Face lays it out.
 
-hy.tiktoken             Hunyuan's own vocabulary, taken where it is there   tiktoken_vocab.py
-tokenizer.json          otherwise                                           bpe.py
-tokenizer_config.json   the name of the end-of-text token, and of others that a template may use
-chat_template.jinja     the chat template; older folders keep it in tokenizer_config.json
+hy.tiktoken               Hunyuan's own vocabulary, taken where it is there   tiktoken_vocab.py
+tokenizer.json            otherwise                                           bpe.py
+tokenizer_config.json     the name of the end-of-text token, and of others that a template may use
+special_tokens_map.json   the same in older folders
+chat_template.jinja       the chat template; older folders keep it in tokenizer_config.json
+generation_config.json    the ids of the tokens that end a text; or else config.json's
 """
 
 import json
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +17,18 @@ from model.errors import DataError
 from model.tokenizer.bpe import load_tokenizer
 from model.tokenizer.chat_template import ChatTemplate
 from model.tokenizer.interface import TextTokenizer
-from model.tokenizer.tiktoken_vocab import TIKTOKEN_FILE, load_tiktoken_vocab
+from model.tokenizer.tiktoken_vocab import A13B_EXTRAS, EXTRAS, TIKTOKEN_FILE, load_tiktoken_vocab, special_names
 
 TOKENIZER_JSON = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+SPECIAL_TOKENS_MAP = "special_tokens_map.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 
 # What goes along when a checkpoint is converted.
 TOKENIZER_FILES = (
     TOKENIZER_JSON,
     TOKENIZER_CONFIG,
-    "special_tokens_map.json",
+    SPECIAL_TOKENS_MAP,
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
@@ -36,13 +40,19 @@ TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "
 
 
 def load_folder_tokenizer(folder: str | Path) -> TextTokenizer:
-    """The tokenizer of the folder, ending texts with the `eos_token` of its tokenizer_config.json where that names one."""
+    """The tokenizer of the folder; the folder's `eos_token` ends its texts where one is named."""
     folder = Path(folder)
     eos_name = _token_names(folder).get("eos_token")
     if (folder / TIKTOKEN_FILE).exists():
-        return load_tiktoken_vocab(folder / TIKTOKEN_FILE, eos_name=eos_name)
+        return load_tiktoken_vocab(
+            folder / TIKTOKEN_FILE,
+            eos_name=eos_name,
+            model_vocab_size=_object(folder / "config.json").get("vocab_size"),
+            extras=A13B_EXTRAS if _speaks_of(folder, special_names(A13B_EXTRAS)[-1]) else EXTRAS,
+        )
     if (folder / TOKENIZER_JSON).exists():
-        return load_tokenizer(folder / TOKENIZER_JSON, eos_name=eos_name)
+        eos_id = next(iter(end_ids(folder)), None)
+        return load_tokenizer(folder / TOKENIZER_JSON, eos_name=eos_name, eos_id=eos_id)
     raise DataError(
         f"{folder} holds no tokenizer, neither {TIKTOKEN_FILE} nor {TOKENIZER_JSON}: "
         "copy the one that the model was trained with into it"
@@ -56,10 +66,25 @@ def load_chat_template(folder: str | Path) -> ChatTemplate | None:
     source = _read(path)
     if source is None:
         path = folder / TOKENIZER_CONFIG
-        source = _template_of(_config(folder).get("chat_template"), path)
+        source = _template_of(_object(path).get("chat_template"), path)
     if source is None:
         return None
     return ChatTemplate(source, _token_names(folder), name=f"the chat template of {path}")
+
+
+def end_ids(folder: Path) -> tuple[int, ...]:
+    """The ids that generation_config.json says end a text; where it says none, those of config.json."""
+    for name in ("generation_config.json", "config.json"):
+        value = _object(folder / name).get("eos_token_id")
+        ids = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in ids):
+            raise DataError(
+                f"{folder / name} has eos_token_id = {reprlib.repr(value)}: give a token id or a list of them, "
+                "or remove the key"
+            )
+        if ids:
+            return tuple(ids)
+    return ()
 
 
 def check_tokenizer_fits(tokenizer: TextTokenizer, vocab_size: int) -> None:
@@ -88,26 +113,38 @@ def _is_named_template(entry: Any) -> bool:
 
 
 def _token_names(folder: Path) -> dict[str, str]:
-    """The special tokens that the configuration names, each as a string or as {"content": ...}."""
+    """The special tokens that the folder names.
+
+    As in transformers, special_tokens_map.json has the last word unless the configuration lists the added tokens, too.
+    """
+    config = _object(folder / TOKENIZER_CONFIG)
+    named = _named_tokens(config, folder / TOKENIZER_CONFIG)
+    mapped = _named_tokens(_object(folder / SPECIAL_TOKENS_MAP), folder / SPECIAL_TOKENS_MAP)
+    return mapped | named if "added_tokens_decoder" in config else named | mapped
+
+
+def _named_tokens(values: dict[str, Any], path: Path) -> dict[str, str]:
+    """Those of a file, each as a string or as {"content": ...}."""
     names = {}
-    config = _config(folder)
     for key in TOKEN_KEYS:
-        value = config.get(key)
+        value = values.get(key)
         if isinstance(value, dict):
             value = value.get("content", value)
         if value is None:
             continue
         if not isinstance(value, str):
-            raise DataError(
-                f"{folder / TOKENIZER_CONFIG}: {key} is {type(value).__name__}, not a token's name: mend or remove it"
-            )
+            raise DataError(f"{path}: {key} is {type(value).__name__}, not a token's name: mend or remove it")
         names[key] = value
     return names
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json, empty where there is none."""
-    path = folder / TOKENIZER_CONFIG
+def _speaks_of(folder: Path, token: str) -> bool:
+    """Whether a file beside the vocabulary names a token."""
+    return any(token in (_read(folder / name) or "") for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, CHAT_TEMPLATE))
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """A JSON object, empty where there is no file."""
     content = _read(path)
     if content is None:
         return {}

@@ -3,11 +3,11 @@
     IQ== 0            a token's bytes in base64, and a number that nobody reads:
     Ig== 1            the id of a token is its place in the file
 
-Hunyuan-Large has 127,957 such tokens, about 100K of GPT-4's and 28K for Chinese; its 209 special tokens take the ids
-after them, wherever the file ends, so that a smaller file works alike. Text is first brought to Unicode's composed form
-(NFC), then cut into words by GPT-4's pattern with every digit on its own, and within a word the pair of tokens that
-makes the earliest token of the file is merged until no pair makes one. The release's loader passes over a token that
-the file repeats, without giving the repetition an id, and so does this one.
+Hunyuan-Large has 127,957 such tokens, about 100K of GPT-4's and 28K for Chinese. Its 209 special tokens take the ids after
+them, wherever the file ends, so that a smaller file works alike; Hunyuan-A13B has one more, <|extra_204|>. Text is first
+brought to Unicode's composed form (NFC), then cut into words by GPT-4's pattern with every digit on its own. Within a word
+the pair of tokens that makes the earliest token of the file is merged until no pair makes one. The release's loader passes
+over a token that the file repeats, without giving the repetition an id, and so does this one.
 """
 
 import base64
@@ -28,14 +28,8 @@ from model.tokenizer.interface import encode_around_special, whole_characters
 
 TIKTOKEN_FILE = "hy.tiktoken"
 EOS = "<|eos|>"
-SPECIAL_NAMES = (
-    "<|endoftext|>",
-    "<|startoftext|>",
-    "<|bos|>",
-    EOS,
-    "<|pad|>",
-    *(f"<|extra_{number}|>" for number in range(204)),
-)
+EXTRAS, A13B_EXTRAS = 204, 205
+_NAMED = ("<|endoftext|>", "<|startoftext|>", "<|bos|>", EOS, "<|pad|>")
 SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -49,7 +43,7 @@ LONG_BLANKS = re.compile(rf"\s{{{BLANKS_AT_ONCE}}}")
 class TiktokenVocab:
     """Tokens in the order of their ids, the special ones after them, and the id that ends a text."""
 
-    def __init__(self, tokens: Sequence[bytes], *, eos_name: str | None = None) -> None:
+    def __init__(self, tokens: Sequence[bytes], *, eos_name: str | None = None, extras: int = EXTRAS) -> None:
         try:
             import tiktoken
         except ImportError as error:
@@ -61,14 +55,15 @@ class TiktokenVocab:
                 f"it has no token for the byte {missing:#04x} alone, so that some text has no tokens: "
                 "fetch the whole file again"
             )
-        self.special_tokens = {name: len(ranks) + place for place, name in enumerate(SPECIAL_NAMES)}
-        self.vocab_size = len(ranks) + len(SPECIAL_NAMES)
+        names = special_names(extras)
+        self.special_tokens = {name: len(ranks) + place for place, name in enumerate(names)}
+        self.vocab_size = len(ranks) + len(names)
         eos_name = EOS if eos_name is None else eos_name
         if eos_name not in self.special_tokens:
             raise DataError(f"it has no special token '{eos_name}' to end a text: set eos_token to '{EOS}'")
         self.eos_id = self.special_tokens[eos_name]
         self._tokens = list(ranks)
-        digest = hashlib.sha256("\n".join((SPLIT_PATTERN, *SPECIAL_NAMES, eos_name)).encode())
+        digest = hashlib.sha256("\n".join((SPLIT_PATTERN, *names, eos_name)).encode())
         for token in self._tokens:
             digest.update(b"\n" + base64.b64encode(token))
         self.fingerprint = digest.hexdigest()
@@ -89,6 +84,10 @@ class TiktokenVocab:
     def encode_with_special(self, text: str) -> list[int]:
         """The same as `encode`, but a name of a special token becomes that token."""
         return encode_around_special(text, self.special_tokens, self.encode)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """The same as `encode`: the release's tokenizer puts nothing around a text."""
+        return self.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Special tokens, and ids beyond the vocabulary, give no text; broken UTF-8 gives U+FFFD."""
@@ -125,8 +124,18 @@ class ByteStream:
         return rest
 
 
-def load_tiktoken_vocab(path: str | Path, *, eos_name: str | None = None) -> TiktokenVocab:
-    """A vocabulary file; `eos_name` is the special token that ends a text, `<|eos|>` where none is given."""
+def special_names(extras: int) -> tuple[str, ...]:
+    """The special tokens in the order of their ids, so many <|extra_N|> at the end."""
+    return (*_NAMED, *(f"<|extra_{number}|>" for number in range(extras)))
+
+
+def load_tiktoken_vocab(
+    path: str | Path, *, eos_name: str | None = None, model_vocab_size: int | None = None, extras: int = EXTRAS
+) -> TiktokenVocab:
+    """A vocabulary file; `eos_name` is the special token that ends a text, `<|eos|>` where none is given.
+
+    A model whose vocab_size is that of the file with 205 extra tokens, as Hunyuan-A13B's, has them all.
+    """
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -137,7 +146,9 @@ def load_tiktoken_vocab(path: str | Path, *, eos_name: str | None = None) -> Tik
     if not tokens:
         raise DataError(f"{path} is empty: fetch the whole file again")
     try:
-        return TiktokenVocab(tokens, eos_name=eos_name)
+        if model_vocab_size == len(set(tokens)) + len(special_names(A13B_EXTRAS)):
+            extras = A13B_EXTRAS
+        return TiktokenVocab(tokens, eos_name=eos_name, extras=extras)
     except DataError as error:
         raise DataError(f"{path} cannot be used: {error}") from error
 

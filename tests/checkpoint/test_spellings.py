@@ -106,9 +106,7 @@ def test_transformers_computes_the_same_logits(spelled, respell):
     """Top-2: its class gives a single expert the weight 1, and these experts are 20 wide, a multiple of 16 bytes."""
     transformers = pytest.importorskip("transformers")
     _, other = spelled(respell, moe_topk=2)
-    net, info = transformers.AutoModelForCausalLM.from_pretrained(
-        other, dtype=torch.float32, output_loading_info=True
-    )
+    net, info = transformers.AutoModelForCausalLM.from_pretrained(other, dtype=torch.float32, output_loading_info=True)
     assert not any(info.values())
     torch.testing.assert_close(logits(other), net.eval()(INPUT_IDS, use_cache=False).logits, rtol=0, atol=1e-4)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from hunyuan_cli import main
 from model import Hunyuan
@@ -21,6 +22,7 @@ from model.generation.sampling import Sampling
 from model.tokenizer.bpe import load_tokenizer
 from model.tokenizer.chat_template import plain_template
 from model.tokenizer.folder import load_chat_template, load_folder_tokenizer
+from tests.checkpoint.folders import tensors_in
 from tests.cli.speaking import WORDS, write_released
 
 TINY = Path(__file__).parents[1] / "training" / "tiny.toml"
@@ -312,3 +314,14 @@ def test_log_probabilities_are_in_the_document(infer, run):
     assert document["logprobs"] == [entry.to_dict() for entry in request.logprobs]
     assert [len(entry["top"]) for entry in document["logprobs"]] == [3] * 5
     assert "logprobs" not in json.loads(infer(*arguments)[1])
+
+
+def test_weights_that_are_there_twice_are_told_of(infer, tmp_path):
+    folder = write_released(tmp_path / "twice")
+    save_file(tensors_in(folder), folder / "model.safetensors", metadata={"format": "pt"})
+    status, out, err = infer(PROMPT, "--checkpoint", folder, "--tokens", 3)
+    assert (status, err.count("\n")) == (0, 1)
+    assert err.startswith(f"{folder} holds both model.safetensors and model.safetensors.index.json: model.safetensors")
+    for path in folder.glob("model-*"):
+        path.unlink()
+    assert infer(PROMPT, "--checkpoint", folder, "--tokens", 3)[1] == out
