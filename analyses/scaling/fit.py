@@ -32,7 +32,7 @@ from analyses.scaling.predictions import Predictor
 from analyses.scaling.refusals import LARGEST_LOG
 from analyses.scaling.runs import clean_runs
 from analyses.scaling.surface import ParametricFit
-from analyses.scaling.surface_report import parametric_part
+from analyses.scaling.surface_report import parametric_part, screened
 from analyses.scaling.tables import Table
 from model.errors import HunyuanError
 
@@ -83,14 +83,20 @@ def scale_fit(table: Table, options: Options) -> ScaleFit:
         )
     if options.c_min is not None and options.method != "quadratic":
         raise HunyuanError("--c-min corrects the budgets of the quadratic method: leave it or --method out")
-    fit = fit_isoflop(runs, c_min=options.c_min, keep_outliers=options.keep_outliers)
+    of_surface, off_surface = screened(runs, options.keep_outliers) if options.method != "quadratic" else (runs, [])
+    # Each method leaves out what is off its own shape; where parabolas only stand beside a surface, all that it has.
+    alone = options.method == "parametric"
+    fit = fit_isoflop(
+        of_surface if alone else runs, c_min=options.c_min, keep_outliers=options.keep_outliers, screen=not alone
+    )
     seeds = np.random.SeedSequence(options.seed).spawn(3)
     draws: dict[str, Draws] = {}
     if fit.params_law is not None:
         draws["residual"] = residual_bootstrap(fit.usable, options.resamples, np.random.default_rng(seeds[0]))
         draws["case"] = case_bootstrap(fit.usable, options.resamples, np.random.default_rng(seeds[1]))
-    said = [*findings, *fit.findings]
-    document = _heading(runs.counts | {"outliers": fit.outliers, "used": len(fit.runs)}, options, runs.cost)
+    said = [*findings, *(off_surface if alone else ()), *fit.findings]
+    outliers = len(runs) - len(of_surface) if alone else fit.outliers
+    document = _heading(runs.counts | {"outliers": outliers, "used": len(fit.runs)}, options, runs.cost)
     document["columns"] = {name: column.name for name, column in runs.columns.items()}
     document["units"] = {name: column.unit for name, column in runs.columns.items() if name in SIZES}
     document["budgets"] = [_budget_row(budget, fit, draws, options) for budget in fit.budgets]
@@ -108,8 +114,8 @@ def scale_fit(table: Table, options: Options) -> ScaleFit:
         document["next_runs"] = next_runs(fit, target)
     parametric: ParametricFit | None = None
     if options.method != "quadratic":
-        parametric, part, more = parametric_part(fit, options, np.random.default_rng(seeds[2]))
-        said += more
+        parametric, part, more = parametric_part(of_surface, fit, options, np.random.default_rng(seeds[2]))
+        said += more if alone else [*off_surface, *more]
         document["parametric"] = part
         if options.method == "parametric":
             document |= {name: part and part[name] for name in ("n_opt", "d_opt")}

@@ -47,9 +47,14 @@ class IsoflopFit:
     outliers: int
 
 
-def fit_isoflop(runs: Runs, *, c_min: CMin | None = None, keep_outliers: bool = False) -> IsoflopFit:
-    """Fits cleaned runs; never raises for what the data cannot support: see `findings` and `refusal`."""
-    all_runs, outliers = runs, find_outliers(runs)
+def fit_isoflop(
+    runs: Runs, *, c_min: CMin | None = None, keep_outliers: bool = False, screen: bool = True
+) -> IsoflopFit:
+    """Parabolas and power laws of cleaned runs. What the data cannot support is in `findings` and `refusal`, never raised.
+
+    keep_outliers names the outliers and fits them; without screen none is looked for.
+    """
+    all_runs, outliers = runs, find_outliers(runs) if screen else {}
     findings = [
         Finding(
             "outlier",
@@ -69,7 +74,7 @@ def fit_isoflop(runs: Runs, *, c_min: CMin | None = None, keep_outliers: bool = 
     problems = [_problem(budget, number) for budget, number in zip(budgets, left_out, strict=True)]
     findings += summarised([problem for problem in problems if problem is not None], "budgets were left out")
     usable = [budget for budget, problem in zip(budgets, problems, strict=True) if problem is None]
-    if not keep_outliers:
+    if screen and not keep_outliers:
         usable, strays = _without_strays(usable)
         findings += strays
     params_law, tokens_law, misfit_p = None, None, 1.0

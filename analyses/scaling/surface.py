@@ -26,7 +26,7 @@ from model.errors import HunyuanError
 Cost = tuple[float, float]
 
 PARAMETERS = ("E", "A", "B", "alpha", "beta")
-AGREEMENT = 1e-6  # of objectives that count as the same optimum
+AGREEMENT = 1e-3  # of objectives that count as the same optimum: so much, as a sum of absolute residuals of log-loss
 # Huber's minimiser for such a delta exceeds the least sum of absolute residuals by at most half of delta for each of the
 # points within it, of which there are about five.
 LAD_DELTA = 1e-8
@@ -85,7 +85,7 @@ def fit_parametric(
     objective = _objectives(points, np.ones((1, len(points.x))), solution.theta, solution.objective, lad)
     best = int(np.nanargmin(objective))
     surface = Surface(*(float(value) for value in points.surfaces(solution.theta[best : best + 1])[0]))
-    agreeing = int(np.sum(objective <= objective[best] + AGREEMENT))
+    agreeing = int(np.sum(objective <= objective[best] + AGREEMENT * (1 if lad else delta)))
     notes = _warnings(points, solution.theta[best])
     if not solution.converged[best]:
         notes.append("the best start had not converged: the surface may be improved by more starts")

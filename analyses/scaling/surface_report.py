@@ -14,6 +14,7 @@ from analyses.scaling.options import Options
 from analyses.scaling.parabola import bounded_exp
 from analyses.scaling.predictions import EXTRAPOLATION, extrapolation
 from analyses.scaling.refusals import LARGEST_LOG
+from analyses.scaling.runs import Runs
 from analyses.scaling.surface import (
     ParametricFit,
     ParametricResamples,
@@ -23,27 +24,46 @@ from analyses.scaling.surface import (
     flat_region,
     optimum,
 )
+from analyses.scaling.surface_outliers import surface_outliers
 from model.errors import HunyuanError
 
 RESAMPLES = 1000  # at most: each is a fit of its own, and percentiles of 95% need no more
 STEEPEST = 20.0  # exponent of a surface: beyond, powers of sizes overflow
 
 
+def screened(runs: Runs, keep: bool) -> tuple[Runs, list[Finding]]:
+    """The runs without those that are grossly off a surface through the others, which are named; `keep` only names them."""
+    outliers = surface_outliers(runs.params, runs.tokens, runs.loss)
+    findings = [
+        Finding(
+            "outlier",
+            f"row {runs.row[index]} has a loss of {runs.loss[index]:.6g} where the surface through the others has "
+            f"{expected:.6g}: " + ("kept, as asked" if keep else "left out (--keep-outliers keeps it)"),
+            budget=float(runs.flops[index]),
+            row=int(runs.row[index]),
+            excludes=not keep,
+        )
+        for index, expected in outliers.items()
+    ]
+    return runs if keep else runs.keep(~np.isin(np.arange(len(runs)), list(outliers))), findings
+
+
 def parametric_part(
-    fit: IsoflopFit, options: Options, generator: np.random.Generator
+    runs: Runs, fit: IsoflopFit, options: Options, generator: np.random.Generator
 ) -> tuple[ParametricFit | None, dict[str, Any] | None, list[Finding]]:
-    """The surface through the runs that were fitted, its document, and what must be said about it."""
-    runs, columns = fit.runs, (fit.runs.params, fit.runs.tokens, fit.runs.loss)
+    """The surface through the runs, its document, and what must be said about it; the budgets are those of `fit`."""
+    columns, cost = (runs.params, runs.tokens, runs.loss), (runs.cost.k1, runs.cost.k2)
+    loss: dict[str, Any] = {"lad": options.lad, "delta": options.delta}
     try:
-        found = fit_parametric(*columns, generator=generator, starts=options.starts, lad=options.lad)
+        found = fit_parametric(*columns, generator=generator, starts=options.starts, **loss)
     except HunyuanError as error:
         return None, None, [Finding("no_surface", f"no surface E + A/N^a + B/D^b: {error}")]
     resamples = min(options.resamples, RESAMPLES)
-    reason = _unsound(found.surface, fit, (runs.cost.k1, runs.cost.k2))
+    reason = _unsound(found.surface, fit, cost)
     if reason is not None:
         return None, None, [Finding("no_surface", f"no surface E + A/N^a + B/D^b: {reason}")]
-    drawn = bootstrap_parametric(found, *columns, generator=generator, resamples=resamples, lad=options.lad)
-    study = _Study(fit, options, found.surface, drawn, (runs.cost.k1, runs.cost.k2))
+    drawn = bootstrap_parametric(found, *columns, generator=generator, resamples=resamples, **loss)
+    study = _Study(runs, fit, options, found.surface, drawn, cost)
     findings = [Finding("surface", f"the surface: {warning}") for warning in found.warnings]
     if drawn.unconverged > 0.01 * resamples:
         reason = (
@@ -56,6 +76,7 @@ def parametric_part(
             name: percentiles(drawn.surfaces[:, index], options.confidence)
             for index, name in enumerate(("E", "A", "B", "alpha", "beta"))
         },
+        "runs": len(runs),
         "objective": found.objective,
         "starts": found.starts,
         "starts_agreeing_fraction": found.agreeing / found.starts,
@@ -88,13 +109,14 @@ class _Study:
 
     def __init__(
         self,
+        runs: Runs,
         fit: IsoflopFit,
         options: Options,
         surface: Surface,
         drawn: ParametricResamples,
         cost: tuple[float, float],
     ) -> None:
-        self.fit, self.options, self.surface, self.cost = fit, options, surface, cost
+        self.runs, self.options, self.surface, self.cost = runs, options, surface, cost
         whole = (drawn.surfaces[:, 1:] > 0).all(axis=1) & np.isfinite(drawn.surfaces).all(axis=1)
         surfaces = (Surface(*row) for row in drawn.surfaces[whole & drawn.converged].tolist())
         self.drawn = [surface for surface in surfaces if _unsound(surface, fit, cost) is None]
@@ -121,9 +143,9 @@ class _Study:
 
     def bias(self) -> dict[str, Any] | None:
         """The quadratic method on the surface itself, at the sizes that were run: what parabolas make of it."""
-        runs = self.fit.runs
+        runs = self.runs
         clean = replace(runs, loss=np.asarray(self.surface.loss(runs.params, runs.tokens), dtype=np.float64))
-        law = fit_isoflop(clean, keep_outliers=True).params_law
+        law = fit_isoflop(clean, screen=False).params_law
         own = self.law("params")
         if law is None or own is None:
             return None

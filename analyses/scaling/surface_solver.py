@@ -289,12 +289,15 @@ def solve(
             theta, value, gradient, hessian, now, damping = state
             if not len(active):
                 break
+        # At an optimum a step is rounding and may be refused for it: the problem stays, and its delta narrows.
+        still = sure & (decrease < tolerance)
+        step[still] = 0
         trial = theta + step / np.maximum(1, np.abs(step / LONGEST).max(axis=1, keepdims=True))
         following = np.where(sure & (decrease < SETTLED * now), np.maximum(NARROWING * now, delta), now)
         before, *found = evaluated()
-        better = (before <= value * (1 + rounding) - 1e-4 * np.minimum(decrease, value)) & np.isfinite(found[2]).all(
-            axis=(1, 2)
-        )
+        better = still | (before <= value * (1 + rounding) - 1e-4 * np.minimum(decrease, value)) & np.isfinite(
+            found[2]
+        ).all(axis=(1, 2))
         for array, new in zip(state, (trial, *found, following), strict=False):
             array[better] = new[better]
         damping *= np.where(better, 0.2, 10)

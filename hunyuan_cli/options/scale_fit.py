@@ -118,7 +118,7 @@ AlphaB = Annotated[float, typer.Option("--alpha-b", help="alpha_B of the correct
 Loss = Annotated[
     Literal["huber", "lad"],
     typer.Option(
-        "--loss", help="Of the parametric fit: Huber's at 1e-3, or absolute deviations.", rich_help_panel=_HOW
+        "--loss", help="Of the parametric fit: Huber's at 1e-4, or absolute deviations.", rich_help_panel=_HOW
     ),
 ]
 Interval = Annotated[
