@@ -8,6 +8,9 @@ import numpy as np
 
 from model.errors import HunyuanError
 
+AGREES = 0.01  # relative error up to which a table's runs cost what a rule says: cells are rounded
+ROUNDING = 1e-6  # relative error of numbers as tables write them in full
+
 
 @dataclass(frozen=True)
 class CostRule:
@@ -16,7 +19,8 @@ class CostRule:
     name: str
     k1: float
     k2: float = 0.0
-    worst_fraction: float = 0.0  # of a rule fitted to a table's own runs: its largest relative error there
+    worst_fraction: float = 0.0  # of a rule taken from a table's own runs: its largest relative error there
+    agrees_with: str | None = None  # of such a rule: 6nd, paper, k1,k2 (fitted), or None where it is only the nearest
 
     def log_flops_per_token(self, log_params: np.ndarray) -> np.ndarray:
         """log(FLOPs / D) at log N."""
@@ -31,8 +35,13 @@ class CostRule:
         """Whether it stands for a table that has FLOPs, parameters and tokens of its own."""
         return self.name == "table"
 
+    @property
+    def holds(self) -> bool:
+        """Whether the runs cost what it says; else tokens at a size are interpolated between the runs'."""
+        return not self.is_own or self.agrees_with is not None
+
     def document(self) -> dict[str, Any]:
-        own = {"worst_fraction": self.worst_fraction} if self.is_own else {}
+        own = {"worst_fraction": self.worst_fraction, "agrees_with": self.agrees_with} if self.is_own else {}
         return {"rule": self.name, "k1": self.k1, "k2": self.k2} | own
 
 
@@ -56,7 +65,25 @@ def parse_cost(text: str) -> CostRule:
 
 
 def own_cost(params: np.ndarray, flops_per_token: np.ndarray) -> CostRule:
-    """The k1 and k2 >= 0 nearest to what a table's runs cost, by least squares of the relative error."""
+    """The rule that a table's own runs (n,) follow: 6 N D or the report's where they fit as well as any, else the nearest.
+
+    The nearest k1 > 0 and k2 >= 0 have the least sum of squared relative errors.
+    """
+    k1, k2 = _nearest(params, flops_per_token)
+    worst = _worst(k1, k2, params, flops_per_token)
+    for rule in (SIX_ND, PAPER_COST):
+        error = _worst(rule.k1, rule.k2, params, flops_per_token)
+        if error <= AGREES and error <= max(ROUNDING, 2 * worst):  # what is left is rounding of the cells
+            return CostRule("table", rule.k1, rule.k2, error, rule.name)
+    return CostRule("table", k1, k2, worst, "k1,k2" if worst <= AGREES else None)
+
+
+def _worst(k1: float, k2: float, params: np.ndarray, flops_per_token: np.ndarray) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.abs(k1 * params / flops_per_token + k2 / flops_per_token - 1).max())
+
+
+def _nearest(params: np.ndarray, flops_per_token: np.ndarray) -> tuple[float, float]:
     ones = np.ones_like(params)
     a, b = params / flops_per_token, ones / flops_per_token  # k1 a + k2 b = 1
     scale_a, scale_b = float(a.max()), float(b.max())  # so that no square overflows
@@ -65,7 +92,5 @@ def own_cost(params: np.ndarray, flops_per_token: np.ndarray) -> CostRule:
     determinant = aa * bb - ab * ab
     k1, k2 = (a1 * bb - b1 * ab, b1 * aa - a1 * ab) if determinant > 1e-9 * aa * bb else (0.0, -1.0)
     k1, k2 = (k1 / determinant, k2 / determinant) if k2 >= 0 < k1 else (a1 / aa, 0.0)
-    worst = float(np.abs(k1 * a + k2 * b - 1).max())
     k1, k2 = k1 / scale_a, k2 / scale_b
-    k2 = k2 if k2 > 1e-9 * k1 * float(params.min()) else 0.0  # rounding of a plain k1 N D
-    return CostRule("table", k1, k2, worst)
+    return k1, k2 if k2 > 1e-9 * k1 * float(params.min()) else 0.0  # rounding of a plain k1 N D

@@ -108,7 +108,7 @@ class BudgetFit:
     runs: Runs
     design: Design | None
     g: np.ndarray
-    log_tokens: np.ndarray  # (3,) log D as a parabola of log N - center, by powers, where the table has its own cost
+    log_tokens: np.ndarray  # (3,) log D as a parabola of log N - center, by powers, where runs follow no cost rule
     cost: CostRule
     c_min: CMin | None
 
@@ -156,7 +156,7 @@ class BudgetFit:
     def _log_tokens(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """log of the tokens that exp(x) FLOPs buy at exp(y) parameters."""
         assert self.design is not None
-        if not self.cost.is_own:
+        if self.cost.holds:
             return x - self.cost.log_flops_per_token(y)
         u, (c0, c1, c2) = y - self.design.center, self.log_tokens
         return x - math.log(self.flops) + c0 + u * (c1 + u * c2)
@@ -197,7 +197,7 @@ class BudgetFit:
         assert self.design is not None
         dy, dloss = self.design.gradients(self.g)
         dx = np.zeros(3) if self.c_min is None else self.c_min.slope(self.batch_tokens, self.loss) * dloss
-        if self.cost.is_own:
+        if not self.cost.holds:
             slope = self.log_tokens[1] + 2 * self.log_tokens[2] * (self.y - self.design.center)
         else:
             slope = -float(self.cost.slope(np.array(self.y)))

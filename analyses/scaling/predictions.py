@@ -115,16 +115,17 @@ class Predictor:
             reason = f"no {what}: {why if asked == 'loss' else 'the law does not reach it'}"
             return {"asked": asked, "value": value}, [Finding(f"unreachable_{asked}", reason)]
         loss_law = fit_loss_laws(*self._points(self.fit.usable))[0]
-        factor = self._extrapolation(x)
+        factor, sizes = self._extrapolation(x), self._interval(law, x)
         row: dict[str, Any] = {
             "asked": asked,
             "flops": value if asked == "flops" else math.exp(x),
             "params_opt": value if asked == "params" else bounded_exp(float(law.at(x))),
-            "tokens_opt": bounded_exp(float(tokens_law.at(x))),
+            "tokens_opt": self._tokens(x, math.log(value) if asked == "params" else float(law.at(x))),
             "loss_opt": value if asked == "loss" else loss_law.at(x) if loss_law else None,
-            "params_interval": self._interval(law, "params", x),
-            "tokens_interval": self._interval(tokens_law, "tokens", x),
+            "params_interval": sizes,
+            "tokens_interval": [self._tokens(x, math.log(size) if size else -math.inf) for size in reversed(sizes)],
             "flops_interval": budget_interval,
+            "spends": "C" if self.fit.budgets[0].c_min is None else "C_min",
             "flat_region": self._flat_region(float(law.at(x)), x),
             "extrapolation": factor,
         }
@@ -141,11 +142,19 @@ class Predictor:
         xs = [budget.x for budget in self.fit.usable]
         return bounded_exp(max(0.0, min(xs) - x, x - max(xs)))
 
-    def _interval(self, law: PowerFit, of: str, x: float) -> list[float]:
+    def _interval(self, law: PowerFit, x: float) -> list[float]:
+        """Of the size at exp(x) FLOPs."""
         if self.draws is None:
             return list(law.interval(x, self.confidence))
-        exponent, level, mean = self.draws.law(of)
+        exponent, level, mean = self.draws.law("params")
         return [bounded_exp(end) for end in percentiles(level + exponent * (x - mean), self.confidence)]
+
+    def _tokens(self, x: float, y: float) -> float:
+        """What exp(x) FLOPs buy at exp(y) parameters, so that every pair of a prediction spends its budget.
+
+        The tokens' own power law does not where a token costs k1 N + k2: a sum is no power.
+        """
+        return bounded_exp(x - float(self.fit.runs.cost.log_flops_per_token(np.array(y))))
 
     def _budget_for_params(self, law: PowerFit, y: float) -> tuple[float | None, list[float] | None]:
         """Where the law has this size, and where the band of the law does (Fieller's interval)."""

@@ -202,6 +202,7 @@ class _Study:
             "loss_opt": float(self.surface.loss(params, tokens)),
             "params_interval": percentiles(drawn[:, 0], self.options.confidence),
             "tokens_interval": percentiles(drawn[:, 1], self.options.confidence),
+            "spends": "C",
             "flat_region": [float(low), float(high)],
             "extrapolation": bounded_exp(beyond),
         }

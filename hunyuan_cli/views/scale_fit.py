@@ -28,7 +28,7 @@ def tables(document: dict[str, Any]) -> dict[str, Any]:
                 )
     result |= {f"power laws, {document['confidence']:.0%} intervals ({document['interval']})": laws} if laws else {}
     rows = [
-        _prediction(row, name)
+        _prediction(row, name, "C_min" if document["c_min"] else "flops")
         for name, source in _sources(document)
         for row in source["predictions"]
         if row.get("flops") is not None
@@ -70,10 +70,10 @@ def _budget(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _prediction(row: dict[str, Any], law: str) -> dict[str, Any]:
+def _prediction(row: dict[str, Any], law: str, compute: str) -> dict[str, Any]:
     return {
         "law": law,
-        "flops": f"{row['flops']:.4g}",
+        compute: f"{row['flops']:.4g}",
         "flops interval": _interval(row.get("flops_interval"), "{:.3g}"),
         "params_opt": _count(row["params_opt"]),
         "params interval": _interval(row.get("params_interval")),
@@ -99,14 +99,7 @@ def notes(document: dict[str, Any]) -> str:
     """Sentences under the tables."""
     lines = []
     cost = document["cost"]
-    if cost["rule"] == "table":
-        lines.append(f"cost: the table's own, about {cost['k1']:.3g} N D + {cost['k2']:.3g} D")
-    else:
-        lines.append(f"cost: {cost['k1']:g} N D" + (f" + {cost['k2']:g} D" if cost["k2"] else ""))
-    units = document["units"]
-    columns = [f"{name} = '{column}'" + (f" x {units[name]:.6g}" if units.get(name, 1) != 1 else "")
-               for name, column in document["columns"].items() if column != name or units.get(name, 1) != 1]  # fmt: skip
-    lines += [f"columns: {', '.join(columns)}"] if columns else []
+    lines.append(f"cost: {_cost(cost)}")
     if document["c_min"]:
         lines.append(f"C_min: {document['c_min']['means']}")
     errors = document.get("leave_one_budget_out")
@@ -125,6 +118,18 @@ def notes(document: dict[str, Any]) -> str:
             f"exponent by {-run['change']:+.4f}"
         )
     return "\n".join(lines)
+
+
+def _cost(cost: dict[str, Any]) -> str:
+    """What a run costs, and where that is from."""
+    rule = f"C = {cost['k1']:.4g} N D" + (f" + {cost['k2']:.4g} D" if cost["k2"] else "")
+    if cost["rule"] != "table":
+        return rule
+    if cost["agrees_with"] is None:
+        off = f"{cost['worst_fraction']:.1%}"
+        return f"the table's own, at most {off} off {rule}, by which predictions spend their budget"
+    of = {"6nd": "the usual rule", "paper": "the report's rule"}.get(cost["agrees_with"], "fitted to its columns")
+    return f"the table's own, {rule} ({of})"
 
 
 def _surface(part: dict[str, Any]) -> list[str]:

@@ -41,11 +41,12 @@ LAW = {
 PREDICTION = {
     "asked": str, "flops": float, "params_opt": float, "tokens_opt": float, "loss_opt": float, "params_interval": PAIR,
     "tokens_interval": PAIR, "flops_interval": None, "flat_region": PAIR, "extrapolation": float,
+    "spends": str,
 }  # fmt: skip
 CONTRACT = {
     "method": str,
     "runs": {"read": int, "dropped": int, "merged": int, "used": int, "outliers": int},
-    "cost": {"rule": str, "k1": float, "k2": float, "worst_fraction": float},
+    "cost": {"rule": str, "k1": float, "k2": float, "worst_fraction": float, "agrees_with": str},
     "columns": dict.fromkeys(("flops", "params", "tokens", "loss"), str),
     "units": dict.fromkeys(("flops", "params", "tokens"), float),
     "c_min": None,
@@ -214,7 +215,7 @@ def test_the_table_shows_the_numbers(clean, capsys):
         "most influential run",
     ):
         assert text in out
-    assert "cost: the table's own, about 6 N D + 0 D" in out and re.search(
+    assert "cost: the table's own, C = 6 N D (the usual rule)" in out and re.search(
         r"left out, the budget .* is predicted [+-]\d", out
     )
 
