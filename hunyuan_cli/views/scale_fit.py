@@ -98,8 +98,11 @@ def _interval(ends: list[float] | None, form: str = "") -> str | None:
 def notes(document: dict[str, Any]) -> str:
     """Sentences under the tables."""
     lines = []
-    cost = document["cost"]
-    lines.append(f"cost: {_cost(cost)}")
+    lines.append(f"cost: {_cost(document['cost'])}")
+    units = document["units"]
+    columns = [f"{name} = '{column}'" + (f" x {units[name]:.6g}" if units.get(name, 1) != 1 else "")
+               for name, column in document["columns"].items() if column != name or units.get(name, 1) != 1]  # fmt: skip
+    lines += [f"columns: {', '.join(columns)}"] if columns else []
     if document["c_min"]:
         lines.append(f"C_min: {document['c_min']['means']}")
     errors = document.get("leave_one_budget_out")
