@@ -31,8 +31,7 @@ from analyses.scaling.parabola import BudgetFit, bounded_exp
 from analyses.scaling.predictions import Predictor
 from analyses.scaling.refusals import LARGEST_LOG
 from analyses.scaling.runs import clean_runs
-from analyses.scaling.surface import ParametricFit
-from analyses.scaling.surface_report import parametric_part, screened
+from analyses.scaling.surface_report import SurfaceStudy, parametric_part, screened
 from analyses.scaling.tables import Table
 from model.errors import HunyuanError
 
@@ -49,7 +48,7 @@ class ScaleFit:
 
     options: Options
     fit: IsoflopFit
-    parametric: ParametricFit | None
+    surface: SurfaceStudy | None
     findings: tuple[Finding, ...]
     document: dict[str, Any]
 
@@ -112,9 +111,9 @@ def scale_fit(table: Table, options: Options) -> ScaleFit:
         document["influence"] = influence(fit)
         target = math.log(max(options.predict)) if options.predict else None
         document["next_runs"] = next_runs(fit, target)
-    parametric: ParametricFit | None = None
+    surface: SurfaceStudy | None = None
     if options.method != "quadratic":
-        parametric, part, more = parametric_part(of_surface, fit, options, np.random.default_rng(seeds[2]))
+        surface, part, more = parametric_part(of_surface, fit, options, np.random.default_rng(seeds[2]))
         said += more if alone else [*off_surface, *more]
         document["parametric"] = part
         if options.method == "parametric":
@@ -127,7 +126,7 @@ def scale_fit(table: Table, options: Options) -> ScaleFit:
     if fit.refusal is not None and options.method != "parametric":
         said.append(fit.refusal)
     document["warnings"] = [finding.document() for finding in said]
-    return ScaleFit(options, fit, parametric, tuple(said), document)
+    return ScaleFit(options, fit, surface, tuple(said), document)
 
 
 def _heading(counts: dict[str, int], options: Options, cost: CostRule) -> dict[str, Any]:

@@ -1,36 +1,59 @@
 """The report's figure 3 for any study: parabolas with their minima, both laws with band and prediction, residuals."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from analyses.scaling.fit import ScaleFit
 from analyses.scaling.isoflop import MIN_SIZES, PowerFit
 from analyses.scaling.laws import ScalingLaw
-from analyses.scaling.parabola import BudgetFit
-from analyses.style import GREY, INK, color, count_axis, label, legend_below, make_figure
+from analyses.scaling.surface import optimum
+from analyses.style import GREY, INK, CountFormatter, color, label, legend_below, make_figure
 from model.errors import MissingExtraError
 
 # From light to dark with the budget: colour tells the order, labels the value.
 BUDGETS = LinearSegmentedColormap.from_list("budgets", ["#9ecae1", "#0072B2", "#08306b"])
+COLORED = (color(0), color(6))  # the fitted law, and the surface beside the parabolas
+LABELLED = 12  # budgets: names of more would run into each other
+
+
+@dataclass(frozen=True)
+class _Law:
+    """A law as it is drawn: N_opt or D_opt against compute."""
+
+    name: str  # in the legend
+    exponent: float
+    interval: tuple[float, float]  # of the exponent, as the table has it
+    curve: Callable[
+        [np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]
+    ]  # at compute: best, and both ends of the band
+    points: Sequence[tuple[float, float]]  # compute and best of each budget
+    predictions: Sequence[Mapping[str, Any]]
 
 
 def plot_scaling(result: ScaleFit, laws: Sequence[ScalingLaw] = ()) -> Figure:
-    """Four panels: loss against parameters, N_opt and D_opt against compute, residuals. Laws are overlays."""
+    """Four panels: loss against parameters, N_opt and D_opt against compute, residuals. Laws are overlays.
+
+    They show what was fitted: parabolas, the surface, or both; titles have the numbers of the first, as the table.
+    """
     figure, panels = make_figure(2, 2, height=4.2)
-    parabolas, params, tokens, residuals = panels
-    _draw_parabolas(parabolas, result)
-    for axes, of, law in ((params, "params", result.fit.params_law), (tokens, "tokens", result.fit.tokens_law)):
-        _draw_law(axes, result, of, law, laws)
-    _draw_residuals(residuals, result)
-    legend_below(figure, params)
+    _draw_losses(panels[0], result)
+    for axes, of in ((panels[1], "params"), (panels[2], "tokens")):
+        _draw_laws(axes, result, of, laws)
+    _draw_residuals(panels[3], result)
+    legend_below(figure, panels[1])
     return figure
+
+
+def _by_parabolas(result: ScaleFit) -> bool:
+    return result.options.method != "parametric"
 
 
 def _colors(result: ScaleFit) -> list[Any]:
@@ -39,105 +62,167 @@ def _colors(result: ScaleFit) -> list[Any]:
     return [BUDGETS((value - flops.min()) / span) for value in flops]
 
 
-def _draw_parabolas(axes: Axes, result: ScaleFit) -> None:
+def _draw_losses(axes: Axes, result: ScaleFit) -> None:
     for budget, shade in zip(result.fit.budgets, _colors(result), strict=True):
         usable = any(budget is one for one in result.fit.usable)
-        face = shade if usable else "none"
+        face = shade if usable or not _by_parabolas(result) else "none"
         axes.plot(budget.runs.params, budget.runs.loss, "o", ms=4.5, color=shade, mfc=face, zorder=3)
-        if budget.design is None or budget.sizes < MIN_SIZES:
-            continue
         ends = np.log(budget.runs.params.min()), np.log(budget.runs.params.max())
-        at = np.linspace(
-            min(ends[0], budget.y if usable else ends[0]), max(ends[1], budget.y if usable else ends[1]), 100
-        )
-        curve = np.einsum("k,kn->n", budget.g, budget.design.polynomials(at))
-        axes.plot(np.exp(at), curve, color=shade, lw=1.4, ls="-" if usable else ":")
-        if usable:
-            axes.plot(math.exp(budget.y), budget.loss, "*", ms=11, color="#D55E00", mec="white", mew=0.6, zorder=4)
-        axes.annotate(
-            f" {_power_of_ten(budget.flops)}", (math.exp(at[-1]), curve[-1]), fontsize=8, color=shade, va="center"
-        )
+        if result.surface is not None and len(budget.runs) > 1:
+            style = {"ls": "--", "lw": 1.0} if _by_parabolas(result) else {"lw": 1.4}
+            at = np.exp(np.linspace(*ends, 100))
+            surface, (k1, k2) = result.surface.surface, result.surface.cost
+            curve = surface.loss(at, budget.flops / (k1 * at + k2))
+            axes.plot(at, curve, color=shade, **style)
+            last = at[-1], curve[-1]
+            if not _by_parabolas(result):
+                params, tokens = (float(value) for value in optimum(surface, budget.flops, (k1, k2)))
+                _draw_minimum(axes, params, float(surface.loss(params, tokens)))
+        if _by_parabolas(result) and budget.design is not None and budget.sizes >= MIN_SIZES:
+            low, high = (min(ends[0], budget.y), max(ends[1], budget.y)) if usable else ends
+            at = np.linspace(low, high, 100)
+            curve = np.einsum("k,kn->n", budget.g, budget.design.polynomials(at))
+            axes.plot(np.exp(at), curve, color=shade, lw=1.4, ls="-" if usable else ":")
+            last = math.exp(at[-1]), curve[-1]
+            if usable:
+                _draw_minimum(axes, math.exp(budget.y), budget.loss)
+        elif result.surface is None or len(budget.runs) < 2:
+            continue
+        if len(result.fit.budgets) <= LABELLED:
+            axes.annotate(f" {_power_of_ten(budget.flops)}", last, fontsize=8, color=shade, va="center")
     axes.set_xscale("log")
     axes.margins(x=0.14)
-    _count_ticks(axes.xaxis)
-    label(axes, "activated parameters", "loss (nats per token)", "loss by budget (FLOPs); stars: minima")
+    _log_ticks(axes.xaxis, CountFormatter())
+    shown = {"quadratic": "parabolas", "parametric": "surface", "both": "parabolas; dashed: surface"}
+    label(axes, "activated parameters", "loss (nats per token)", f"{shown[result.options.method]}; stars: minima")
 
 
-def _power_of_ten(value: float) -> str:
+def _draw_minimum(axes: Axes, params: float, loss: float) -> None:
+    axes.plot(params, loss, "*", ms=11, color="#D55E00", mec="white", mew=0.6, zorder=4)
+
+
+def _power_of_ten(value: float, _: Any = None) -> str:
     mantissa, exponent = f"{value:.1e}".split("e")
     power = f"10^{{{int(exponent)}}}"
     return f"${power}$" if float(mantissa) == 1 else f"${float(mantissa):g}\\cdot {power}$"
 
 
-def _draw_law(axes: Axes, result: ScaleFit, of: str, law: PowerFit | None, laws: Sequence[ScalingLaw]) -> None:
+def _fitted_laws(result: ScaleFit, of: str) -> list[_Law]:
+    """Those of the parabolas and of the surface, as the document has them."""
+    which, drawn = {"params": (0, "n_opt"), "tokens": (1, "d_opt")}[of], []
+    index, name = which
+    law = result.fit.params_law if of == "params" else result.fit.tokens_law
+    document = result.document
+    if _by_parabolas(result) and law is not None:
+
+        def parabolas(at: np.ndarray, law: PowerFit = law) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            x = np.log(at)
+            low, high = law.ends(x - law.x_mean, result.options.confidence)
+            return np.exp(law.at(x)), np.exp(low), np.exp(high)
+
+        own = document[name]
+        points = [(math.exp(budget.x), math.exp(budget.place[1 + index])) for budget in result.fit.usable]
+        drawn.append(
+            _Law("fitted law", own["exponent"], own["exponent_interval"], parabolas, points, document["predictions"])
+        )
+    part = document.get("parametric")
+    study = result.surface
+    if study is not None and part and part[name]:
+        own = part[name]
+
+        def surface(at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            return study.optima(at)[index]
+
+        flops = np.array([budget.flops for budget in result.fit.budgets])
+        points = list(zip(flops.tolist(), study.optima(flops)[index][0].tolist(), strict=True))
+        label_ = "surface" if drawn else "fitted law"
+        drawn.append(_Law(label_, own["exponent"], own["exponent_interval"], surface, points, part["predictions"]))
+    return drawn
+
+
+def _draw_laws(axes: Axes, result: ScaleFit, of: str, laws: Sequence[ScalingLaw]) -> None:
     name, long = {"params": ("N", "activated parameters"), "tokens": ("D", "tokens")}[of]
-    corrected = result.options.c_min is not None
-    compute = "C_{min}" if corrected else "C"
-    predictions = [row for row in result.document["predictions"] if "flops" in row]
-    points = [(_x(budget), math.exp(budget.place[1 if of == "params" else 2])) for budget in result.fit.usable]
-    axes.plot(
-        *zip(*points, strict=True), "*", ms=11, color="#D55E00", mec="white", mew=0.6, zorder=4
-    ) if points else None
-    ends = [x for x, _ in points] + [row["flops"] for row in predictions]
-    if not ends:
-        ends = [budget.flops for budget in result.fit.budgets]
-    at = np.geomspace(min(ends) / 1.6, max(ends) * 1.6, 200)
-    if law is not None:
-        x = np.log(at)
-        low, high = law.ends(x - law.x_mean, result.options.confidence)
-        axes.plot(at, np.exp(law.at(x)), color=color(0), lw=1.6, label="fitted law")
-        axes.fill_between(
-            at, np.exp(low), np.exp(high), color=color(0), alpha=0.18, lw=0,
-            label=f"{result.options.confidence:.0%} band",
-        )  # fmt: skip
-        least, most = (float(end) for end in law.ends(None, result.options.confidence))
-        title = f"${name}_{{opt}} \\propto {compute}^{{{law.exponent:.3f}}}$, {least:.3f} to {most:.3f}"
-    else:
-        title = f"no law for ${name}_{{opt}}$"
+    compute = "C_{min}" if result.options.c_min is not None else "C"
+    drawn = _fitted_laws(result, of)
+    minima = drawn[0].points if drawn else [
+        (math.exp(budget.x), math.exp(budget.place[1 if of == "params" else 2])) for budget in result.fit.usable
+    ]  # fmt: skip
+    if minima and (not drawn or _by_parabolas(result)):
+        axes.plot(*zip(*minima, strict=True), "*", ms=11, color="#D55E00", mec="white", mew=0.6, zorder=4)
+    asked = [row for law in drawn for row in law.predictions if "flops" in row]
+    ends = [x for x, _ in minima] + [row["flops"] for row in asked] or [budget.flops for budget in result.fit.budgets]
+    at = np.geomspace(min(ends) / 1.6, max(ends) * 1.6, 100)
+    for index, law in enumerate(drawn):
+        best, low, high = law.curve(at)
+        axes.plot(at, best, color=COLORED[index], lw=1.6, ls="--" if index else "-", label=law.name)
+        band = f"{result.options.confidence:.0%} band" + (" of the surface" if index else "")
+        axes.fill_between(at, low, high, color=COLORED[index], alpha=0.18, lw=0, label=band)
+        rows = [row for row in law.predictions if "flops" in row]
+        if rows:
+            label_ = "prediction" if not index else "prediction of the surface"
+            axes.plot([row["flops"] for row in rows], [row[f"{of}_opt"] for row in rows], "Ds"[index], ms=6, color=INK,
+                      mfc="white", zorder=5, ls="none", label=label_)  # fmt: skip
     for index, other in enumerate(laws):
         power = other.n_opt if of == "params" else other.d_opt
         axes.plot(at, [power(c) for c in at], color=color(index + 2), ls="--", lw=1.3, label=f"{other.name}'s law")
-    if predictions and law is not None:
-        axes.plot(
-            [row["flops"] for row in predictions], [row[f"{of}_opt"] for row in predictions], "D", ms=6,
-            color=INK, mfc="white", zorder=5, label="prediction",
-        )  # fmt: skip
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    _count_ticks(axes.yaxis)
+    title = f"no law for ${name}_{{opt}}$"
+    if drawn:
+        least, most = drawn[0].interval
+        title = f"${name}_{{opt}} \\propto {compute}^{{{drawn[0].exponent:.3f}}}$, {least:.3f} to {most:.3f}"
+        title += f"; surface {drawn[1].exponent:.3f}" if len(drawn) > 1 else ""
+    if axes.has_data():
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        _log_ticks(axes.xaxis, FuncFormatter(_power_of_ten))
+        _log_ticks(axes.yaxis, CountFormatter())
+    else:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "no budget has a minimum", transform=axes.transAxes, ha="center", color=GREY)
     label(axes, f"training FLOPs ${compute}$", f"best {long}", title)
 
 
-def _count_ticks(axis: Any) -> None:
-    """Counts on a logarithmic axis, at 1, 2 and 5 where it spans less than two decades."""
+def _log_ticks(axis: Any, formatter: Any) -> None:
+    """Ticks of a logarithmic axis that do not run into each other: powers of ten, or 1, 2 and 5 within two decades."""
     low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
-    count_axis(axis)
+    if high < 3 * low:
+        axis.set_major_locator(MaxNLocator(4))
+    else:
+        few = LogLocator(subs=(1, 2, 5), numticks=99) if high < 100 * low else LogLocator(numticks=7)
+        axis.set_major_locator(few)
+    axis.set_major_formatter(formatter)
     axis.set_minor_formatter("")
 
 
-def _x(budget: BudgetFit) -> float:
-    return math.exp(budget.x)
-
-
 def _draw_residuals(axes: Axes, result: ScaleFit) -> None:
+    study = result.surface
+    spread = None
     for budget, shade in zip(result.fit.budgets, _colors(result), strict=True):
-        if any(budget is one for one in result.fit.usable):
-            axes.plot(budget.runs.params / math.exp(budget.y), 1000 * budget.residuals, "o", ms=4.5, color=shade)
+        if _by_parabolas(result):
+            if not any(budget is one for one in result.fit.usable):
+                continue
+            best, off = math.exp(budget.y), budget.residuals
+        elif study is not None:
+            best = float(optimum(study.surface, budget.flops, study.cost)[0])
+            off = budget.runs.loss - study.surface.loss(budget.runs.params, budget.runs.tokens)
+        else:
+            continue
+        axes.plot(budget.runs.params / best, 1000 * off, "o", ms=4.5, color=shade)
+    if _by_parabolas(result) and result.fit.params_law is not None:
+        spread = math.sqrt(result.fit.params_law.noise_variance)
+    elif not _by_parabolas(result) and study is not None:
+        off = study.runs.loss - study.surface.loss(study.runs.params, study.runs.tokens)
+        spread = float(np.std(off))
     axes.axhline(0, color=GREY, lw=1)
-    if result.fit.params_law is not None:
-        band = 2000 * math.sqrt(result.fit.params_law.noise_variance)
-        axes.axhspan(-band, band, color=GREY, alpha=0.12, lw=0)
+    if spread is not None:
+        axes.axhspan(-2000 * spread, 2000 * spread, color=GREY, alpha=0.12, lw=0)
+    reach = 1000 * max((float(np.abs(budget.residuals).max()) for budget in result.fit.usable), default=0)
+    if reach < 1e-6:  # rounding alone: an axis of it would have nothing but digits
+        axes.set_ylim(-1, 1)
     axes.set_xscale("log")
-    axes.set_xticks([0.1, 0.2, 0.5, 1, 2, 5, 10], minor=False)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("")
-    label(
-        axes,
-        "parameters / best parameters of the budget",
-        "residual (0.001 nats)",
-        "residuals; grey: two standard deviations",
-    )
+    _log_ticks(axes.xaxis, FuncFormatter(lambda value, _: f"{value:g}"))
+    of = "residuals of the parabolas" if _by_parabolas(result) else "residuals of the surface"
+    label(axes, "parameters / best parameters of the budget", "residual (0.001 nats)", f"{of}; grey: two s.d.")
 
 
 # --- in a terminal ---------------------------------------------------------------------------------------------------
@@ -167,14 +252,17 @@ def terminal_plot(
         points = figure.signal(np.log10(budget.runs.params).tolist(), budget.runs.loss.tolist())
         figure.draw(points.label(f"{budget.flops:.3g} FLOPs"))
     pictures = [finish("loss against log10 activated parameters")]
-    law, ten = result.fit.params_law, math.log(10)
-    if law is not None:
-        asked = [math.log(row["flops"]) for row in result.document["predictions"] if "flops" in row]
-        x = np.linspace(law.x.min(), max([law.x.max(), *asked]), 60)
-        lines = {f"C^{law.exponent:.3f}": law.at(x) / ten}
+    drawn, ten = _fitted_laws(result, "params"), math.log(10)
+    if drawn:
+        asked = [math.log(row["flops"]) for law in drawn for row in law.predictions if "flops" in row]
+        of_budgets = np.log([point[0] for point in drawn[0].points])
+        x = np.linspace(of_budgets.min(), max([of_budgets.max(), *asked]), 60)
+        lines = {f"{'surface: ' * (law.name == 'surface')}C^{law.exponent:.3f}": np.log10(law.curve(np.exp(x))[0])
+                 for law in drawn}  # fmt: skip
         lines |= {other.name: np.log10([other.n_opt(math.exp(at)) for at in x]) for other in laws}
         for name, y in lines.items():
             figure.draw(figure.signal((x / ten).tolist(), y.tolist()).lines().label(name))
-        figure.draw(figure.signal((law.x / ten).tolist(), (law.y / ten).tolist(), marker="*").label("minima"))
+        minima = np.log10(drawn[0].points).T.tolist()
+        figure.draw(figure.signal(*minima, marker="*").label("minima"))
         pictures.append(finish("log10 best parameters against log10 FLOPs"))
     return "\n\n".join(pictures)

@@ -16,7 +16,6 @@ from analyses.scaling.predictions import EXTRAPOLATION, extrapolation
 from analyses.scaling.refusals import LARGEST_LOG
 from analyses.scaling.runs import Runs
 from analyses.scaling.surface import (
-    ParametricFit,
     ParametricResamples,
     bootstrap_parametric,
     budget_for_loss,
@@ -50,7 +49,7 @@ def screened(runs: Runs, keep: bool) -> tuple[Runs, list[Finding]]:
 
 def parametric_part(
     runs: Runs, fit: IsoflopFit, options: Options, generator: np.random.Generator
-) -> tuple[ParametricFit | None, dict[str, Any] | None, list[Finding]]:
+) -> tuple["SurfaceStudy | None", dict[str, Any] | None, list[Finding]]:
     """The surface through the runs, its document, and what must be said about it; the budgets are those of `fit`."""
     columns, cost = (runs.params, runs.tokens, runs.loss), (runs.cost.k1, runs.cost.k2)
     loss: dict[str, Any] = {"lad": options.lad, "delta": options.delta}
@@ -63,7 +62,7 @@ def parametric_part(
     if reason is not None:
         return None, None, [Finding("no_surface", f"no surface E + A/N^a + B/D^b: {reason}")]
     drawn = bootstrap_parametric(found, *columns, generator=generator, resamples=resamples, **loss)
-    study = _Study(runs, fit, options, found.surface, drawn, cost)
+    study = SurfaceStudy(runs, fit, options, found.surface, drawn, cost)
     findings = [Finding("surface", f"the surface: {warning}") for warning in found.warnings]
     if drawn.unconverged > 0.01 * resamples:
         reason = (
@@ -86,7 +85,7 @@ def parametric_part(
         "parabolas_on_surface": study.bias(),
     }
     rows, said = study.predictions()
-    return found, document | {"predictions": rows}, findings + said
+    return study, document | {"predictions": rows}, findings + said
 
 
 def _unsound(surface: Surface, fit: IsoflopFit, cost: tuple[float, float]) -> str | None:
@@ -104,7 +103,7 @@ def _unsound(surface: Surface, fit: IsoflopFit, cost: tuple[float, float]) -> st
     return None
 
 
-class _Study:
+class SurfaceStudy:
     """The surface, its resamples and the cost rule, ready for questions."""
 
     def __init__(
@@ -135,6 +134,15 @@ class _Study:
             "coefficient_interval": [bounded_exp(end) for end in percentiles(powers[:, 1], self.options.confidence)],
             "log10_coefficient": log_coefficient / math.log(10),
         }
+
+    def optima(self, flops: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """For params, then tokens: the best ones for each budget, and the ends of their interval; all of the shape of flops."""
+        best = optimum(self.surface, flops, self.cost)
+        drawn = np.array([optimum(surface, flops, self.cost) for surface in self.drawn]).reshape(-1, 2, len(flops))
+        few = np.full((2, 2, len(flops)), np.nan)
+        tail = (1 - self.options.confidence) / 2
+        ends = np.quantile(drawn, [tail, 1 - tail], axis=0) if len(drawn) >= 20 else few
+        return [(best[index], ends[0, index], ends[1, index]) for index in (0, 1)]
 
     def _power(self, surface: Surface, of: str) -> tuple[float, float]:
         best = optimum(surface, np.exp(self.log_flops), self.cost)[0 if of == "params" else 1]
