@@ -10,7 +10,7 @@ collects before it is done. That takes a template written to do harm; one that l
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, NoReturn
@@ -38,20 +38,25 @@ class BoundedTemplate:
     def __init__(self, source: str, name: str) -> None:
         self._name = name
         environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
-        environment.filters.update(tojson=_to_json, _steps=_steps, _sized=_sized)
+        environment.filters.update(tojson=_to_json, _steps=_steps, _sized=_sized, _each=_each)
         environment.globals.update(raise_exception=_refuse, strftime_now=_now, dict=_dict, namespace=_SafeNamespace)
         del environment.globals["lipsum"]
         try:
-            self._template = environment.from_string(_Watched().visit(environment.parse(source)))
+            tree = environment.parse(source)
+            self.words, self.reads_parts = _words(tree), _reads_parts(tree)
+            self._template = environment.from_string(_Watched().visit(tree))
         except jinja2.TemplateSyntaxError as error:
             reason = f"line {error.lineno}: {_first_line(error)}"
             raise DataError(f"{name} is not a Jinja template ({reason}): mend it or take another") from error
         except Exception as error:  # the parser's own limits: depth, size
             raise DataError(f"{name} cannot be compiled ({_first_line(error)}): take another template") from error
 
-    def render(self, variables: Mapping[str, Any]) -> str:
+    def render(
+        self, variables: Mapping[str, Any], *, now: datetime | None = None, each: Callable[[Any], Any] | None = None
+    ) -> str:
+        """The text; `each` is applied to every value that is worked out on the way, and `now` is the template's time."""
         pieces, length = [], 0
-        token = _BUDGET.set(_Budget())
+        token = _BUDGET.set(_Budget(now or datetime.now(), each or (lambda value: value)))
         try:
             for piece in self._template.generate(variables):
                 length += len(piece)
@@ -77,10 +82,31 @@ class _TooMuch(jinja2.TemplateError):
     """A bound of this module."""
 
 
-class _Budget:
-    """What one rendering has left."""
+def _words(tree: nodes.Template) -> frozenset[str]:
+    """The names of variables and attributes that a template asks for, and its strings, which may be keys."""
+    names = {node.name for node in tree.find_all(nodes.Name)} | {node.attr for node in tree.find_all(nodes.Getattr)}
+    return frozenset(names | {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)})
 
-    def __init__(self) -> None:
+
+def _reads_parts(tree: nodes.Template) -> bool:
+    """Whether a template goes over the parts of a content, rather than taking it for a string."""
+    for loop in tree.find_all(nodes.For):
+        place: nodes.Node | None = loop.iter
+        while isinstance(place, nodes.Filter):
+            place = place.node
+        match place:
+            case nodes.Name(name="content") | nodes.Getattr(attr="content"):
+                return True
+            case nodes.Getitem(arg=nodes.Const(value="content")):
+                return True
+    return False
+
+
+class _Budget:
+    """What one rendering has left, and what else is its own."""
+
+    def __init__(self, now: datetime, each: Callable[[Any], Any]) -> None:
+        self.now, self.each = now, each
         self.steps = MAX_STEPS
         self.deadline = time.monotonic() + MAX_SECONDS
 
@@ -96,7 +122,7 @@ _BUDGET: ContextVar[_Budget] = ContextVar("budget of the rendering that is going
 
 
 class _Watched(NodeTransformer):
-    """Every loop counts its rounds, and every `~` measures its result."""
+    """Every loop counts its rounds, every `~` measures its result, and what makes a string hands it to `each`."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:
         self.generic_visit(node)
@@ -105,11 +131,40 @@ class _Watched(NodeTransformer):
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:
         self.generic_visit(node)
-        return _filtered(node, "_sized")
+        return _filtered(_filtered(node, "_sized"), "_each")
+
+    def visit_Call(self, node: nodes.Call) -> nodes.Filter:
+        self.generic_visit(node)
+        return _filtered(node, "_each")
+
+    visit_Add = visit_Mul = visit_Mod = visit_Call
+
+    def visit_Filter(self, node: nodes.Filter) -> nodes.Filter:
+        self.generic_visit(node)
+        node.node = node.node or _filtered(None, "_each")  # without a node it filters the text of a block
+        return _filtered(node, "_each")
+
+    def visit_AssignBlock(self, node: nodes.AssignBlock) -> nodes.AssignBlock:
+        self.generic_visit(node)
+        node.filter = _filtered(node.filter, "_each")
+        return node
+
+    def visit_CallBlock(self, node: nodes.CallBlock) -> nodes.CallBlock:
+        """What is called stays a call, which Jinja compiles with its body."""
+        call = node.call
+        self.generic_visit(call)
+        self.generic_visit(node)
+        node.call = call
+        return node
 
 
-def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
-    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+def _filtered(node: nodes.Node | None, name: str) -> nodes.Filter:
+    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno if node else 1)
+
+
+@jinja2.pass_context
+def _each(context: Context, value: Any) -> Any:
+    return _BUDGET.get().each(value)
 
 
 @jinja2.pass_context  # so that Jinja leaves it for the rendering instead of working it out beforehand
@@ -192,7 +247,7 @@ def _refuse(message: Any) -> NoReturn:
 
 
 def _now(format: str) -> str:
-    return datetime.now().strftime(format)
+    return _BUDGET.get().now.strftime(format)
 
 
 def _dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
