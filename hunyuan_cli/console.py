@@ -9,7 +9,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TextIO
 
 
 def stderr(message: str) -> None:
@@ -32,6 +32,19 @@ def progress(description: str, total: int | None = None) -> Iterator[Callable[[i
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=total)
         yield lambda count: bar.advance(task, count)
+
+
+# What is shown for control characters, but newline and tab.
+_PICTURES = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: "\u2421"}
+_PICTURES |= dict.fromkeys(range(0x80, 0xA0), "\ufffd")
+
+
+def printable(text: str, stream: TextIO | None = None) -> str:
+    """A model's text for a stream (standard output): a terminal gets pictures for the control characters it would obey.
+
+    Newlines and tabs stay. A pipe or a file gets the text as it is.
+    """
+    return text.translate(_PICTURES) if (stream or sys.stdout).isatty() else text
 
 
 def is_missing(value: Any) -> bool:

@@ -9,6 +9,7 @@ import csv
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from io import StringIO
@@ -43,7 +44,7 @@ def emit(
     """
     format = result_format(format, output)
     if format == "json":
-        text = json.dumps(_plain(result), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        text = json_text(result, indent=2) + "\n"
     elif format == "csv":
         text = _csv(*next(iter(_tables(result, title).values())))
     else:
@@ -56,6 +57,12 @@ def emit(
         sys.stdout.flush()
     else:
         write_output(output, text.encode())
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON that no terminal obeys: control characters that JSON allows within strings are escaped like the others."""
+    text = json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return re.sub("[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def result_format(format: str, output: Path | None) -> str:

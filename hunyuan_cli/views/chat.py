@@ -2,15 +2,18 @@
 
 import sys
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hunyuan_cli.console import stderr
+from hunyuan_cli.console import printable, stderr
+from hunyuan_cli.results import json_text
 from hunyuan_cli.views.generation import show_stats, standard_input, stats_of
 from model.errors import DataError, HunyuanError
 
 if TYPE_CHECKING:
     from model.generation.conversation import Conversation
+    from model.generation.defaults import TokenLimit
     from model.generation.engine import Engine
     from model.generation.sampling import Sampling
 
@@ -25,15 +28,27 @@ HELP = """\
 Ctrl-C ends an answer early."""
 
 
-class Talk:
+def refuse_taken(file: Path, own: "set[Path]") -> None:
+    """DataError where a conversation would take the place of another file than its own ones."""
+    if file.is_file() and file.resolve() not in own:
+        raise DataError(f"{file} is there already: load it to go on with it, or name another file")
+
+
+@dataclass
+class ChatSession:
     """One conversation, at the keyboard or from a pipe."""
 
-    def __init__(self, engine: "Engine", conversation: "Conversation", sampling: "Sampling") -> None:
-        self.engine, self.conversation, self.sampling = engine, conversation, sampling
-        self.max_new_tokens, self.seed, self.stop = 512, 0, list[str]()
-        self.save_to: Path | None = None
-        self.stats = False
-        self._answers = 0  # given so far: every one has a seed of its own
+    engine: "Engine"
+    conversation: "Conversation"
+    sampling: "Sampling"
+    limit: "TokenLimit"
+    seed: int = 0
+    stop: list[str] = field(default_factory=list)
+    variables: dict[str, Any] = field(default_factory=dict)  # of the chat template
+    save_to: Path | None = None
+    files: set[Path] = field(default_factory=set)  # that the conversation is kept in, or was loaded from
+    stats: bool = False
+    _answers: int = 0  # given so far: every one has a seed of its own
 
     def run(self) -> None:
         """Reads lines until /quit or the end of standard input."""
@@ -43,7 +58,9 @@ class Talk:
             before = list(self.conversation.messages)
             try:
                 self._obey(line) if line.startswith("/") else self._say(line)
-            except HunyuanError as error:  # what cannot be done or answered changes nothing, and the talk goes on
+            except (
+                HunyuanError
+            ) as error:  # what cannot be done or answered changes nothing, and the conversation goes on
                 self.conversation.messages[:] = before
                 stderr(f"error: {error}")
             if self.conversation.messages != before:
@@ -62,17 +79,21 @@ class Talk:
                 self.conversation.ask(self.conversation.undo())
                 self._answer()
             case "undo":
-                stderr(f"taken back: {self.conversation.undo()}")
+                stderr(f"taken back: {printable(self.conversation.undo(), sys.stderr)}")
             case "system":
                 self.conversation.set_system(text)
             case "history":
                 for message in self.conversation.messages:
-                    stderr(f"{message['role']}: {message['content']}")
+                    stderr(f"{message['role']}: {printable(_shown(message), sys.stderr)}")
             case "save":
-                self.conversation.save(_file(text, "save"))
+                file = _file(text, "save")
+                refuse_taken(file, self.files)
+                self._save(file)
                 stderr(f"saved to {text}")
             case "load":
-                self.conversation = self.conversation.load(_file(text, "load"))
+                file = _file(text, "load")
+                self.conversation = self.conversation.load(file)
+                self.files.add(file.resolve())
                 stderr(f"{len(self.conversation.messages)} messages loaded from {text}")
             case "clear":
                 self.conversation.messages.clear()
@@ -90,16 +111,16 @@ class Talk:
 
         request = self.engine.reply(
             self.conversation.messages,
-            max_new_tokens=self.max_new_tokens,
+            variables=self.variables,
+            max_new_tokens=self.limit.tokens,
+            fit=True,
             seed=(self.seed + self._answers) % 2**63,
             stop=self.stop,
         )
-        room = self.engine.net.config.max_position_embeddings - len(request.prompt)
-        request.max_new_tokens = max(1, min(self.max_new_tokens, room))
         measured, said = GenerationStats(), ""
         try:
             for _, piece in generate_batch(self.engine.net, [request], sampling=self.sampling, stats=measured):
-                sys.stdout.write(piece)
+                sys.stdout.write(printable(piece))
                 sys.stdout.flush()
                 said += piece
         except KeyboardInterrupt:
@@ -111,14 +132,26 @@ class Talk:
         self._answers += 1
         self.conversation.answer(said.strip())
         if self.stats:
-            show_stats(stats_of(self.engine, measured))
+            show_stats(stats_of(self.engine, measured, self.limit))
 
     def _keep(self) -> None:
         if self.save_to is not None:
             try:
-                self.conversation.save(self.save_to)
+                self._save(self.save_to)
             except HunyuanError as error:
                 stderr(f"error: {error}")
+
+    def _save(self, file: Path) -> None:
+        self.conversation.save(file)
+        self.files.add(file.resolve())
+
+
+def _shown(message: dict[str, Any]) -> str:
+    """What a message says, and the tools that it calls."""
+    from model.tokenizer.messages import text_of
+
+    calls = [json_text(call.get("function", call)) for call in message.get("tool_calls") or []]
+    return "\n".join([*filter(None, [text_of(message)]), *calls])
 
 
 def _file(text: str, command: str) -> Path:

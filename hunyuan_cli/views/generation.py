@@ -1,66 +1,16 @@
-"""What `infer` and `chat` share: their options, the model they open, and the statistics they show."""
+"""What `infer` and `chat` share: the model they open, and the statistics they show."""
 
 import io
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
-
-import typer
+from typing import TYPE_CHECKING, Any, TextIO
 
 from hunyuan_cli.console import human_bytes, stderr
-from hunyuan_cli.options.sizes import parse_bytes
 
 if TYPE_CHECKING:
+    from model.generation.defaults import TokenLimit
     from model.generation.engine import Engine
     from model.generation.generate import GenerationStats
-
-Checkpoint = Annotated[
-    Path, typer.Option("--checkpoint", help="A run folder, one of its checkpoints, or a Hugging Face folder.")
-]
-NewTokens = Annotated[int, typer.Option("--max-new-tokens", "--tokens", min=1, help="Most new tokens.")]
-Temperature = Annotated[
-    float | None,
-    typer.Option("--temperature", min=0.0, help="0 is greedy; about 0.8 is lively. By default what the folder says."),
-]
-TopK = Annotated[int | None, typer.Option("--top-k", min=0, help="Sample from the k likeliest tokens; 0 is all.")]
-TopP = Annotated[
-    float | None,
-    typer.Option("--top-p", help="Sample from the likeliest tokens that hold this probability; 1 is all."),
-]
-MinP = Annotated[
-    float | None,
-    typer.Option(
-        "--min-p", help="Sample from tokens of at least this share of the likeliest one's probability; 0 is all."
-    ),
-]
-RepetitionPenalty = Annotated[
-    float | None,
-    typer.Option("--repetition-penalty", help="Above 1 lowers tokens that are in the text already; 1 is off."),
-]
-Stop = Annotated[
-    list[str] | None, typer.Option("--stop", metavar="TEXT", help="End before this text appears; repeatable.")
-]
-System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="A system message for the chat template.")]
-DType = Annotated[
-    Literal["float32", "bfloat16", "float16"] | None,
-    typer.Option("--dtype", help="Precision of weights and cache; by default that of the files."),
-]
-ExpertsAt = Annotated[
-    Literal["memory", "disk"],
-    typer.Option("--experts", help="disk reads routed experts from the files as tokens choose them."),
-]
-ExpertCache = Annotated[
-    int,
-    typer.Option(
-        "--expert-cache", parser=parse_bytes, metavar="BYTES", help="Memory for experts on disk, such as 2GB."
-    ),
-]
-Compiled = Annotated[
-    bool,
-    typer.Option("--compile", help="Compile the step of one sequence: half a minute, then several times faster."),
-]
-Stats = Annotated[bool, typer.Option("--stats", help="Speed, cache and first token on standard error.")]
-DEFAULT_EXPERT_CACHE = "1GB"
 
 
 def open_engine(checkpoint: Path, *, dtype: str | None, device: str, experts: str, expert_cache: int) -> "Engine":
@@ -90,14 +40,15 @@ def standard_input() -> TextIO:
     return sys.stdin
 
 
-def stats_of(engine: "Engine", measured: "GenerationStats") -> dict[str, Any]:
-    """The measured facts, with the cache's size in closed form beside the allocated one."""
+def stats_of(engine: "Engine", measured: "GenerationStats", limit: "TokenLimit") -> dict[str, Any]:
+    """The measured facts, with the cache's size in closed form beside the allocated one, and the limit of new tokens."""
     from model.config.storage import STORAGE
     from model.counts import kv_cache_bytes
 
     precision = {4: STORAGE["fp32"], 2: STORAGE["bf16"]}[engine.net.embed_tokens.weight.element_size()]
     expected = kv_cache_bytes(engine.net.config, tokens=measured.cache_tokens, batch=measured.slots, storage=precision)
     facts = measured.to_dict() | {"cache_formula_bytes": expected}
+    facts |= {"max_new_tokens": limit.tokens, "max_new_tokens_source": limit.source}
     cache = expert_cache_of(engine)
     if cache is not None:
         reads = cache.stats.to_dict()
@@ -114,7 +65,7 @@ def expert_cache_of(engine: "Engine") -> Any:
 
 
 def show_stats(facts: dict[str, Any]) -> None:
-    """The facts as three or four lines on standard error."""
+    """The facts as four or five lines on standard error."""
     first, prefill, decode = (facts[f"{name}_seconds"] for name in ("first_token", "prefill", "decode"))
     stderr(f"prefill: {_speed(facts, 'prompt_tokens', prefill, 'prefill')}, first token after {first or 0:.3f} s")
     stderr(f"decode: {_speed(facts, 'decoded_tokens', decode, 'decode')}; {facts['new_tokens']:,} new in all")
@@ -122,6 +73,7 @@ def show_stats(facts: dict[str, Any]) -> None:
         f"cache: {facts['cache_bytes']:,} bytes allocated, {facts['cache_formula_bytes']:,} by formula "
         f"({facts['slots']} x {facts['cache_tokens']:,} tokens)"
     )
+    stderr(f"at most {facts['max_new_tokens']:,} new tokens, by {facts['max_new_tokens_source']}")
     if "experts" in facts:
         reads = facts["experts"]
         memory = reads["anonymous_bytes"]

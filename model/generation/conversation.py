@@ -5,23 +5,24 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from model.errors import DataError
 from model.files import read_json, write_json
-from model.tokenizer.chat_template import checked_messages
 from model.tokenizer.interface import whole_characters
+from model.tokenizer.messages import checked_messages, text_of
 
 
 @dataclass
 class Conversation:
     """Messages in order: a system message or none, then the user's and the assistant's in turn."""
 
-    messages: list[dict[str, str]] = field(default_factory=list)
+    messages: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def system(self) -> str | None:
         first = self.messages[0] if self.messages else None
-        return first["content"] if first is not None and first["role"] == "system" else None
+        return text_of(first) if first is not None and first["role"] == "system" else None
 
     def set_system(self, text: str) -> None:
         """Puts a system message first; an empty one takes it away."""
@@ -41,7 +42,7 @@ class Conversation:
     def undo(self) -> str:
         """Takes back the user's last message and all that came after it; returns it."""
         last = self._last_question()
-        text = self.messages[last]["content"]
+        text = text_of(self.messages[last])
         del self.messages[last:]
         return text
 

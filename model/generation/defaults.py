@@ -8,7 +8,7 @@ import json
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from model.errors import ConfigError, DataError
 from model.generation.sampling import Sampling
@@ -17,6 +17,13 @@ from model.tokenizer.folder import end_ids
 FILE_NAME = "generation_config.json"
 SAMPLED = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}  # if do_sample
 LARGEST = 1e300  # beyond it a JSON number is no use as a float, infinity included
+
+
+class TokenLimit(NamedTuple):
+    """How many new tokens an answer may have, and who says so."""
+
+    tokens: int
+    source: str
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,14 @@ class GenerationDefaults:
     repetition_penalty: float | None = None
     eos_ids: tuple[int, ...] = ()  # any of these tokens ends the text; config.json's where the file names none
     max_new_tokens: int | None = None
+
+    def token_limit(self, asked: int | None, otherwise: int) -> TokenLimit:
+        """What was asked for, else what the folder says, else a number of the caller's."""
+        if asked is not None:
+            return TokenLimit(asked, "--max-new-tokens")
+        if self.max_new_tokens is not None:
+            return TokenLimit(self.max_new_tokens, FILE_NAME)
+        return TokenLimit(otherwise, "the default")
 
 
 def read_generation_config(folder: str | Path) -> GenerationDefaults:

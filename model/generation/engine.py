@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -63,24 +64,35 @@ class Engine:
         """Tokens that end a text: the tokenizer's, and those that generation_config.json names."""
         return frozenset({self.tokenizer.eos_id, *self.defaults.eos_ids})
 
-    def request(self, prompt: str, *, max_new_tokens: int, seed: int = 0, stop: Sequence[str] = ()) -> Request:
-        """A request to go on with a text; of an empty one, to begin one."""
+    def request(
+        self, prompt: str, *, max_new_tokens: int, fit: bool = False, seed: int = 0, stop: Sequence[str] = ()
+    ) -> Request:
+        """A request to go on with a text; of an empty one, to begin one. `fit`: fewer tokens where the context is full."""
         encode = self.tokenizer.encode if self.trained_here else self.tokenizer.encode_prompt
         ids = encode(whole_characters(prompt))
         ids = ids or [self.tokenizer.eos_id]  # the end of one text begins the next
-        return self._request(ids, max_new_tokens, seed, stop)
+        return self._request(ids, max_new_tokens, fit, seed, stop)
 
     def reply(
-        self, messages: Sequence[Mapping[str, str]], *, max_new_tokens: int, seed: int = 0, stop: Sequence[str] = ()
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+        max_new_tokens: int,
+        fit: bool = False,
+        seed: int = 0,
+        stop: Sequence[str] = (),
     ) -> Request:
-        """A request for the assistant's next message."""
-        ids = self.template.encode(messages, self.tokenizer)
-        return self._request(ids, max_new_tokens, seed, [*stop, *self.template.stop_strings])
+        """A request for the assistant's next message; `tools` and `variables` are for the chat template."""
+        ids = self.template.encode(messages, self.tokenizer, tools=tools, variables=variables)
+        return self._request(ids, max_new_tokens, fit, seed, [*stop, *self.template.stop_strings])
 
-    def _request(self, ids: list[int], max_new_tokens: int, seed: int, stop: Sequence[str]) -> Request:
+    def _request(self, ids: list[int], max_new_tokens: int, fit: bool, seed: int, stop: Sequence[str]) -> Request:
+        room = self.net.config.max_position_embeddings - len(ids)
         return Request(
             ids,
-            max_new_tokens,
+            max(1, min(max_new_tokens, room)) if fit else max_new_tokens,
             end_ids=self.end_ids,
             stops=StopStrings(stop),
             stream=self.tokenizer.stream(),

@@ -2,19 +2,22 @@
 
 prompts.txt      one prompt a line; empty lines are left out
 prompts.jsonl    one JSON object a line: {"prompt": "..."} or {"messages": [{"role": "user", "content": "..."}]},
-                 with an "id" that comes back with the answer where there is one
+                 with an "id" that comes back with the answer, and what goes to the chat template beside the messages:
+                 "tools", and "chat_template_kwargs" such as {"enable_thinking": false}
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from model.errors import DataError
 from model.tokenizer.interface import whole_characters
+from model.tokenizer.messages import checked_messages, checked_tools, checked_variables
 
-Messages = Sequence[dict[str, str]]
+Messages = Sequence[dict[str, Any]]
+KEYS = ("id", "prompt", "messages", "tools", "chat_template_kwargs")
 
 
 @dataclass(frozen=True)
@@ -24,10 +27,15 @@ class Prompt:
     text: str = ""
     messages: Messages | None = None
     id: Any = None
+    tools: list[dict[str, Any]] | None = None
+    variables: dict[str, Any] = field(default_factory=dict)  # of the chat template
+    unknown: tuple[str, ...] = ()  # keys of the row that nothing is made of
 
     def to_dict(self) -> dict[str, Any]:
-        given = {"prompt": self.text} if self.messages is None else {"messages": list(self.messages)}
-        return given if self.id is None else {"id": self.id} | given
+        given: dict[str, Any] = {} if self.id is None else {"id": self.id}
+        given |= {"prompt": self.text} if self.messages is None else {"messages": list(self.messages)}
+        given |= {} if self.tools is None else {"tools": self.tools}
+        return given | ({"chat_template_kwargs": self.variables} if self.variables else {})
 
 
 def read_prompts(path: Path) -> list[Prompt]:
@@ -57,18 +65,18 @@ def _prompt(line: str, where: str) -> Prompt:
         raise DataError(f"{where} is not JSON ({error}): write one object a line") from error
     if not isinstance(row, dict) or ("prompt" in row) == ("messages" in row):
         raise DataError(f'{where} is not a prompt: write {{"prompt": "..."}} or {{"messages": [...]}}')
-    if "prompt" in row:
-        if not isinstance(row["prompt"], str):
-            raise DataError(f"{where} has a prompt that is {type(row['prompt']).__name__}, not a string")
-        return Prompt(row["prompt"], id=row.get("id"))
-    return Prompt(messages=check_messages(row["messages"], where), id=row.get("id"))
-
-
-def check_messages(messages: Any, where: str) -> list[dict[str, str]]:
-    """The messages of a conversation, as chat_template.py wants them; DataError says where they are not."""
-    from model.tokenizer.chat_template import checked_messages
-
+    if "prompt" in row and not isinstance(row["prompt"], str):
+        raise DataError(f"{where} has a prompt that is {type(row['prompt']).__name__}, not a string")
     try:
-        return checked_messages(messages)
+        if "messages" in row:
+            checked_messages(row["messages"])
+        return Prompt(
+            row.get("prompt", ""),
+            messages=row.get("messages"),
+            id=row.get("id"),
+            tools=checked_tools(row.get("tools")),
+            variables=checked_variables(row.get("chat_template_kwargs")),
+            unknown=tuple(key for key in row if key not in KEYS),
+        )
     except DataError as error:
         raise DataError(f"{where}: {error}") from error

@@ -16,7 +16,14 @@ from typing import Any
 from model.errors import DataError
 from model.tokenizer.interface import TextTokenizer, encode_around_special
 from model.tokenizer.masking import Masking
-from model.tokenizer.messages import Message, checked_messages, checked_tools, checked_variables, text_of
+from model.tokenizer.messages import (
+    Message,
+    checked_messages,
+    checked_tools,
+    checked_variables,
+    text_of,
+    with_reasoning,
+)
 from model.tokenizer.template_sandbox import BoundedTemplate
 
 # A transcript for a model that brings no template. Its turns are told apart by ordinary words, which a user can write too.
@@ -105,7 +112,7 @@ class ChatTemplate:
         return [name for name in given if name not in self._template.words]
 
     def _all(self, messages: Any, add_generation_prompt: bool, tools: Any, variables: Any) -> dict[str, Any]:
-        checked = checked_messages(messages)
+        checked = [with_reasoning(message) for message in checked_messages(messages)]
         if not self._template.reads_parts:
             checked = [
                 message | {"content": text_of(message)} if "content" in message else message for message in checked

@@ -4,7 +4,7 @@
     {"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "f", "arguments": {"x": 1}}}]}
     {"role": "tool", "tool_call_id": "1", "content": "3"}
 
-As in transformers, a key whose value is null counts as missing, and a model's reasoning is known by all of its usual names.
+As in transformers, a key whose value is null counts as missing, and a template finds a model's reasoning by its usual names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,6 +51,12 @@ def checked_variables(variables: Any) -> dict[str, Any]:
     return found
 
 
+def with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with its reasoning, where it has any, under the names that templates use."""
+    reasoning = next((message[key] for key in REASONING if key in message), None)
+    return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
+
+
 def text_of(message: Message) -> str:
     """What a message says, of parts one a line."""
     content = message.get("content")
@@ -76,8 +82,7 @@ def _checked_message(message: Any, name: str) -> dict[str, Any]:
     elif content is not None and not isinstance(content, str):
         raise DataError(f"{name}: 'content' is {type(content).__name__}, not a string: write it as text")
     checked: dict[str, Any] = _plain(found, name)
-    reasoning = next((checked[key] for key in REASONING if key in checked), None)
-    return checked if reasoning is None else {"thinking": reasoning, **checked, "reasoning_content": reasoning}
+    return checked
 
 
 def _check_parts(parts: list[Any], name: str) -> None:

@@ -121,12 +121,13 @@ def test_stats_are_of_each_answer(chat, options):
     status, out, err = chat("hello\nyou\n", "--stats", *(word for pair in options.items() for word in pair))
     assert (status, out.count("\n")) == (0, 2)
     lines = err.splitlines()
-    each = 4 if "--experts" in options else 3
+    each = 5 if "--experts" in options else 4
     assert len(lines) == 2 * each
     for start in (0, each):
         assert lines[start].startswith("prefill: ") and lines[start + 1].startswith("decode: 11 tokens in ")
         found = re.match(r"cache: ([\d,]+) bytes allocated, ([\d,]+) by formula", lines[start + 2])
         assert found[1] == found[2]
+        assert lines[start + 3] == "at most 12 new tokens, by --max-new-tokens"
 
 
 def test_experts_on_disk_say_the_same(chat):
@@ -225,6 +226,7 @@ LONG = "word " * 300
             "the conversation could not be saved to damaged.json/talk.json: Not a directory",
         ),
         ("/save .", ". is a folder: name a file for the conversation"),
+        ("/save damaged.json", "damaged.json is there already: load it to go on with it, or name another file"),
         ("/save ~nobody-of-this-name/x", "there is no home folder for ~nobody-of-this-name/x: write the path out"),
         (LONG, "the model's context is 256: shorten the prompt"),
         (f"/edit {LONG}", "the model's context is 256: shorten the prompt"),

@@ -97,11 +97,28 @@ def test_the_file_is_there_before_the_conversation_ends(chat, tmp_path, monkeypa
     assert seen == [2, 4, 5, 3]  # a line that changes nothing writes nothing
 
 
-@pytest.mark.parametrize("lines", [[], ["/history"], ["", "/help"], ["/undo"], ["/quit"]])
+@pytest.mark.parametrize("lines", [[], ["/history"], ["", "/help"], ["/quit"]])
 def test_where_nothing_is_said_a_file_of_before_is_left_alone(chat, tmp_path, lines):
-    (tmp_path / "talk.json").write_text("of before")
-    assert chat(*lines, options="--save talk.json")[0] == 0
-    assert (tmp_path / "talk.json").read_text() == "of before"
+    chat("hello", options="--save talk.json")
+    before = (tmp_path / "talk.json").read_bytes()
+    assert chat(*lines, options="--load talk.json --save talk.json")[0] == 0
+    assert (tmp_path / "talk.json").read_bytes() == before
+
+
+def test_another_conversation_is_never_replaced(chat, tmp_path):
+    """Unlike a result, it cannot be had again by running the command again."""
+    chat("hello", options="--save talk.json")
+    before = (tmp_path / "talk.json").read_bytes()
+    (tmp_path / "link.json").symlink_to("talk.json")
+    says = "error: {} is there already: load it to go on with it, or name another file\n"
+    for name in ("talk.json", "link.json"):
+        assert chat("why", options=f"--save {name}") == (1, "", says.format(name))
+        status, out, err = chat("why", f"/save {name}", "bye")
+        assert (status, out.count("\n"), err) == (0, 2, says.format(name))
+    assert (tmp_path / "talk.json").read_bytes() == before
+    chat("why", "/save other.json", "bye", "/save other.json", "/load talk.json", "/save talk.json")
+    assert questions(tmp_path / "other.json") == ["why", "bye"]
+    assert (tmp_path / "talk.json").read_bytes() == before
 
 
 def test_a_file_that_cannot_be_written_does_not_end_the_conversation(chat):

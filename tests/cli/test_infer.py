@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from hunyuan_cli import main
 from model import Hunyuan
@@ -22,7 +21,6 @@ from model.generation.sampling import Sampling
 from model.tokenizer.bpe import load_tokenizer
 from model.tokenizer.chat_template import plain_template
 from model.tokenizer.folder import load_chat_template, load_folder_tokenizer
-from tests.checkpoint.folders import tensors_in
 from tests.cli.speaking import WORDS, write_released
 
 TINY = Path(__file__).parents[1] / "training" / "tiny.toml"
@@ -195,7 +193,7 @@ def test_experts_on_disk_say_the_same(infer, request, folder, experts, size, hel
     assert facts["bytes_read_per_new_token"] == facts["bytes_read"] / 45
     err = infer(*arguments[:-2], *disk, "--stats")[2].splitlines()
     shape = r"experts on disk: [\d.]+% of uses from memory, [\d.]+ k?B read per new token, [\d.]+ kB held"
-    assert re.match(shape, err[-1]) and len(err) == 5
+    assert re.match(shape, err[-1]) and len(err) == 6
 
 
 def test_a_compiled_step_is_taken_where_it_is_asked_for(infer, run, monkeypatch):
@@ -223,7 +221,10 @@ def test_stats_go_to_standard_error(infer, run):
         rf"prefill: 2 tokens in \d+\.\d+ s \({number} tokens/s\), first token after \d+\.\d+ s", lines[0]
     )
     assert re.fullmatch(rf"decode: 7 tokens in \d+\.\d+ s \({number} tokens/s\); 8 new in all", lines[1])
-    assert lines[2:] == ["cache: 1,280 bytes allocated, 1,280 by formula (1 x 10 tokens)"]
+    assert lines[2:] == [
+        "cache: 1,280 bytes allocated, 1,280 by formula (1 x 10 tokens)",
+        "at most 8 new tokens, by --max-new-tokens",
+    ]
     assert "decode: 0 tokens in 0.000 s; 1 new" in infer(PROMPT, "--checkpoint", run, "--tokens", 1, "--stats")[2]
 
 
@@ -314,14 +315,3 @@ def test_log_probabilities_are_in_the_document(infer, run):
     assert document["logprobs"] == [entry.to_dict() for entry in request.logprobs]
     assert [len(entry["top"]) for entry in document["logprobs"]] == [3] * 5
     assert "logprobs" not in json.loads(infer(*arguments)[1])
-
-
-def test_weights_that_are_there_twice_are_told_of(infer, tmp_path):
-    folder = write_released(tmp_path / "twice")
-    save_file(tensors_in(folder), folder / "model.safetensors", metadata={"format": "pt"})
-    status, out, err = infer(PROMPT, "--checkpoint", folder, "--tokens", 3)
-    assert (status, err.count("\n")) == (0, 1)
-    assert err.startswith(f"{folder} holds both model.safetensors and model.safetensors.index.json: model.safetensors")
-    for path in folder.glob("model-*"):
-        path.unlink()
-    assert infer(PROMPT, "--checkpoint", folder, "--tokens", 3)[1] == out

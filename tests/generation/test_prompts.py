@@ -5,9 +5,13 @@ import json
 import pytest
 
 from model.errors import DataError
-from model.generation.prompts import Prompt, check_messages, read_prompts
+from model.generation.prompts import Prompt, read_prompts
 
 HELLO = [{"role": "user", "content": "hello"}]
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+CALLED = [*HELLO, {"role": "assistant", "content": None, "tool_calls": [CALL]}, {"role": "tool", "content": "3"}]
+PARTS = [{"role": "developer", "content": [{"type": "text", "text": "hi"}]}]
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
 
 
 @pytest.fixture
@@ -43,10 +47,15 @@ def test_a_text_file_has_a_prompt_a_line(read, content, texts, name):
     [
         ('{"prompt": "one\\ntwo"}', Prompt("one\ntwo")),
         ('{"prompt": ""}', Prompt("")),
-        ('{"prompt": "x", "id": 7, "other": [1]}', Prompt("x", id=7)),
+        ('{"prompt": "x", "id": 7, "other": [1]}', Prompt("x", id=7, unknown=("other",))),
         ('{"id": {"a": [1.5, null]}, "prompt": "x"}', Prompt("x", id={"a": [1.5, None]})),
         (json.dumps({"messages": HELLO, "id": "é"}), Prompt(messages=HELLO, id="é")),
         (json.dumps({"messages": HELLO}), Prompt(messages=HELLO)),
+        (json.dumps({"messages": CALLED}), Prompt(messages=CALLED)),
+        (json.dumps({"messages": PARTS}), Prompt(messages=PARTS)),
+        (json.dumps({"messages": HELLO, "tools": TOOLS, "chat_template_kwargs": {"enable_thinking": False}, "x": 1, "y": 2}),
+         Prompt(messages=HELLO, tools=TOOLS, variables={"enable_thinking": False}, unknown=("x", "y"))),
+        ('{"prompt": "x", "tools": null, "chat_template_kwargs": null}', Prompt("x")),
         ('{"prompt": "a\u2028b\x85"}', Prompt("a\u2028b\x85")),  # JSON holds them as they are
         ('{"prompt": "half \\ud83d, whole \\ud83d\\ude00", "id": "\\udc00"}', Prompt("half ?, whole \U0001f600", id="?")),
     ],
@@ -61,6 +70,10 @@ def test_a_json_line_is_a_prompt_or_a_conversation(read, line, prompt):
         (Prompt("x"), {"prompt": "x"}),
         (Prompt("x", id=0), {"id": 0, "prompt": "x"}),
         (Prompt(messages=HELLO, id="a"), {"id": "a", "messages": HELLO}),
+        (
+            Prompt(messages=CALLED, tools=TOOLS, variables={"x": 1}, unknown=("y",)),
+            {"messages": CALLED, "tools": TOOLS, "chat_template_kwargs": {"x": 1}},
+        ),
     ],
 )
 def test_what_is_told_back_with_an_answer(prompt, given):
@@ -96,6 +109,8 @@ A_PROMPT = 'is not a prompt: write {"prompt": "..."} or {"messages": [...]}'
         ('{"messages": [{"role": "user"}]}', ": message 1 has no 'content': "),
         ('{"messages": [{"role": "user", "content": 1}]}', ": message 1: 'content' is int, not a string"),
         ('{"messages": [{"role": "robot", "content": "x"}]}', ": message 1: the role 'robot' is not known: "),
+        ('{"messages": [{"role": "user", "content": "x"}], "tools": {}}', ": tools is not a list of objects"),
+        ('{"prompt": "x", "chat_template_kwargs": 3}', ": chat_template_kwargs is not an object"),
     ],
 )
 def test_a_line_that_means_nothing_is_named_in_one_sentence(read, tmp_path, line, sentence):
@@ -128,9 +143,3 @@ def test_a_file_that_cannot_be_read(tmp_path):
         with pytest.raises(DataError) as raised:
             read_prompts(tmp_path / name)
         assert str(raised.value) == f"{tmp_path / name} cannot be read: {reason}"
-
-
-def test_messages_are_checked_where_they_stand():
-    assert check_messages(HELLO, "here") == HELLO
-    with pytest.raises(DataError, match=r"^here: message 2: the role 'bot' is not known"):
-        check_messages([*HELLO, {"role": "bot", "content": ""}], "here")
