@@ -1,1 +1,33 @@
-"""Scaling laws: from a table of runs to power laws with intervals, predictions and figures."""
+"""Scaling laws: from a table of runs to power laws with intervals, predictions and figures.
+
+In a notebook:
+
+    from analyses.scaling import fit_laws
+
+    laws = fit_laws(frame, predict=1e22)     # what hunyuan scale-fit --format json prints, as a dict
+    laws["n_opt"]["exponent"], laws.budgets, laws.predictions, laws.figure()
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from analyses.scaling.frames import FittedLaws
+
+__all__ = ["fit_laws"]
+
+
+def fit_laws(frame: Any, **options: Any) -> "FittedLaws":
+    """Fits scaling laws to a table of runs, as `hunyuan scale-fit` does.
+
+    frame is a pandas DataFrame, a mapping of columns, or the path of a table. Its columns are flops (or budget), params (or
+    activated_params, N), tokens (or D) and loss in nats per token, or names near these; one of the first three may be
+    missing. options are the fields of analyses.scaling.options.Options; in short: cost="paper" or "9.59,2.3e8", c_min=True,
+    and predict, predict_params and predict_loss may be one number or several.
+
+    The result is the document of `hunyuan scale-fit --format json`, a dict, with budgets, laws, predictions and warnings
+    also as DataFrames. What the data cannot support is in its warnings. HunyuanError says what is wrong with the table or
+    an option. No torch is loaded.
+    """
+    from analyses.scaling.frames import fit_laws as fit
+
+    return fit(frame, **options)

@@ -5,6 +5,10 @@ from dataclasses import dataclass, field
 
 from analyses.scaling.cost import CostRule
 from analyses.scaling.parabola import CMin
+from model.errors import HunyuanError
+
+METHODS, INTERVALS = ("quadratic", "parametric", "both"), ("delta", "residual", "case")
+LEAST_RESAMPLES = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,3 +41,18 @@ class Options:
     predict_params: tuple[float, ...] = ()
     predict_loss: tuple[float, ...] = ()
     flat: float = 0.001  # of the least loss
+
+    def __post_init__(self) -> None:
+        chosen = {"method": METHODS, "interval": INTERVALS, "loss_unit": (None, "nats", "bits", "perplexity")}
+        for name, known in chosen.items():
+            if getattr(self, name) not in known:
+                raise HunyuanError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(filter(None, known))}")
+        for name, low, high in (("confidence", 0, 1), ("flat", 0, 1), ("tolerance", -1e-12, 1), ("delta", 0, 1)):
+            if not low < getattr(self, name) < high:
+                raise HunyuanError(
+                    f"{name} is {getattr(self, name):g}: give a share above {max(0, low):g} and below {high}"
+                )
+        if self.resamples < LEAST_RESAMPLES or self.starts < 1:
+            raise HunyuanError(
+                f"give at least {LEAST_RESAMPLES} resamples and one start, for intervals are made of them"
+            )
