@@ -82,9 +82,7 @@ def scale_plan(
     if out is not None:
         write_output(out, run_file(report).encode())
     kind = result_format(format, output)
-    shown = {
-        "json": lambda: report,
-        "csv": lambda: [row(plan) for plan in report["plans"]],
-        "table": lambda: tables(report),
-    }
-    emit(shown[kind](), format=kind, output=output, note=notes(report) if kind == "table" else "")
+    if kind == "csv":
+        emit([row(plan) for plan in report["plans"]], format=kind, output=output)
+    else:
+        emit(tables(report) if kind == "table" else report, format=kind, output=output, note=notes(report))
