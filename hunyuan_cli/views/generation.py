@@ -15,22 +15,18 @@ if TYPE_CHECKING:
 
 def open_engine(checkpoint: Path, *, dtype: str | None, device: str, experts: str, expert_cache: int) -> "Engine":
     """The model of a folder; of a run with a damaged newest checkpoint the one before it, with a word about that."""
-    from model.checkpoint.released import is_released_folder
-    from model.checkpoint.run import newest_intact, run_of
-    from model.checkpoint.tensor_files import ambiguity
     from model.device import pick_device
     from model.generation.engine import Engine
 
-    place = pick_device(device)
-    if is_released_folder(checkpoint):
-        stderr(ambiguity(checkpoint) or "")
-    elif run_of(checkpoint) == checkpoint:
-        checkpoint, passed_over = newest_intact(checkpoint)
-        for sentence in passed_over:
-            stderr(sentence)
-    return Engine.from_folder(
-        checkpoint, dtype=dtype, device=place, expert_cache_bytes=expert_cache if experts == "disk" else None
+    engine = Engine.from_folder(
+        checkpoint,
+        dtype=dtype,
+        device=pick_device(device),
+        expert_cache_bytes=expert_cache if experts == "disk" else None,
     )
+    for note in engine.notes:
+        stderr(note)
+    return engine
 
 
 def standard_input() -> TextIO:

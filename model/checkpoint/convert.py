@@ -15,25 +15,25 @@ import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from model.checkpoint import run as runs
 from model.checkpoint.export_check import compare_with_transformers
+from model.checkpoint.load import ModelFiles, locate
 from model.checkpoint.released import (
     DEFAULT_SHARD_BYTES,
     EXPERT_BIAS,
     Written,
-    is_released_folder,
     load_released,
     refuse_taken,
     released_config,
     write_released,
     written_aside,
 )
-from model.checkpoint.tensor_files import INDEX, ambiguity
+from model.checkpoint.tensor_files import INDEX
 from model.config.hunyuan import HunyuanConfig
 from model.config.load import load_values
 from model.config.released import write_config
@@ -50,14 +50,6 @@ Stage = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _READ = {"config.json", INDEX, runs.MODEL, runs.STATE, runs.MANIFEST, *TOKENIZER_FILES}
-
-
-class _Source(NamedTuple):
-    home: Path  # where config.json and the tokenizer are
-    weights: Path
-    of_release: bool
-    config: HunyuanConfig
-    notes: list[str]  # on newer checkpoints that are damaged, or weights that are there twice
 
 
 def convert(
@@ -78,10 +70,11 @@ def convert(
     source, target = Path(source), Path(target)
     _check_options(to, dtype, max_shard_bytes)
     refuse_taken(target)
-    found = _look(source)
+    found = locate(source)
+    config = released_config(source) if found.of_release else HunyuanConfig.from_file(found.home)
     if to != "native":
-        write_config(found.config, to, "", {})  # for its refusal, before the weights are read
-    files, token_ids = _files_beside(found, to)
+        write_config(config, to, "", {})  # for its refusal, before the weights are read
+    files, token_ids = _files_beside(found, config, to)
     shards = [path for path in found.weights.glob("*.safetensors") if found.of_release and path.is_file()]
     with stage(f"reading {source}", sum(path.stat().st_size for path in shards) or None) as advance:
         net = _load(found, None if dtype is None else PRECISIONS[dtype], advance)
@@ -97,7 +90,7 @@ def convert(
                 written = write_released(
                     net, aside, layout=to, max_shard_bytes=max_shard_bytes, token_ids=token_ids, progress=advance
                 )
-        lost = _not_kept(found.config, HunyuanConfig.from_file(aside))
+        lost = _not_kept(config, HunyuanConfig.from_file(aside))
         if check and to == "transformers":
             with stage("comparing with transformers", None):
                 try:
@@ -134,16 +127,7 @@ def _check_options(to: str, dtype: str | None, max_shard_bytes: int) -> None:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def _look(source: Path) -> _Source:
-    if is_released_folder(source):
-        note = ambiguity(source)
-        return _Source(source, source, True, released_config(source), [note] if note else [])
-    run = runs.run_of(source)
-    checkpoint, notes = runs.newest_intact(run) if source == run else (runs.checkpoint_of(source)[1], [])
-    return _Source(run, checkpoint, False, HunyuanConfig.from_file(run), notes)
-
-
-def _load(found: _Source, dtype: torch.dtype | None, progress: Callable[[int], None]) -> Hunyuan:
+def _load(found: ModelFiles, dtype: torch.dtype | None, progress: Callable[[int], None]) -> Hunyuan:
     if found.of_release:
         net = load_released(found.weights, Hunyuan, dtype, progress=progress)
     else:
@@ -159,7 +143,7 @@ def _is_finite(tensor: Tensor) -> bool:
     return all(map(torch.isfinite, torch.aminmax(tensor)))
 
 
-def _files_beside(found: _Source, to: Target) -> tuple[dict[str, bytes], dict[str, Any]]:
+def _files_beside(found: ModelFiles, config: HunyuanConfig, to: Target) -> tuple[dict[str, bytes], dict[str, Any]]:
     """What is written beside the weights, and config.json's token ids."""
     files = {name: (found.home / name).read_bytes() for name in TOKENIZER_FILES if (found.home / name).is_file()}
     generation = load_values(found.home / GENERATION_CONFIG) if GENERATION_CONFIG in files else {}
@@ -178,7 +162,7 @@ def _files_beside(found: _Source, to: Target) -> tuple[dict[str, bytes], dict[st
             ids["eos_token_id"] = tokenizer.eos_id
             files[GENERATION_CONFIG] = _json(generation | {"eos_token_id": tokenizer.eos_id})
         if TOKENIZER_CONFIG not in files:
-            files[TOKENIZER_CONFIG] = _json(_tokenizer_config(tokenizer, found.config.max_position_embeddings))
+            files[TOKENIZER_CONFIG] = _json(_tokenizer_config(tokenizer, config.max_position_embeddings))
     return files, ids
 
 
@@ -225,7 +209,7 @@ def _not_kept(config: HunyuanConfig, kept: HunyuanConfig) -> list[str]:
     return [f"{name} {before[name]}" for name in before if before[name] != after[name] and name not in respelled]
 
 
-def _files_left(found: _Source) -> set[str]:
+def _files_left(found: ModelFiles) -> set[str]:
     """Files of the source that are neither read nor copied; of a release all safetensors files are weights."""
     paths = {path for folder in (found.home, found.weights) for path in folder.iterdir() if path.is_file()}
     weights = {path for path in paths if found.of_release and path.suffix == ".safetensors"}

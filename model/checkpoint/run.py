@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from model.config.hunyuan import HunyuanConfig
 from model.errors import CheckpointError
@@ -97,12 +98,12 @@ def steps_saved(run: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())  # a copy that somebody set aside is not one
 
 
-def newest_intact(run: Path) -> tuple[Path, list[str]]:
+def newest_intact(run: Path, *, weights_alone: bool = False) -> tuple[Path, list[str]]:
     """The newest checkpoint whose checksums hold, and a sentence on each newer one that was passed over."""
     passed_over: list[str] = []
     for step in reversed(steps_saved(run)):
         folder = _folder(run, step)
-        damage = find_damage(folder)
+        damage = find_damage(folder, weights_alone=weights_alone)
         if damage is None:
             return folder, passed_over
         passed_over.append(f"the checkpoint {folder.name} is damaged ({damage}): the one before it is used")
@@ -110,11 +111,11 @@ def newest_intact(run: Path) -> tuple[Path, list[str]]:
     raise CheckpointError(f"{run} holds no usable checkpoint{reason}; start it again in another folder with --out")
 
 
-def find_damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+def find_damage(folder: Path, *, weights_alone: bool = False) -> str | None:
+    """What is wrong with a checkpoint, or None. With `weights_alone` its optimizer, twice as large, is not looked at."""
     try:
         manifest = read_json(folder / MANIFEST)
-        weights_alone = OPTIMIZER not in manifest and not (folder / OPTIMIZER).exists()
+        weights_alone |= OPTIMIZER not in manifest and not (folder / OPTIMIZER).exists()
         for name in (MODEL, STATE) if weights_alone else (MODEL, OPTIMIZER, STATE):
             if sha256(folder / name) != manifest[name]:
                 return f"{name} does not match its checksum"
@@ -158,7 +159,7 @@ def save_weights(run: Path, net: nn.Module) -> None:
 def without_storage(kind: type[M], config: HunyuanConfig, where: Path) -> M:
     """A model on the meta device; CheckpointError where the sizes of the config.json in `where` are beyond all machines."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _WithoutDrawing():
             return kind(config)
     except RuntimeError as error:
         raise CheckpointError(
@@ -166,26 +167,33 @@ def without_storage(kind: type[M], config: HunyuanConfig, where: Path) -> M:
         ) from error
 
 
+class _WithoutDrawing(TorchFunctionMode):
+    """Draws no normal numbers: on the meta device torch loads its compiler to do so, which takes a second."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function in (Tensor.normal_, nn.init.normal_):
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
+
+
 def checkpoint_of(folder: Path) -> tuple[Path, Path]:
-    """The run and the checkpoint that a path means: a run's newest intact one, or the one that is named."""
+    """The run and the checkpoint that a path means: the newest one of a run with intact weights, or the one that is named."""
     run = run_of(folder)
     if folder == run:
-        return run, newest_intact(run)[0]
-    if damage := find_damage(folder):
+        return run, newest_intact(run, weights_alone=True)[0]
+    if damage := find_damage(folder, weights_alone=True):
         raise CheckpointError(f"the checkpoint {folder} is damaged ({damage}): use another one of {folder.parent}")
     return run, folder
 
 
-def load_model(folder: str | Path, kind: type[M], dtype: torch.dtype | None = None, *, routed: bool = True) -> M:
-    """The model of a run folder (its newest intact checkpoint) or of one checkpoint, on the CPU, in evaluation mode.
+def model_of(run: Path, folder: Path, kind: type[M], dtype: torch.dtype | None = None, *, routed: bool = True) -> M:
+    """The model of a run and its checkpoint `folder`, which is intact, on the CPU, in evaluation mode.
 
     In `dtype`, where one is given, but for the routers. Without `routed` the routed experts stay behind, on the meta device.
     """
-    return model_of(*checkpoint_of(Path(folder)), kind, dtype, routed=routed)
-
-
-def model_of(run: Path, folder: Path, kind: type[M], dtype: torch.dtype | None = None, *, routed: bool = True) -> M:
-    """The same of a run and its checkpoint `folder`, which is intact."""
     net = without_storage(kind, HunyuanConfig.from_file(run), run)
     with safe_open(folder / MODEL, framework="pt") as file:
         names = [name for name in file.keys() if routed or ROUTED not in name]  # noqa: SIM118

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from model.checkpoint.released import is_released_folder
-from model.checkpoint.run import run_of
+from model.checkpoint.load import home_of, load_located, locate
 from model.errors import ConfigError
 from model.generation.defaults import GenerationDefaults, read_generation_config
 from model.generation.request import Request
@@ -32,6 +31,7 @@ class Engine:
     has_template: bool  # False: the plain transcript stands in
     defaults: GenerationDefaults
     trained_here: bool = False  # on texts that no token of the tokenizer's begins: only ends are packed between them
+    notes: tuple[str, ...] = ()  # what somebody who named the folder should know
 
     @classmethod
     def from_folder(
@@ -45,18 +45,27 @@ class Engine:
         """Of a run folder, one of its checkpoints, or a Hugging Face folder; the small files are read before the weights."""
         if dtype is not None and dtype not in DTYPES:
             raise ConfigError([f"dtype {dtype!r} is not known: choose one of {', '.join(DTYPES)}"])
-        home = folder if is_released_folder(folder) else run_of(folder)
+        home = home_of(folder)
         tokenizer, template = load_folder_tokenizer(home), load_chat_template(home)
         defaults = read_generation_config(home)
-        net = Hunyuan.from_checkpoint(
-            folder,
+        found = locate(folder)
+        net = load_located(
+            found,
+            Hunyuan,
             dtype=None if dtype is None else DTYPES[dtype],
             device=device,
             expert_cache_bytes=expert_cache_bytes,
         )
         check_tokenizer_fits(tokenizer, net.config.vocab_size)
+        trained_here = (home / ENVIRONMENT).is_file()
         return cls(
-            net, tokenizer, template or plain_template(), template is not None, defaults, (home / ENVIRONMENT).is_file()
+            net,
+            tokenizer,
+            template or plain_template(),
+            template is not None,
+            defaults,
+            trained_here,
+            tuple(found.notes),
         )
 
     @property

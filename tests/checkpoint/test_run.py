@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 from model import Hunyuan, HunyuanConfig, files
 from model.checkpoint import run as native
+from model.checkpoint.load import load_model
 from model.checkpoint.run import (
     find_damage,
-    load_model,
     newest_intact,
     restore,
     run_of,
