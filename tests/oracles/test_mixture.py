@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from model.config import HunyuanConfig
 from model.moe.layer import MoE, Router
-from model.moe.router import draw_place_keys, route
+from model.moe.place_keys import place_keys, routing_key
+from model.moe.router import route
 
 T, E, D = 22, 4, 16
 SMALL = HunyuanConfig.from_name(
@@ -33,7 +34,7 @@ def mixture(config):
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     hidden = torch.randn(T, D) + 2.5 * layer.router.weight[0].detach()  # expert 0 is loved too much
-    keys = draw_place_keys(E, config.capacity(T), torch.Generator().manual_seed(0))
+    keys = place_keys(routing_key(0), 1, E * config.capacity(T))[0]
     return layer, hidden.requires_grad_(), keys
 
 
