@@ -5,8 +5,8 @@ backward pass is counted tensor by tensor, as the eager blocks of model/layers a
 with fused RMS norms and attention; tests/oracles/test_training_memory.py counts the same on the built model and
 examples/training_memory.py on a GPU. Latent attention, which is not built here, is counted as it would be written.
 
-Left out: a byte a choice where routing may drop, the random keys of recycle routing, a router z-loss; and a library's own
-workspace, tens of MB.
+Left out: a byte or two a choice where routing has a capacity, the random keys of recycle routing, a router z-loss; and a
+library's own workspace, tens of MB.
 
 Several devices share out the state evenly (FSDP) and gather one layer after the other; expert parallelism shares out the
 experts themselves, and with balanced routing a device computes as many rows as without.
@@ -155,7 +155,7 @@ def _feed_forward_bytes(f: FeedForward, hidden: int, value: int) -> int:
         total
         + FLOAT * f.num_experts  # probabilities
         + FLOAT * (f.topk + 1) * (f.topk > 1)  # chosen probabilities and their sum
-        + f.topk * (3 * INDEX + 1)  # experts, the order of dispatch and its inverse; whether dropped
+        + f.topk * 3 * INDEX  # experts, the order of dispatch and its inverse
         + f.topk * value * hidden  # dispatched rows
         + f.topk * _swiglu_bytes(f.routed_size, value)
         + f.topk * value * (hidden + 1)  # the experts' output and its weight

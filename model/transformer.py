@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from model.config.hunyuan import HunyuanConfig
 from model.kernels.cross_entropy import linear_cross_entropy
 from model.layers.attention import Attention, KeysValues
-from model.layers.kv_cache import KVCache
+from model.layers.kv_cache import CachePass, KVCache
 from model.layers.linear import Linear, project
 from model.layers.mlp import SwiGLU
 from model.layers.norm import RMSNorm
@@ -26,7 +26,7 @@ class Output(NamedTuple):
 
     logits: Tensor | None  # (B, S, V)
     loss: Tensor | None  # () cross-entropy, nats per token
-    aux_loss: Tensor  # () weighted routing losses, summed over layers, to be added to the loss
+    aux_loss: Tensor | None  # () weighted routing losses, summed over layers, to be added to the loss; not with a cache
     stats: MoEStats | None  # each field stacked over the mixture layers; None for a dense model
 
 
@@ -45,23 +45,17 @@ class DecoderLayer(nn.Module):
         hidden: Tensor,
         rope: tuple[Tensor, Tensor],
         shared: KeysValues | None,
-        place_keys: Tensor | None,
+        place_keys: Tensor | None = None,
+        cache: CachePass | None = None,
     ) -> tuple[Tensor, KeysValues, Tensor | None, MoEStats | None]:
-        attended, shared = self.self_attn(self.input_layernorm(hidden), rope, shared)
+        """With a cache, after the tokens in it, and without aux_loss and stats."""
+        attended, shared = self.self_attn(self.input_layernorm(hidden), rope, shared, cache)
         hidden = hidden + attended
         tokens = self.post_attention_layernorm(hidden).view(-1, hidden.shape[-1])  # (T, D)
         if isinstance(self.mlp, SwiGLU):
             return hidden + self.mlp(tokens).view_as(hidden), shared, None, None
-        output, aux_loss, stats = self.mlp(tokens, place_keys)
+        output, aux_loss, stats = self.mlp(tokens, place_keys, answering=cache is not None)
         return hidden + output.view_as(hidden), shared, aux_loss, stats
-
-    def infer(
-        self, hidden: Tensor, rope: tuple[Tensor, Tensor], shared: KeysValues | None, cache: KVCache
-    ) -> tuple[Tensor, KeysValues]:
-        """hidden (T, D) -> hidden, the keys and values used: the same after the tokens in the cache, nothing for training."""
-        attended, shared = self.self_attn.infer(self.input_layernorm(hidden), rope, shared, cache)
-        hidden = hidden + attended
-        return hidden + self.mlp.infer(self.post_attention_layernorm(hidden)), shared
 
 
 class Hunyuan(nn.Module):
@@ -135,18 +129,10 @@ class Hunyuan(nn.Module):
         if cache is not None:
             if labels is not None:
                 raise ValueError("a cache is for generation, which has no loss: leave out the cache or the labels")
-            return Output(
-                self._infer(input_ids, cache, last_only=last_only), None, self.norm.weight.new_zeros(()), None
-            )
-        rope = rope_table(self.config, torch.arange(input_ids.shape[1], device=input_ids.device))
-        keys_by_layer = self._place_keys(input_ids.numel(), routing_key)
-        hidden, shared, losses, stats = self.embed_tokens(input_ids), None, [], []
-        for index, layer in enumerate(self.layers):
-            keys = None if keys_by_layer is None else keys_by_layer[index]
-            hidden, shared, aux_loss, layer_stats = layer(hidden, rope, shared, keys)
-            if layer_stats is not None:
-                losses.append(aux_loss)
-                stats.append(layer_stats)
+            logits = self.step(input_ids, cache.begin(input_ids.shape[1]), last_only=last_only)
+            cache.advance(input_ids.shape[1])
+            return Output(logits, None, None, None)
+        hidden, losses, stats = self._blocks(input_ids, self._place_keys(input_ids.numel(), routing_key), None)
         hidden = self.norm(hidden[:, -1:] if last_only else hidden)
         aux = torch.stack(losses).sum() if losses else hidden.new_zeros(())
         stacked = MoEStats(*map(torch.stack, zip(*stats, strict=True))) if stats else None
@@ -155,21 +141,25 @@ class Hunyuan(nn.Module):
         loss = linear_cross_entropy(hidden.view(-1, hidden.shape[-1]), self.head_weight, labels.flatten())
         return Output(None, loss, aux, stacked)
 
-    def _infer(self, input_ids: Tensor, cache: KVCache, *, last_only: bool) -> Tensor:
-        """input_ids (B, S) after the tokens in the cache -> logits (B, S, V), or those of the last position alone."""
-        batch, tokens = input_ids.shape
-        rope = rope_table(self.config, cache.begin(tokens, input_ids.device))
-        hidden, shared = self.embed_tokens(input_ids).view(batch * tokens, -1), None
-        for layer in self.layers:
-            hidden, shared = layer.infer(hidden, rope, shared, cache)
-        cache.advance(tokens)
-        hidden = hidden.view(batch, tokens, -1)
+    def step(self, input_ids: Tensor, cache: CachePass, *, last_only: bool = False) -> Tensor:
+        """input_ids (B, S) at the positions of a pass -> logits (B, S, V): tensors alone, which can be compiled as it is."""
+        hidden, _, _ = self._blocks(input_ids, None, cache)
         return self._logits(self.norm(hidden[:, -1:] if last_only else hidden))
 
-    def fuse(self) -> None:
-        """Prepares a model that only answers from now on: q, k and v become one product (model/layers/attention.py)."""
-        for layer in self.layers:
-            layer.self_attn.fuse()
+    def _blocks(
+        self, input_ids: Tensor, keys_by_layer: list[Tensor] | None, cache: CachePass | None
+    ) -> tuple[Tensor, list[Tensor], list[MoEStats]]:
+        """input_ids (B, S) -> hidden (B, S, D), and the routing losses and statistics of the mixture layers."""
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device) if cache is None else cache.positions
+        rope, losses, stats = rope_table(self.config, positions), [], []
+        hidden, shared = self.embed_tokens(input_ids), None
+        for index, layer in enumerate(self.layers):
+            keys = None if keys_by_layer is None else keys_by_layer[index]
+            hidden, shared, aux_loss, layer_stats = layer(hidden, rope, shared, keys, cache)
+            if layer_stats is not None:
+                losses.append(aux_loss)
+                stats.append(layer_stats)
+        return hidden, losses, stats
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return project(hidden, self.head_weight)

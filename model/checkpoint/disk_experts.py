@@ -10,7 +10,6 @@ E experts, F intermediate, D hidden, N rows sorted by expert.
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,9 +19,8 @@ from model.checkpoint.released_names import stacked_experts
 from model.checkpoint.tensor_files import TensorFiles
 from model.config.hunyuan import HunyuanConfig
 from model.errors import ConfigError
-from model.layers.mlp import swiglu_output
+from model.moe.experts import Weights, in_turn
 
-Weights = tuple[Tensor, Tensor]  # gate and up (2F, D), down (D, F)
 Reader = Callable[[int, int, Weights], None]  # layer, expert, where to
 
 
@@ -98,11 +96,7 @@ class DiskExperts(nn.Module):
         return self.cache.get(self.layer, expert)
 
     def forward(self, hidden: Tensor, ends: Tensor) -> Tensor:
-        output = torch.zeros_like(hidden)
-        for expert, (start, end) in enumerate(pairwise([0, *ends.tolist()])):
-            if start < end:
-                output[start:end] = swiglu_output(hidden[start:end], *self.weights(expert))
-        return output
+        return in_turn(hidden, ends, self.weights)
 
 
 def keep_experts_on_disk(net: Any, cache: ExpertCache) -> None:

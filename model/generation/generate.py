@@ -132,8 +132,6 @@ class _Batch:
     ) -> None:
         self.net, self.slots, self.sampling, self.logprobs, self.stats = net, slots, sampling, logprobs, stats
         self._step, self._begin = step, time.perf_counter()
-        with torch.inference_mode(mode=False):  # weights that are made in it could not be trained any more
-            net.fuse()
         weight = net.embed_tokens.weight
         self.device = weight.device
         longest = max((len(request.prompt) + request.max_new_tokens for request in requests), default=0)

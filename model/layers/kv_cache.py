@@ -6,12 +6,36 @@ Sequences may differ in length: a pass of several tokens needs sequences of one 
 B batch, G key-value heads, S sequence, P head size.
 """
 
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from model.config.hunyuan import HunyuanConfig
+
+
+class CachePass(NamedTuple):
+    """One pass of new tokens, in tensors alone: a compiled program or a recorded graph takes it as it is."""
+
+    slots: dict[int, tuple[Tensor, Tensor]]  # keys and values (B, G, S', P) by the layer that owns them
+    positions: Tensor  # of the new tokens: (S,), alike for all sequences, or (B, 1)
+    mask: Tensor | None  # which of the S' places each new token sees, (S, S') or (B, 1, 1, S'); None: causal
+
+    def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Writes keys and values (B, G, S, P) of the new tokens to their positions; returns those of all places."""
+        slot = self.slots[layer]
+        for there, new in zip(slot, (keys.to(slot[0].dtype), values.to(slot[1].dtype)), strict=True):
+            if self.positions.dim() == 1:
+                there.index_copy_(2, self.positions, new)
+            else:
+                there[torch.arange(len(new), device=new.device), :, self.positions[:, 0]] = new[:, :, 0]
+        return slot
+
+
+def visible(positions: Tensor, places: int) -> Tensor:
+    """The mask of a pass over so many places: a token sees those up to its own."""
+    seen = torch.arange(places, device=positions.device) <= positions[..., None]
+    return seen if positions.dim() == 1 else seen[:, None]
 
 
 class KVCache:
@@ -28,9 +52,6 @@ class KVCache:
     ) -> None:
         self.max_tokens = max_tokens
         self.lengths = [0] * batch
-        self.mask: Tensor | None = None  # (B, 1, 1, S): what each sequence sees in this pass, of unequal lengths
-        self._place: tuple[Tensor, Tensor] | None = None  # sequence and position of each new token, likewise
-        self._end = 0  # after this pass, of the longest sequence
         shape = (batch, config.num_key_value_heads, max_tokens, config.head_dim)
         self.slots = {
             layer: (torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device))
@@ -47,7 +68,6 @@ class KVCache:
         view = object.__new__(type(self))
         view.max_tokens, view.lengths = self.max_tokens, self.lengths[start:stop]
         view.slots = {layer: (keys[start:stop], values[start:stop]) for layer, (keys, values) in self.slots.items()}
-        view.mask, view._place, view._end = None, None, view.length
         return view
 
     def move(self, source: int, target: int) -> None:
@@ -57,35 +77,26 @@ class KVCache:
             for tensor in slot:
                 tensor[target, :, :length] = tensor[source, :, :length]
 
-    def begin(self, tokens: int, device: torch.device) -> Tensor:
-        """Prepares a pass of so many new tokens a sequence; returns their positions, (S,) or, of unequal lengths, (B, 1)."""
-        if self.length + tokens > self.max_tokens:
-            raise ValueError(f"the cache holds {self.max_tokens} tokens, {self.length + tokens} were to be stored")
-        self.mask, self._place, self._end = None, None, self.length + tokens
+    def begin(self, tokens: int) -> CachePass:
+        """A pass of so many new tokens a sequence, after the filled ones and over the places up to the longest sequence's.
+
+        Every layer writes at the same positions: the caller moves on with `advance` when the pass is over.
+        """
+        end = self.length + tokens
+        if end > self.max_tokens:
+            raise ValueError(f"the cache holds {self.max_tokens} tokens, {end} were to be stored")
+        device = next(iter(self.slots.values()))[0].device
+        slots = {
+            layer: (keys.narrow(2, 0, end), values.narrow(2, 0, end)) for layer, (keys, values) in self.slots.items()
+        }
         if len(set(self.lengths)) == 1:
-            return torch.arange(self.length, self.length + tokens, device=device)
+            positions = torch.arange(self.length, end, device=device)
+            whole = tokens in (1, end)  # one token sees all that are there; a whole sequence is causal as it is
+            return CachePass(slots, positions, None if whole else visible(positions, end))
         if tokens != 1:
             raise ValueError("sequences of unequal lengths go on by one token at a time")
-        positions = torch.tensor(self.lengths, device=device)
-        self._place = (torch.arange(len(self.lengths), device=device), positions)
-        self.mask = (torch.arange(self._end, device=device) <= positions[:, None])[:, None, None]
-        return positions[:, None]
-
-    def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes keys and values (B, G, S, P) after the filled tokens; returns all up to the longest sequence's.
-
-        Every layer of one pass writes at the same place: the caller moves on with `advance` when the pass is over.
-        """
-        slot_keys, slot_values = self.slots[layer]
-        if self._place is None:
-            start = self._end - keys.shape[2]
-            slot_keys[:, :, start : self._end] = keys
-            slot_values[:, :, start : self._end] = values
-        else:
-            sequence, position = self._place
-            slot_keys[sequence, :, position] = keys[:, :, 0].to(slot_keys.dtype)
-            slot_values[sequence, :, position] = values[:, :, 0].to(slot_values.dtype)
-        return slot_keys[:, :, : self._end], slot_values[:, :, : self._end]
+        positions = torch.tensor(self.lengths, device=device)[:, None]
+        return CachePass(slots, positions, visible(positions, end))
 
     def advance(self, tokens: int) -> None:
         self.lengths = [length + tokens for length in self.lengths]

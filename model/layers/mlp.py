@@ -29,11 +29,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         gate_up, down = self.gate_up_proj.weight, self.down_proj.weight
-        if onednn.onednn_applies(hidden, gate_up):  # one expert that takes every row
+        if torch.is_grad_enabled() and onednn.onednn_applies(hidden, gate_up):  # one expert that takes every row
             rows = hidden.reshape(-1, hidden.shape[-1])
             return onednn.swiglu_experts(rows, gate_up[None], down[None], torch.tensor([len(rows)])).view_as(hidden)
-        return self.down_proj(swiglu(self.gate_up_proj(hidden)))
-
-    def infer(self, hidden: Tensor) -> Tensor:
-        """hidden (T, D) -> (T, D): the same, where nothing is kept for a backward pass."""
-        return swiglu_output(hidden, self.gate_up_proj.weight, self.down_proj.weight)
+        return swiglu_output(hidden, gate_up, down)

@@ -32,14 +32,13 @@ def inverse_frequencies(config: HunyuanConfig, device: torch.device | str = "cpu
 
 
 def rope_table(config: HunyuanConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """positions (..., S) -> cos, sin (..., S, P) in float32, of one angle per pair, repeated for the two halves."""
-    angles = positions[..., None].float() * inverse_frequencies(config, positions.device)
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()
+    """positions (..., S) -> cos, sin (..., S, 1, P) in float32: one angle per pair for both halves, and -sin for the first."""
+    angles = positions[..., None, None].float() * inverse_frequencies(config, positions.device)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns each pair of heads (B, S, H, P) by its position's angle; cos and sin (S, P) or (B, S, P)."""
+    """Turns each pair of heads (B, S, H, P) by its position's angle, in float32; cos and sin of `rope_table`."""
     first, second = heads.chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return (heads * cos[..., None, :] + turned * sin[..., None, :]).to(heads.dtype)
+    return heads * cos + torch.cat((second, first), dim=-1) * sin

@@ -38,7 +38,7 @@ def plan_dispatch(routing: Routing, *, may_drop: bool) -> DispatchPlan:
     choices = routing.expert_index.flatten()
     order = choices.argsort(stable=True)
     inverse = torch.empty_like(order).scatter(0, order, torch.arange(order.shape[0], device=order.device))
-    kept = (choices[order] < routing.tokens_per_expert.shape[0])[:, None] if may_drop else None
+    kept = (choices[order] < routing.num_experts)[:, None] if may_drop else None
     return DispatchPlan(order, inverse, routing.tokens_per_expert.cumsum(0).to(torch.int32), kept)
 
 

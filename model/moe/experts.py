@@ -1,8 +1,12 @@
 """Routed experts: SwiGLUs with stacked weights, each over its own run of rows.
 
 N rows sorted by expert, E experts, D hidden, F intermediate. `grouped_experts` is the path in use, `loop_experts` its oracle
-(tests/oracles/test_experts.py). Float32 on a processor goes through oneDNN (model/kernels/onednn.py).
+(tests/oracles/test_experts.py). On a processor float32 trains through oneDNN (model/kernels/onednn.py), and where nothing is
+kept for a backward pass the experts that have rows take their turns, `in_turn`, in any precision.
 """
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +14,9 @@ from torch.nn import functional as F
 
 from model.device import matmul_dtype
 from model.kernels import onednn
-from model.layers.mlp import swiglu
+from model.layers.mlp import swiglu, swiglu_output
+
+Weights = tuple[Tensor, Tensor]  # of one expert: gate and up (2F, D), down (D, F)
 
 
 class Experts(nn.Module):
@@ -22,13 +28,42 @@ class Experts(nn.Module):
         self.down = nn.Parameter(torch.empty(num_experts, hidden_size, intermediate_size))
 
     def forward(self, hidden: Tensor, ends: Tensor) -> Tensor:
+        if reads_choices(hidden):
+            return in_turn(hidden, ends, self.weights)
         if onednn.onednn_applies(hidden, self.gate_up):
             return onednn.swiglu_experts(hidden, self.gate_up, self.down, ends)
         return grouped_experts(hidden, self.gate_up, self.down, ends)
 
-    def weights(self, expert: int) -> tuple[Tensor, Tensor]:
-        """Gate and up (2F, D), and down (D, F), of one expert."""
-        return self.gate_up[expert], self.down[expert]
+    def weights(self, expert: int | Tensor) -> Weights:
+        """Of one expert, by its number or by a tensor (1,) that holds it: a compiled program reads them where they lie."""
+        if isinstance(expert, int):
+            return self.gate_up[expert], self.down[expert]
+        return self.gate_up.index_select(0, expert)[0], self.down.index_select(0, expert)[0]
+
+
+def reads_choices(hidden: Tensor) -> bool:
+    """The one switch of a processor that answers: the host is the device, so it may look which experts were chosen."""
+    return hidden.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def in_turn(hidden: Tensor, ends: Tensor, weights: Callable[[int], Weights]) -> Tensor:
+    """hidden (N, D) sorted by expert, ends (E,) -> (N, D), one expert after the other; rows after the last end are 0."""
+    output = torch.zeros_like(hidden)
+    for expert, (start, end) in enumerate(pairwise([0, *ends.tolist()])):
+        if start < end:
+            output[start:end] = swiglu_output(hidden[start:end], *weights(expert))
+    return output
+
+
+def of_one_token(
+    hidden: Tensor, experts: Sequence[int | Tensor], expert_weight: Tensor, weights: Callable[[int | Tensor], Weights]
+) -> Tensor:
+    """hidden (1, D), expert_weight (1, K) -> (1, D): the weighted sum over its K experts, with nothing to sort."""
+    first, *others = expert_weight.to(hidden.dtype).split(1, dim=1)
+    output = swiglu_output(hidden, *weights(experts[0])) * first
+    for expert, weight in zip(experts[1:], others, strict=True):
+        output = torch.addcmul(output, swiglu_output(hidden, *weights(expert)), weight)
+    return output
 
 
 def grouped_experts(hidden: Tensor, gate_up: Tensor, down: Tensor, ends: Tensor) -> Tensor:

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config.hunyuan import HunyuanConfig
-from model.layers.mlp import SwiGLU, swiglu_output
+from model.layers.linear import project
+from model.layers.mlp import SwiGLU
 from model.moe.dispatch import combine, dispatch, plan_dispatch
-from model.moe.experts import Experts
+from model.moe.experts import Experts, of_one_token, reads_choices
 from model.moe.losses import load_balance_loss, router_z_loss
-from model.moe.router import choose_experts, route, weigh
+from model.moe.router import route
 
 
 class MoEStats(NamedTuple):
@@ -37,13 +38,13 @@ class Router(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         if not torch.is_autocast_enabled(hidden.device.type):
-            return F.linear(hidden.float(), self.weight.float())
+            return project(hidden.float(), self.weight.float())
         with torch.autocast(hidden.device.type, enabled=False):
             return F.linear(hidden.float(), self.weight.float())
 
 
 class MoE(nn.Module):
-    """hidden (T, D) -> (hidden (T, D), aux_loss (), stats)."""
+    """hidden (T, D) -> (hidden (T, D), aux_loss (), stats), or None for the last two where `answering`."""
 
     def __init__(self, config: HunyuanConfig, layer: int = 0) -> None:
         super().__init__()
@@ -54,7 +55,9 @@ class MoE(nn.Module):
         if config.num_shared_expert:
             self.shared_mlp = SwiGLU(config.hidden_size, config.num_shared_expert * config.intermediate_size)
 
-    def forward(self, hidden: Tensor, place_keys: Tensor | None) -> tuple[Tensor, Tensor, MoEStats]:
+    def forward(
+        self, hidden: Tensor, place_keys: Tensor | None = None, *, answering: bool = False
+    ) -> tuple[Tensor, Tensor | None, MoEStats | None]:
         c = self.config
         # A capacity is a device of training; an answer should not depend on who else is in the batch.
         policy = c.moe_routing if self.training else "dropless"
@@ -70,10 +73,17 @@ class MoE(nn.Module):
             expert_bias=self.router.expert_bias,
             convention=c.convention,
         )
-        plan = plan_dispatch(routing, may_drop=no_room)
-        output = combine(self.experts(dispatch(hidden, plan), plan.ends), plan, routing.expert_weight)
+        if len(hidden) == 1 and (torch.compiler.is_compiling() or reads_choices(hidden)):
+            index = routing.expert_index[0]
+            chosen = index.split(1) if torch.compiler.is_compiling() else index.tolist()
+            output = of_one_token(hidden, chosen, routing.expert_weight, self.experts.weights)
+        else:
+            plan = plan_dispatch(routing, may_drop=no_room)
+            output = combine(self.experts(dispatch(hidden, plan), plan.ends), plan, routing.expert_weight)
         if self.shared_mlp is not None:
             output = output + self.shared_mlp(hidden)
+        if answering:
+            return output, None, None
         balance = load_balance_loss(routing)
         aux_loss = c.router_aux_loss_coef * balance
         if c.router_z_loss_coef:
@@ -82,32 +92,3 @@ class MoE(nn.Module):
             balance.detach(), routing.choices_per_expert, routing.tokens_per_expert, routing.dropped, routing.recycled
         )
         return output, aux_loss, stats
-
-    def infer(self, hidden: Tensor) -> Tensor:
-        """hidden (T, D) -> (T, D): what `forward` computes in evaluation, without its losses and statistics."""
-        logits, convention = self.router.forward(hidden), self.config.convention
-        shared = torch.zeros_like(hidden) if self.shared_mlp is None else self.shared_mlp.infer(hidden)
-        if hidden.device.type == "cpu":
-            probabilities, index = choose_experts(logits, self.top_k, self.router.expert_bias)
-            weight = weigh(probabilities, index, convention)
-            return self._add_experts(shared, hidden, index.tolist(), weight.to(hidden.dtype))
-        routing = route(logits, self.top_k, expert_bias=self.router.expert_bias, convention=convention)
-        plan = plan_dispatch(routing, may_drop=False)
-        return shared + combine(self.experts(dispatch(hidden, plan), plan.ends), plan, routing.expert_weight)
-
-    def _add_experts(self, output: Tensor, hidden: Tensor, index: list[list[int]], weight: Tensor) -> Tensor:
-        """Adds to output (T, D) the weighted outputs of the chosen experts, one after the other; weight (T, K)."""
-        if len(hidden) == 1:
-            for choice, expert in enumerate(index[0]):
-                result = swiglu_output(hidden, *self.experts.weights(expert))
-                output = torch.addcmul(output, result, weight[:, choice : choice + 1])
-            return output
-        choices: dict[int, list[tuple[int, int]]] = {}
-        for token, experts in enumerate(index):
-            for choice, expert in enumerate(experts):
-                choices.setdefault(expert, []).append((token, choice))
-        for expert, places in sorted(choices.items()):
-            tokens, choice_of = torch.tensor(places).t()
-            result = swiglu_output(hidden[tokens], *self.experts.weights(expert))
-            output.index_add_(0, tokens, result * weight[tokens, choice_of, None])
-        return output

@@ -7,7 +7,7 @@ C places per expert (config.capacity). Three policies, all with static shapes an
     drop       an expert takes the first C choices, all first choices before second ones; the others are dropped
     recycle    the i-th choice over capacity goes to the i-th free place in a random order of the free places
 
-    router_logits (T, E) float32 -> Routing(expert_index (T, K), expert_weight (T, K), tokens_per_expert (E,), ...)
+    router_logits (T, E) float32 -> Routing(expert_index (T, K), expert_weight (T, K), ...)
 
 A recycled token's weight is its probability for its new expert. With K >= 2 the new expert may be one that the token
 already has: the report recycles top-1, where this cannot happen. The random order comes from model/moe/place_keys.py, so that
@@ -23,15 +23,39 @@ from model.config.hunyuan import Convention, RoutingPolicy
 
 
 class Routing(NamedTuple):
-    """The experts of every token. A dropped choice has the index E, which is no expert, and weight 0."""
+    """The experts of every token, and what they count to where that is asked for.
+
+    A dropped choice has the index E, which is no expert, and weight 0.
+    """
 
     expert_index: Tensor  # (T, K) int64
     expert_weight: Tensor  # (T, K) float32
-    tokens_per_expert: Tensor  # (E,) choices that each expert computes
-    choices_per_expert: Tensor  # (E,) choices that the router made, before any capacity
-    dropped: Tensor  # () choices that no expert computes
-    recycled: Tensor  # () choices that another expert computes
+    chosen: Tensor  # (T, K) the router's choices, before any capacity
     probabilities: Tensor  # (T, E) softmax of the router's logits
+
+    @property
+    def num_experts(self) -> int:
+        return self.probabilities.shape[1]
+
+    @property
+    def tokens_per_expert(self) -> Tensor:
+        """Choices that each expert computes, (E,)."""
+        return count_per_expert(self.expert_index, self.num_experts)
+
+    @property
+    def choices_per_expert(self) -> Tensor:
+        """Choices that the router made, before any capacity, (E,)."""
+        return count_per_expert(self.chosen, self.num_experts)
+
+    @property
+    def dropped(self) -> Tensor:
+        """Choices that no expert computes, ()."""
+        return (self.expert_index == self.num_experts).sum()
+
+    @property
+    def recycled(self) -> Tensor:
+        """Choices that another expert computes, ()."""
+        return ((self.expert_index != self.chosen) & (self.expert_index != self.num_experts)).sum()
 
 
 def route(
@@ -50,26 +74,18 @@ def route(
     """
     num_experts = router_logits.shape[-1]
     probabilities, chosen = choose_experts(router_logits, top_k, expert_bias)
-    choices_per_expert = count_per_expert(chosen, num_experts)
-    index = chosen
+    if policy == "dropless":
+        return Routing(chosen, weigh(probabilities, chosen, convention), chosen, probabilities)
     if policy == "drop":
         index = drop(chosen, num_experts, capacity)
-    elif policy == "recycle":
+    else:
         if place_keys is None:
             raise ValueError("recycle routing needs place_keys: see model/moe/place_keys.py")
         index = recycle(chosen, num_experts, capacity, place_keys)
     is_dropped = index == num_experts
     # A dropped choice keeps its share until here: the others must not grow for want of a place.
     weight = weigh(probabilities, torch.where(is_dropped, chosen, index), convention)
-    return Routing(
-        expert_index=index,
-        expert_weight=weight.masked_fill(is_dropped, 0.0),
-        tokens_per_expert=choices_per_expert if policy == "dropless" else count_per_expert(index, num_experts),
-        choices_per_expert=choices_per_expert,
-        dropped=is_dropped.sum(),
-        recycled=((index != chosen) & ~is_dropped).sum(),
-        probabilities=probabilities,
-    )
+    return Routing(index, weight.masked_fill(is_dropped, 0.0), chosen, probabilities)
 
 
 def choose_experts(router_logits: Tensor, top_k: int, expert_bias: Tensor | None = None) -> tuple[Tensor, Tensor]:

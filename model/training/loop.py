@@ -190,7 +190,7 @@ class _Session:
             key = routing_key(self.config.seed, self.step, index, device=self.device)
             with autocast(self.device, self.dtype):
                 output = self.task.forward(self.net, batch.data, key)
-            assert output.loss is not None, "a task's forward pass is given labels"
+            assert output.loss is not None and output.aux_loss is not None, "a task's forward pass is given labels"
             loss = share(output.loss, batch.targets, targets)
             aux_loss = share(output.aux_loss, batch.tokens, tokens)
             (loss + aux_loss).backward()

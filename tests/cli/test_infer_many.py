@@ -71,11 +71,11 @@ def test_batches_and_chunks_change_no_answer(many, options, shape):
 
 
 def test_a_chunk_is_what_a_pass_reads_of_a_prompt(many, monkeypatch):
-    sizes, infer = set(), Hunyuan._infer
+    sizes, step = set(), Hunyuan.step
     monkeypatch.setattr(
         Hunyuan,
-        "_infer",
-        lambda net, ids, *rest, **options: sizes.add(ids.shape[1]) or infer(net, ids, *rest, **options),
+        "step",
+        lambda net, ids, *rest, **options: sizes.add(ids.shape[1]) or step(net, ids, *rest, **options),
     )
     prompts = "z" * 20, "z" * 7
     many(*prompts, "--tokens", 2, "--prefill-chunk", 6)

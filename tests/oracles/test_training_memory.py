@@ -151,8 +151,9 @@ def kept_besides_activations(config, *, recompute):
     """Gradients that the loss made, and its value; less the token indices, which came from outside."""
     kept = 4 * (TOKENS + config.vocab_size) * config.hidden_size + 4 - 8 * TOKENS
     # Left out of the closed form: whether each choice has a place, where one may have none; the keys of recycle routing.
-    if config.moe_routing == "drop" and not recompute:
-        kept += config.num_hidden_layers * TOKENS * config.moe_topk
+    if config.moe_routing != "dropless" and not config.is_dense and not recompute:
+        masks = 2 if config.moe_routing == "drop" else 1  # of weights; and of rows, where a place may be missing
+        kept += masks * config.num_hidden_layers * TOKENS * config.moe_topk
     if config.moe_routing == "recycle" and recompute:
         kept += 8 * config.num_hidden_layers * config.num_experts * config.capacity(TOKENS)
     return kept
@@ -292,7 +293,7 @@ def test_latent_attention_by_hand():
     norms = 2 * 4 * (hidden + 1)
     dense = 2 * hidden + 4 * 2 * 18_432
     shared, router = 2 * hidden + 4 * 2 * 2048, 4 * hidden + 4 * 256 + 4 * 9
-    routed = 8 * (3 * 8 + 1 + 2 * hidden + 4 * 2 * 2048 + 2 * (hidden + 1))
+    routed = 8 * (3 * 8 + 2 * hidden + 4 * 2 * 2048 + 2 * (hidden + 1))
     layers = 61 * (attention + norms) + 3 * dense + 58 * (shared + router + routed)
     assert longer.activations - shorter.activations == layers + 8 + 4 * (hidden + 1) + 2 * 4 * 64
 
