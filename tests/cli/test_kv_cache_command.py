@@ -140,12 +140,13 @@ SIDE_BY_SIDE = ("hunyuan-large", "llama-3.1-405b", "llama-3.1-70b", "mixtral-8x2
 
 
 @pytest.mark.parametrize("arguments", [[], ["--context", "128K", *(f"--model={name}" for name in SIDE_BY_SIDE)]])
-def test_the_readme_shows_what_is_printed(arguments, capsys):
+def test_the_readme_and_the_results_show_what_is_printed(arguments, capsys):
     assert run(["kv-cache", *arguments]) == 0
-    assert capsys.readouterr().out in (ROOT / "README.md").read_text(encoding="utf-8")
+    page = ROOT / ("examples/RESULTS.md" if arguments else "README.md")
+    assert capsys.readouterr().out in page.read_text(encoding="utf-8")
 
 
-def test_the_readmes_figures_of_what_fits(capsys):
+def test_the_figures_of_what_fits_in_the_results(capsys):
     """28 against 1 sequences of 256K, 521 against 79 tokens a second; 57, 10 and 72 sequences of 128K."""
     machine = ["--gpu", "h200", "--devices", "8", "--weights", "fp8"]
     found = document(capsys, *machine, "--variant", "MHA")

@@ -1,4 +1,4 @@
-"""examples/scaling_coverage.py and scaling_speed.py: they run, and their committed figures are those that the README has."""
+"""examples/scaling_coverage.py and scaling_speed.py: they run, and their committed figures are those that RESULTS.md has."""
 
 import json
 import math

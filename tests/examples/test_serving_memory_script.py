@@ -33,7 +33,7 @@ def test_without_a_gpu_it_says_so(script, monkeypatch, capsys, tmp_path):
 
 @pytest.mark.parametrize(("name", "least", "most"), [("training_memory", 0.98, 1.02), ("serving_memory", 0.94, 1.0)])
 def test_what_was_measured_is_near_the_closed_form(name, least, most):
-    """The data that the README's sentence comes from."""
+    """The data that the sentence in RESULTS.md comes from."""
     rows = json.loads((ROOT / "examples" / "memory" / f"{name}.json").read_text())
     ratios = [row["ratio"] for row in (rows["rows"] if isinstance(rows, dict) else rows)]
     assert len(ratios) >= 12 and least < min(ratios) and max(ratios) < most

@@ -1,4 +1,4 @@
-"""analyses/training/seeds.py on tables small enough to work out by hand, and on the data that the README quotes."""
+"""analyses/training/seeds.py on tables small enough to work out by hand, and on the data that RESULTS.md quotes."""
 
 import math
 from pathlib import Path
