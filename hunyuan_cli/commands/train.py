@@ -86,7 +86,7 @@ def train(
         stderr(f"stopped after step {summary['steps']} and saved; continue with: hunyuan train --out {folder} --resume")
         raise typer.Exit(130)
     if not quiet:
-        stderr(f"next: hunyuan infer 'def ' --checkpoint {folder}")
+        stderr(f"next: hunyuan infer {shlex.quote(run_folder.first_prompt(out))} --checkpoint {folder}")
 
 
 def _free_folder(name: str) -> Path:

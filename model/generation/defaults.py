@@ -63,6 +63,11 @@ def read_generation_config(folder: str | Path) -> GenerationDefaults:
     return _Keys(path, values).defaults()
 
 
+def run_defaults(eos_id: int) -> dict[str, Any]:
+    """The generation_config.json of a run that was trained here: greedy text of a small model repeats itself."""
+    return {"do_sample": True, "temperature": 0.8, "top_k": 50, "eos_token_id": eos_id}
+
+
 def merge(
     defaults: GenerationDefaults,
     *,

@@ -17,6 +17,7 @@ from model.tokenizer.interface import whole_characters
 from model.tokenizer.messages import checked_messages, checked_tools, checked_variables
 
 Messages = Sequence[dict[str, Any]]
+PROMPT_CHARS = 32  # of an opening
 KEYS = ("id", "prompt", "messages", "tools", "chat_template_kwargs")
 
 
@@ -36,6 +37,19 @@ class Prompt:
         given |= {"prompt": self.text} if self.messages is None else {"messages": list(self.messages)}
         given |= {} if self.tools is None else {"tools": self.tools}
         return given | ({"chat_template_kwargs": self.variables} if self.variables else {})
+
+
+def opening(text: str) -> str:
+    """The first words of a text, of one line, as a prompt that is easily typed; empty where no line will do."""
+    for line in text.splitlines():
+        line = " ".join(line.split())
+        if len(line) < 2 or not line.isprintable() or line.startswith("-") or "\ufffd" in line:
+            continue
+        if len(line) <= PROMPT_CHARS:
+            return line
+        words = line[: PROMPT_CHARS + 1].rpartition(" ")[0]
+        return words or line[: PROMPT_CHARS // 2]  # a script without spaces
+    return ""
 
 
 def read_prompts(path: Path) -> list[Prompt]:

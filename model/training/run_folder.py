@@ -23,11 +23,15 @@ import torch
 from model.data.corpus import Corpus
 from model.errors import CheckpointError
 from model.files import LOCK, hold, read_json, write_file, write_json
+from model.generation.defaults import FILE_NAME as GENERATION_CONFIG
+from model.generation.defaults import run_defaults
+from model.generation.prompts import opening
 from model.tokenizer.bpe import Tokenizer
 from model.tokenizer.folder import TOKENIZER_FILES, TOKENIZER_JSON
 from model.training.initial import weights_fingerprint
 from model.training.settings import SECTIONS, RunSettings
 
+PROMPT_TOKENS = 400  # looked through for a prompt
 RECORDS = ("config.json", "run.toml", "metrics.jsonl", "checkpoints")
 
 
@@ -47,10 +51,28 @@ def create(folder: Path, settings: RunSettings, corpus: Corpus, device: torch.de
     else:
         assert isinstance(corpus.tokenizer, Tokenizer), "other tokenizers come from folders"
         write_file(folder / TOKENIZER_JSON, corpus.tokenizer.to_json())
+    if not (folder / GENERATION_CONFIG).exists():
+        write_json(folder / GENERATION_CONFIG, run_defaults(corpus.tokenizer.eos_id))
     record = environment(corpus, device)
+    record["prompt"] = _first_prompt(corpus)
     if source := settings.training.init_from:
         record["init_from"] = {"path": source, "fingerprint": weights_fingerprint(Path(source))}
     write_json(folder / "environment.json", record)
+
+
+def first_prompt(folder: Path) -> str:
+    """A prompt to begin with, of the run's own kind of text; empty, which begins a text, where an older version trained it."""
+    try:
+        prompt = read_json(folder / "environment.json").get("prompt", "")
+    except (OSError, ValueError):
+        return ""
+    return prompt if isinstance(prompt, str) else ""
+
+
+def _first_prompt(corpus: Corpus) -> str:
+    """The opening of the first validation text of a source that has one to use."""
+    texts = (corpus.tokenizer.decode(shard.tokens[:PROMPT_TOKENS].tolist()) for shard in corpus.validation.values())
+    return next(filter(None, map(opening, texts)), "")
 
 
 def check_same_weights(folder: Path) -> None:

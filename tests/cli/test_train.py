@@ -2,6 +2,7 @@
 
 import json
 import random
+import shlex
 import signal
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hunyuan_cli import main
 from hunyuan_cli.signals import FINISH_STEP, stop_on_signal
 from model.counts import training_flops_per_token
 from model.training import pretraining
+from model.training.run_folder import first_prompt
 from model.training.settings import RunSettings
 
 TINY = Path(__file__).parents[1] / "training" / "tiny.toml"
@@ -74,12 +76,29 @@ def test_a_run_prints_its_groups_and_leaves_its_record(train, tmp_path):
     }
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "config.json", "run.toml", "environment.json", "tokenizer.json", "metrics.jsonl", "summary.json", "checkpoints",
-        "loss.png", "expert_load.png", ".lock",
+        "loss.png", "expert_load.png", ".lock", "generation_config.json",
     }  # fmt: skip
     assert all(
         (tmp_path / "run" / name).read_bytes().startswith(b"\x89PNG") for name in ("loss.png", "expert_load.png")
     )
-    assert err[-1] == f"next: hunyuan infer 'def ' --checkpoint {tmp_path / 'run'}"
+    assert err[-1].startswith("next: hunyuan infer ") and err[-1].endswith(f" --checkpoint {tmp_path / 'run'}")
+
+
+def test_what_it_says_to_do_next_goes_on_with_text_of_its_own_and_no_text_is_greedy(
+    hunyuan, train, text, tmp_path, no_figures
+):
+    _, _, err = train("--out", tmp_path / "a run", "--steps", 3)
+    command = shlex.split(err[-1].removeprefix("next: hunyuan "))
+    assert command == ["infer", command[1], "--checkpoint", str(tmp_path / "a run")]
+    assert command[1] in text.read_text() and 10 < len(command[1]) <= 32 and command[1] == command[1].strip()
+    status, out, _ = hunyuan(*command)
+    assert status == 0 and out.startswith(command[1])
+    settings = json.loads((tmp_path / "a run" / "generation_config.json").read_text())
+    assert settings == {"do_sample": True, "temperature": 0.8, "top_k": 50, "eos_token_id": 0}
+    assert out == hunyuan(*command, "--temperature", 0.8, "--top-k", 50)[1] != hunyuan(*command, "--temperature", 0)[1]
+    (tmp_path / "a run" / "environment.json").write_text("{}")  # of an older version: an empty prompt begins a text
+    assert first_prompt(tmp_path / "a run") == ""
+    assert hunyuan("infer", "", *command[2:])[0] == 0
 
 
 def test_sixteen_experts_are_printed_at_the_reports_rate(train):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.errors import ConfigError, DataError
-from model.generation.defaults import GenerationDefaults, merge, read_generation_config
+from model.generation.defaults import GenerationDefaults, merge, read_generation_config, run_defaults
 from model.generation.sampling import Sampling
 
 RELEASED = {  # in the manner of Hunyuan's instruct models
@@ -160,3 +160,18 @@ def test_the_command_line_goes_before_the_file(defaults, given_values, expected)
 def test_a_bad_value_on_the_command_line():
     with pytest.raises(ConfigError, match=r"^min_p is 2: "):
         merge(FILE, min_p=2)
+
+
+def test_the_settings_of_a_run_are_lively(tmp_path):
+    (tmp_path / "generation_config.json").write_text(json.dumps(run_defaults(eos_id=5)))
+    defaults = read_generation_config(tmp_path)
+    assert merge(defaults) == Sampling(0.8, 50, repetition_penalty=1.0)
+    assert defaults.eos_ids == (5,)
+
+
+@pytest.mark.parametrize(
+    ("folder_says", "asked", "limit"),
+    [(None, None, (128, "the default")), (7, None, (7, "generation_config.json")), (7, 9, (9, "--max-new-tokens"))],
+)
+def test_how_many_tokens_and_who_says_so(folder_says, asked, limit):
+    assert GenerationDefaults(max_new_tokens=folder_says).token_limit(asked, 128) == limit

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from model.errors import DataError
-from model.generation.prompts import Prompt, read_prompts
+from model.generation.prompts import Prompt, opening, read_prompts
 
 HELLO = [{"role": "user", "content": "hello"}]
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
@@ -143,3 +143,22 @@ def test_a_file_that_cannot_be_read(tmp_path):
         with pytest.raises(DataError) as raised:
             read_prompts(tmp_path / name)
         assert str(raised.value) == f"{tmp_path / name} cannot be read: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt"),
+    [
+        ("def main(arguments):\n    pass\n", "def main(arguments):"),
+        ("\n\n   indented  line\n", "indented line"),
+        ("The sun rose over the hills of the north and", "The sun rose over the hills of"),
+        ("a" * 32 + " b", "a" * 32),
+        ("a" * 33 + " b", "a" * 16),
+        ("\u8a9e" * 40, "\u8a9e" * 16),
+        ("}\n--- a/file\n\x1b[2J hidden\nx\ufffdy\nfine", "fine"),  # no option, no escape, no broken character
+        ('it\'s "quoted" $HOME', 'it\'s "quoted" $HOME'),
+        ("}\n-\n", ""),
+        ("", ""),
+    ],
+)
+def test_an_opening_is_easily_typed(text, prompt):
+    assert opening(text) == prompt

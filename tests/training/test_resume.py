@@ -115,7 +115,17 @@ def killed(process, text, folder, code):
 @pytest.mark.parametrize(
     ("place", "left"),
     [
-        ("loop.save_checkpoint", {"run.toml", "config.json", "tokenizer.json", "environment.json", "metrics.jsonl"}),
+        (
+            "loop.save_checkpoint",
+            {
+                "run.toml",
+                "config.json",
+                "tokenizer.json",
+                "generation_config.json",
+                "environment.json",
+                "metrics.jsonl",
+            },
+        ),
         ("run_folder.write_json", {"run.toml"}),
     ],
     ids=["steps but no checkpoint", "run.toml alone"],
@@ -282,7 +292,7 @@ def test_a_run_folder_records_the_experiment(pretrain, settings, text, tmp_path)
     folder = tmp_path / "run"
     assert {path.name for path in folder.iterdir()} == {
         "config.json", "run.toml", "environment.json", "tokenizer.json", "metrics.jsonl", "summary.json", "checkpoints",
-        LOCK,
+        "generation_config.json", LOCK,
     }  # fmt: skip
     assert RunSettings.from_toml(folder / "run.toml") == settings(*RECYCLE) == run_folder.settings_of(folder)
     assert json.loads((folder / "config.json").read_text()) == settings(*RECYCLE).model.to_dict()
