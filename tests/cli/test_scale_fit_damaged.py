@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from analyses.scaling.cost import parse_cost
 from analyses.scaling.fit import scale_fit
@@ -76,6 +77,7 @@ def options(seed):
     )
 
 
+@pytest.mark.slow
 def test_a_thousand_damaged_files_give_a_document_or_one_sentence(tmp_path, monkeypatch, capsys):
     failures, statuses = [], {0: 0, 1: 0, 3: 0, "refused": 0}
     with watched(monkeypatch) as start_clock:

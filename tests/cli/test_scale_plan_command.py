@@ -152,6 +152,7 @@ def test_a_mistake_is_one_sentence(arguments, capsys):
     assert len(err.splitlines()) == 1 and "bug in hunyuan" not in err, err
 
 
+@pytest.mark.slow
 def test_a_plan_is_trained(law, tmp_path, capsys, monkeypatch):
     """The run file goes into `hunyuan train` unchanged but for the text, and the run costs the budget to within a step."""
     flops, text, file, folder = 2e11, tmp_path / "text.txt", tmp_path / "run.toml", tmp_path / "run"

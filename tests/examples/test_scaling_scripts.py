@@ -32,6 +32,7 @@ def rows(committed, **wanted):
     return [row for row in committed["coverage"]["rows"] if all(row[name] == value for name, value in wanted.items())]
 
 
+@pytest.mark.slow
 def test_coverage_runs(coverage, tmp_path, capsys):
     path = tmp_path / "coverage.json"
     coverage["main"](["--sets", "4", "--resamples", "40", "--processes", "1", "--output", str(path)])
@@ -95,6 +96,7 @@ def test_a_grid_that_drifts_away_from_the_minima(committed):
     assert found[0.002]["case"]["coverage"] < 0.85 < found[0.002]["lack_of_fit"]
 
 
+@pytest.mark.slow
 def test_speed_runs_without_the_package(tmp_path, capsys):
     path = tmp_path / "speed.json"
     script("scaling_speed")["main"](["--resamples", "100", "--repeats", "1", "--output", str(path)])

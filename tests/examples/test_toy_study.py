@@ -29,6 +29,7 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_study_of_two_steps_leaves_its_tables_and_its_runs(tmp_path):
     out = tmp_path / "out"
     arguments = ("main", "--seeds", 1, "--first-seed", 3, "--steps", 2, "--device", "cpu", "--evaluation-tokens", 4096)

@@ -98,6 +98,7 @@ def batch(net, prompts, new, **options):
     return [request.token_ids for request in requests]
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_compiled_program_equals_the_model():
     net = build("many", seed=1, **MANY)

@@ -18,6 +18,8 @@ from model.sweep.estimate import Speed, makespan, measure, seconds_alone
 from model.sweep.plan import SweepPlan
 from model.sweep.runner import Sweep
 
+pytestmark = pytest.mark.slow
+
 CELLS = ("4e+09_ladder-64_s0", "4e+09_ladder-96_s0")
 ONE_EACH = ("--workers", "2", "--threads", "1", "--no-estimate")
 

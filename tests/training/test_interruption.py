@@ -107,6 +107,8 @@ def test_compilation_without_a_compiler_is_a_sentence_and_the_run_goes_on_withou
 FULL_AFTER_THE_FIRST_CHECKPOINT = """
 import resource
 from model.training import loop
+
+pytestmark = pytest.mark.slow
 save = loop.save_checkpoint
 def save_and_fill(*arguments):
     save(*arguments)

@@ -73,6 +73,7 @@ loop._Session._train_step = wait
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resume", [True, False])
 def test_a_folder_that_another_process_trains_in_is_refused(process, text, tmp_path, resume):
     folder = tmp_path / "run"

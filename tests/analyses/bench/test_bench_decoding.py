@@ -165,6 +165,7 @@ def test_one_workload_is_over_before_the_next_begins(turns):
 # --- contenders ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_tiny_workload_really_runs(monkeypatch):
     monkeypatch.setattr(decode_benchmark, "contenders", lambda work, **_: [LIMIT, OURS[1]])
     row = decode_table([TINY], rounds=1).set_index("contender").loc[OURS[1]]

@@ -132,6 +132,7 @@ def test_a_turn_counts_with_the_median_of_its_steps_and_memory_is_the_last_told(
 # --- contenders ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_tiny_workload_really_runs():
     frame = training_table(TINY, rounds=1, steps=1, peer=False).set_index("contender")
     assert list(frame.index) == [CEILING, *OURS]

@@ -150,6 +150,7 @@ def random_study(seed):
     return columns
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["quadratic", "parametric"])
 def test_no_study_gives_a_number_that_is_none(method):
     statuses = {0: 0, 1: 0, 3: 0}
