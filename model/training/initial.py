@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from model.checkpoint import released
-from model.checkpoint import run as native
+from model.checkpoint import run as runs
 from model.config.checks import unknown_key
 from model.config.hunyuan import HunyuanConfig
 from model.errors import ConfigError
@@ -47,7 +47,7 @@ def locate(source: Path) -> tuple[Path, Path]:
     source = source.expanduser().absolute()
     if released.is_released_folder(source):
         return source, source
-    return native.checkpoint_of(source)
+    return runs.checkpoint_of(source)
 
 
 def load_weights(net: Hunyuan, weights: Path) -> None:
@@ -60,7 +60,7 @@ def load_weights(net: Hunyuan, weights: Path) -> None:
 
 def weights_fingerprint(weights: Path) -> str:
     """SHA-256 of the names and contents of a folder's weights."""
-    names = [native.MODEL] if (weights / native.MANIFEST).exists() else None
+    names = [runs.MODEL] if (weights / runs.MANIFEST).exists() else None
     paths = sorted(weights.glob("*.safetensors")) if names is None else [weights / name for name in names]
     digest = hashlib.sha256()
     for path in paths:

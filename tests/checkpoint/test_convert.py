@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from model import HunyuanConfig
 from model.checkpoint import convert as module
-from model.checkpoint import run as native
+from model.checkpoint import run as runs
 from model.checkpoint.convert import convert
 from model.errors import CheckpointError
 from tests.checkpoint.folders import INPUT_IDS, config_in, logits, tensors_in
@@ -146,7 +146,7 @@ def test_what_a_layout_has_no_place_for_is_told(run_folder, tmp_path):
     (run / "checkpoints" / "step-00000000" / ".hidden").touch()
     manifest = run / "checkpoints" / "step-00000000" / "manifest.json"
     (manifest.parent / "generators.safetensors").touch()
-    checksums = {path.name: native.sha256(path) for path in manifest.parent.iterdir() if path != manifest}
+    checksums = {path.name: runs.sha256(path) for path in manifest.parent.iterdir() if path != manifest}
     manifest.write_text(json.dumps(checksums))
     files = ["generators.safetensors", "optimizer.safetensors", "run.toml"]
     assert convert(run, tmp_path / "a", to="native")["left_out"] == files
@@ -158,7 +158,7 @@ def test_experts_chosen_with_a_bias_stay_here(run_folder, tmp_path):
     run, net = run_folder(expert_bias_update_rate=0.01)
     net.layers[1].mlp.router.expert_bias[2] = 0.5
     (run / "checkpoints").rename(tmp_path / "old")
-    native.save_weights(run, net)
+    runs.save_weights(run, net)
     with pytest.raises(CheckpointError, match=r"chooses its experts with a bias \(layers.1.mlp.router.expert_bias\)"):
         convert(run, tmp_path / "out", to="hunyuan")
     assert not (tmp_path / "out").exists()
@@ -200,7 +200,7 @@ def test_float16_is_refused_where_it_would_overflow(run_folder, tmp_path):
     with torch.no_grad():
         net.layers[1].mlp.experts.down[3, 5, 7] = 70_000
     (run / "checkpoints").rename(tmp_path / "old")
-    native.save_weights(run, net)
+    runs.save_weights(run, net)
     with pytest.raises(CheckpointError, match=r"layers.1.mlp.experts.down holds numbers that float16 has not"):
         convert(run, tmp_path / "out", to="hunyuan", dtype="float16")
 

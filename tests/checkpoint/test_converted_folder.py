@@ -2,14 +2,19 @@
 
 import errno
 import json
+import os
+import re
+import signal
 import stat
+import subprocess
+import sys
 from contextlib import contextmanager
 
 import pytest
 import torch
 
 from model.checkpoint import convert as module
-from model.checkpoint import run as native
+from model.checkpoint import run as runs
 from model.checkpoint.convert import convert
 from model.errors import CheckpointError, ConfigError
 from tests.checkpoint.folders import INPUT_IDS, config_in, logits
@@ -89,7 +94,7 @@ def test_a_source_without_a_tokenizer_converts_too_and_that_is_said(run_folder, 
 
 def failing(error, calls):
     """save_file, until `calls` calls were made."""
-    real, left = native.save_file, iter(range(calls))
+    real, left = runs.save_file, iter(range(calls))
 
     def save(tensors, path, **options):
         if next(left, None) is None:
@@ -108,7 +113,7 @@ def test_a_full_disk_leaves_nothing_behind(released_folder, tmp_path, monkeypatc
         (tmp_path / "out").mkdir()
     before = sorted(tmp_path.rglob("*"))
     error = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(native, "save_file", failing(error, calls))
+    monkeypatch.setattr(runs, "save_file", failing(error, calls))
     with pytest.raises(CheckpointError) as caught:
         convert(source, tmp_path / "out", to=to, max_shard_bytes=10_000)
     assert str(caught.value) == (
@@ -120,10 +125,41 @@ def test_a_full_disk_leaves_nothing_behind(released_folder, tmp_path, monkeypatc
 def test_an_interruption_leaves_nothing_behind(released_folder, tmp_path, monkeypatch):
     source = released_folder("large")
     before = sorted(tmp_path.rglob("*"))
-    monkeypatch.setattr(native, "save_file", failing(KeyboardInterrupt, 1))
+    monkeypatch.setattr(runs, "save_file", failing(KeyboardInterrupt, 1))
     with pytest.raises(KeyboardInterrupt):
         convert(source, tmp_path / "out", to="hunyuan", max_shard_bytes=10_000)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from model.checkpoint import released
+from model.checkpoint.convert import convert
+
+def die(tensors, path, *, original=released.write_tensors, **options):
+    original(tensors, path, **options)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+released.write_tensors = die
+convert(Path(sys.argv[1]), Path(sys.argv[2]), to="hunyuan", max_shard_bytes=10_000)
+"""
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write(released_folder, tmp_path):
+    source, target = released_folder("large"), tmp_path / "out [1]"
+    before = set(tmp_path.iterdir())
+    done = subprocess.run([sys.executable, "-c", KILLED, source, target], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    (left,) = set(tmp_path.iterdir()) - before
+    assert re.fullmatch(r"\.out \[1\]\.\d+\.writing", left.name) and any(left.glob("*.safetensors"))
+    # Of a process that is at work, and of another place.
+    alive, other = tmp_path / f".out [1].{os.getppid()}.writing", tmp_path / left.name.replace("[1]", "[2]")
+    alive.mkdir()
+    other.mkdir()
+    convert(source, target, to="hunyuan")
+    assert set(tmp_path.iterdir()) - before == {target, alive, other}
+    assert torch.equal(logits(target), logits(source))
 
 
 def test_files_may_be_read_by_whom_other_files_may(released_folder, tmp_path):

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from model import Hunyuan, HunyuanConfig, files
-from model.checkpoint import run as native
+from model.checkpoint import run as runs
 from model.checkpoint.load import load_model
 from model.checkpoint.run import (
     find_damage,
@@ -121,7 +121,7 @@ def test_the_same_step_again_replaces_it(run, trained):
 )
 def test_a_crash_at_any_point_of_the_writing_leaves_the_older_ones(run, trained, monkeypatch, function, calls):
     """The process dies at a call of one of the parts: simulated by an error that nothing catches."""
-    home = files if function == "sync" else native
+    home = files if function == "sync" else runs
     real, left = getattr(home, function), iter(range(calls))
 
     def dying(*arguments):
@@ -159,7 +159,7 @@ def test_a_write_that_fails_is_a_sentence_and_leaves_nothing(tmp_path, trained, 
     def full(path, content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(native, "write_json", full)
+    monkeypatch.setattr(runs, "write_json", full)
     with pytest.raises(CheckpointError) as caught:
         trained.save(tmp_path, 9)
     assert "the checkpoint of step 9 could not be written" in str(caught.value)
