@@ -1,7 +1,8 @@
-"""Families of shapes: one recipe at every size, so that a scaling law's parameters become a model.
+"""Families of shapes: the same proportions at every size, so that a number of parameters becomes a model.
 
-A family fixes the proportions; a rung is one of its widths with one of the depths that go with it. Depths are even, for
-layers share their keys and values in pairs (CLA 2), and lie within a third of the family's rule, which makes steps fine.
+A family fixes the proportions. A rung is one of its widths with a depth. Depths are even, since layers share keys and values
+in pairs (CLA 2). They lie within a third of the depth that the family's rule gives for the width, so that there are many
+sizes.
 """
 
 import math
@@ -15,7 +16,7 @@ from model.config.presets import PRESETS, ladder
 from model.counts import activated_params
 
 AROUND = (0.8, 0.9, 1.1, 1.25)  # candidates around the optimum, as parts of N_opt
-SLENDER = 0.1  # how much of a miss in parameters (in log) a depth off the rule (in log) is worth
+SLENDER = 0.1  # weight of the error in depth (in log) against the error in parameters (in log)
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Rung:
     hidden_size: int
     layers: int
     activated: int
-    off_rule: float  # |log| of its depth over the family's rule
+    off_rule: float  # |log(depth / depth by the family's rule)|
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +33,14 @@ class Family:
     widths: tuple[int, ...]
     width_per_layer: int  # the rule of its depth
     settings: Callable[[int, int, int], dict[str, Any]]  # of hidden size, layers, vocabulary
-    vocab_size: Callable[[float], int]  # the usual one at a number of activated parameters
+    vocab_size: Callable[[float], int]  # the default for a number of activated parameters
 
     @cache  # noqa: B019 - families live as long as the module
     def rungs(self, vocab_size: int) -> list[Rung]:
-        """All its shapes, from small to large."""
+        """All shapes of the family, from small to large."""
         found = []
         for width in self.widths:
-            # Layers come in equal pairs, so two counts give all.
+            # All pairs of layers have the same size, so two counts give all others.
             two, four = (
                 activated_params(HunyuanConfig.from_dict(self.settings(width, layers, vocab_size))) for layers in (2, 4)
             )
@@ -52,12 +53,12 @@ class Family:
 
 
 def nearest(rungs: list[Rung], params: float) -> Rung:
-    """The rung with activated parameters nearest to these, and of about equal ones the one nearest to the rule of depth."""
+    """The rung whose activated parameters are nearest to params. Among about equal ones, the depth nearest to the rule."""
     return min(rungs, key=lambda rung: abs(math.log(rung.activated / params)) + SLENDER * rung.off_rule)
 
 
 def candidates(rungs: list[Rung], chosen: Rung, params: float) -> list[Rung]:
-    """The chosen rung between two smaller and two larger ones, as far as there are: near AROUND, or the next that differ."""
+    """The chosen rung with up to two smaller and two larger ones, at about the parts AROUND of params."""
     found = [chosen]
     for part in sorted(AROUND, key=lambda part: abs(math.log(part))):
         if part < 1:
@@ -70,7 +71,7 @@ def candidates(rungs: list[Rung], chosen: Rung, params: float) -> list[Rung]:
 
 
 def _divisor(heads: int, most: int) -> int:
-    """Key-value heads: the largest number that divides the heads and is at most this, and at least 1."""
+    """The number of key-value heads: the largest divisor of heads that is at most `most`, and at least 1."""
     return max(count for count in range(1, max(1, most) + 1) if heads % count == 0)
 
 
@@ -93,7 +94,7 @@ def _as_hunyuan_large(hidden_size: int, layers: int, vocab_size: int) -> dict[st
 
 
 def _preset_vocabulary(params: float) -> int:
-    """That of toy, ladder, small, base and hunyuan-large about their sizes; a ladder of one vocabulary needs it given."""
+    """The vocabulary of the preset of about that size. A study over several sizes should give one --vocab-size for all."""
     for below, preset in ((2e6, "toy"), (3e7, "ladder-64"), (1e8, "small"), (4e9, "base")):
         if params < below:
             return PRESETS[preset]["vocab_size"]

@@ -1,9 +1,9 @@
-"""The inverse of a scaling law: from a budget in FLOPs to a shape, its tokens, steps, batch, rates, memory and time.
+"""From a budget in FLOPs to a training run: shape, tokens, steps, batch, learning rates, memory and time.
 
     plan_report(LAWS["paper"], [3.1e24], Request(family="hunyuan-large"))   the document of `hunyuan scale-plan`
-    run_file(report), in analyses/planning/run_file.py                             what `hunyuan train --config` takes
+    run_file(report), in run_file.py                                        what `hunyuan train --config` takes
 
-The law says how many parameters; tokens are what the budget then buys by this project's exact FLOPs count.
+The scaling law gives the number of parameters. The tokens follow from the budget and the exact FLOPs of a token.
 """
 
 import math
@@ -22,28 +22,22 @@ from model.memory import training_memory
 from model.training.config import TrainingConfig
 from model.training.schedule import anneal_start, expert_lr_scale, warmup_steps
 
-MICRO_TOKENS = 16_384  # of one device and micro-batch, where the batch has as many: rows enough for full products
-LEAST_STEPS = 1_000  # a batch that leaves fewer is lowered: the toy's best runs had 1,600, with a schedule over them
-FAR = 100  # times beyond the law's budgets, from where its line is a guess
-OFF, FAR_OFF = (
-    2,
-    100,
-)  # times that a family's nearest shape is off N_opt: said from the first on, refused from the second
+MICRO_TOKENS = 16_384  # of a micro-batch on one device, if the batch has as many: matrix products are efficient then
+LEAST_STEPS = 1_000  # a batch that would leave fewer steps is made smaller; the best runs of the toy had 1,600
+FAR = 100  # a plan more than so many times beyond the law's budgets has a warning
+OFF, FAR_OFF = 2, 100  # factors between N_opt and the family's nearest shape: a warning, and a refusal
+# Kaplan et al. 2020, arXiv:2001.08361, as in the report: tokens at a loss of 1.
+CRITICAL_BATCH, CRITICAL_EXPONENT = 2e8, 0.21
 
-CRITICAL_BATCH, CRITICAL_EXPONENT = (
-    2e8,
-    0.21,
-)  # tokens, at a loss of 1; Kaplan et al. 2020, arXiv:2001.08361, in the report
-
-# The toy's best rate (README: of those tried, at 1.22M activated) and an exponent that takes it through the peak rates of
-# Llama 3.1 8B, 70B and 405B, 3e-4, 1.5e-4 and 8e-5 (arXiv:2407.21783, table 3), each within 11%.
+# The best learning rate of the toy, with 1.22M activated parameters. With this exponent the rule is within 11% of the peak
+# rates of Llama 3.1 8B, 70B and 405B, which are 3e-4, 1.5e-4 and 8e-5 (arXiv:2407.21783, table 3).
 TOY_RATE, TOY_PARAMS, RATE_EXPONENT = 4e-3, 1.22e6, 0.3
 RATE_RULE = f"{TOY_RATE:g} * ({TOY_PARAMS:g} / N)^{RATE_EXPONENT}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a plan is made for; ConfigError says what cannot be. None is chosen by rule."""
+    """What a plan is made for. None means that a rule chooses. ConfigError lists the values that cannot be."""
 
     family: str = "report"
     model: str | None = None  # a fixed shape instead of a family
@@ -80,7 +74,7 @@ class Request:
 
 
 def plan_report(law: ScalingLaw, budgets: list[float], request: Request) -> dict[str, Any]:
-    """The document of `hunyuan scale-plan`: the law, a plan for each budget, and what to be wary of."""
+    """The document of `hunyuan scale-plan`: the law, a plan for each budget, warnings and notes."""
     warnings: list[dict[str, Any]] = []
     plans = [_plan(law, flops, request, warnings) for flops in budgets]
     return {
@@ -99,37 +93,39 @@ def plan_report(law: ScalingLaw, budgets: list[float], request: Request) -> dict
 
 
 def _notes(law: ScalingLaw, plans: list[dict[str, Any]], request: Request) -> list[str]:
-    """What a reader of the numbers should know."""
+    """Sentences that explain the numbers."""
     notes = [
-        f"{plan['flops']:.3g} FLOPs buy {plan['tokens'] / plan['tokens_opt']:.2f} times D_opt: the law's N_opt and D_opt "
-        f"leave {plan['law_flops_per_param_token']:.3g} FLOPs per parameter and token, the exact count takes "
-        f"{plan['flops_per_param_token']:.3g} at a context of {plan['context']:,}, and this shape has "
-        f"{plan['activated_params'] / plan['params_opt']:.2f} of N_opt"
+        f"{plan['flops']:.3g} FLOPs train {plan['tokens'] / plan['tokens_opt']:.2f} times D_opt tokens: this shape has "
+        f"{plan['activated_params'] / plan['params_opt']:.2f} times N_opt parameters, and takes "
+        f"{plan['flops_per_param_token']:.3g} FLOPs per parameter and token at a context of {plan['context']:,}, where the law "
+        f"has {plan['law_flops_per_param_token']:.3g}"
         for plan in plans
     ]
     if law.name not in LAWS:
-        notes.append("N and C are those of the fitted runs: give their --vocab-size and --context")
+        notes.append("the law counts N and C as its runs did: give their --vocab-size and --context")
     if "hunyuan-large" in (request.model, request.family):
         config, tokens = HunyuanConfig.from_name("hunyuan-large"), 7e12
         activated, per_token = activated_params(config), training_flops_per_token(config, 8192)
         notes.append(
-            f"the report's own run, {activated / 1e9:.1f}B activated on 7T tokens: {tokens * per_token:.3g} FLOPs by the exact "
-            f"count at 8,192 tokens, {tokens * (9.59 * activated + 2.3e8):.3g} by its 9.59 N + 2.3e8 a token"
+            f"the report's run of {activated / 1e9:.1f}B activated parameters on 7T tokens took {tokens * per_token:.3g} FLOPs "
+            f"by the exact count at 8,192 tokens, and {tokens * (9.59 * activated + 2.3e8):.3g} by its rule, 9.59 N + 2.3e8 a "
+            "token"
         )
     return [
         *notes,
-        "device_hours are exact FLOPs over peak * mfu; with an mfu measured by 6 N, as hunyuan train does, take those by 6 N",
-        f"the learning rate is one to start from: {RATE_RULE}, through the toy's here, within 11% of Llama 3.1's three",
+        "device_hours are the exact FLOPs divided by peak * mfu; if your mfu counts 6 N, as hunyuan train's does, take "
+        "device_hours_by_six_n",
+        f"the learning rate is only a first guess: {RATE_RULE}, which fits the toy and is within 11% of Llama 3.1's",
     ]
 
 
 def learning_rate_of(activated: float) -> float:
-    """A peak rate to start from, by RATE_RULE."""
+    """A first guess of the peak learning rate, by RATE_RULE."""
     return float(f"{TOY_RATE * (TOY_PARAMS / activated) ** RATE_EXPONENT:.3g}")
 
 
 def critical_batch(loss: float) -> float:
-    """Tokens of the batch at which a run takes twice the fewest steps and twice the fewest tokens."""
+    """The critical batch in tokens: a run with it takes twice the least number of steps and twice the least tokens."""
     return CRITICAL_BATCH / loss ** (1 / CRITICAL_EXPONENT)
 
 
@@ -235,7 +231,7 @@ def _plan(law: ScalingLaw, flops: float, request: Request, warnings: list[dict[s
 
 
 def _shape(params_opt: float, flops: float, request: Request, warn: Any) -> tuple[HunyuanConfig, list[HunyuanConfig]]:
-    """The shape nearest to N_opt, and those around it; of a fixed model that alone."""
+    """The shape nearest to N_opt and the candidates around it, or the fixed model alone."""
     if request.model:
         values = load_values(request.model) | ({"vocab_size": request.vocab_size} if request.vocab_size else {})
         config = buildable_config(values, request.model)
@@ -299,12 +295,12 @@ def _candidate(
 
 
 def _context(config: HunyuanConfig) -> int:
-    """4 D as a power of two, at most the sweep's 8K: attention then stays a part of the cost, as in the report's 9.59 N."""
+    """4 times the hidden size as a power of two, at most 8K as in the report's sweep: attention stays a small cost."""
     return min(_power_of_two(4 * config.hidden_size), 8192, config.max_position_embeddings)
 
 
 def _sequences(batch_tokens: int | None, context: int, tokens: int, critical: float) -> int:
-    """Sequences of a step: as given, or the power of two nearest to the critical batch that leaves LEAST_STEPS steps."""
+    """The sequences of a step: as given, or the power of two nearest to the critical batch, with at least LEAST_STEPS steps."""
     if batch_tokens is None:
         by_loss = 2 ** max(0, round(math.log2(critical / context)))
         return min(by_loss, _power_of_two(max(1, tokens // (LEAST_STEPS * context))))
@@ -317,12 +313,12 @@ def _sequences(batch_tokens: int | None, context: int, tokens: int, critical: fl
 
 
 def _power_of_two(size: int) -> int:
-    """The largest that is not above."""
+    """The largest power of two that is at most size."""
     return 1 << (size.bit_length() - 1)
 
 
 def _memory(config: HunyuanConfig, context: int, micro: int, request: Request) -> dict[str, Any]:
-    """Bytes on each device, and where they fit, with every block's activations kept or recomputed."""
+    """The bytes on each device with activations kept or recomputed, and the devices that have so many."""
 
     def needed(devices: int) -> tuple[int, int, int]:
         need = training_memory(

@@ -1,4 +1,4 @@
-"""A plan (plan.py) as the run file that `hunyuan train --config` takes, each number with where it is from."""
+"""A plan (plan.py) as the run file that `hunyuan train --config` takes. Comments say where each number comes from."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from model.training.settings import RunSettings
 
 
 def run_file(report: dict[str, Any]) -> str:
-    """The first plan as a run file, every setting resolved, with where the numbers come from."""
+    """The first plan of a report as TOML, with all settings and comments on where the numbers come from."""
     law, plan = report["law"], report["plans"][0]
     training = TrainingConfig(
         steps=plan["steps"],

@@ -1,8 +1,8 @@
-"""How far an isoFLOP law leans on single budgets and runs, and which run to add next.
+"""How much an isoFLOP law depends on single budgets and runs, and which run to add next.
 
-leave_one_budget_out(fit)   what the other budgets predict for each
-influence(fit)              the exponent without each run
-next_runs(fit, target)      runs and budgets by how much narrower each FLOP makes the target's interval
+leave_one_budget_out(fit)   for each budget, what a law through the others predicts
+influence(fit)              for each run, the exponent without it
+next_runs(fit, target)      possible runs and budgets, ranked by how much each FLOP narrows the interval of the target
 """
 
 import math
@@ -16,7 +16,7 @@ from analyses.scaling.parabola import BudgetFit, bounded_exp
 
 
 def leave_one_budget_out(fit: IsoflopFit) -> list[dict[str, float]]:
-    """One row a budget: its N_opt, the one that a law through the other budgets gives, and the relative error."""
+    """One row for each budget: its N_opt, the prediction of a law through the other budgets, and the relative error."""
     x, y = np.array([budget.x for budget in fit.usable]), np.array([budget.y for budget in fit.usable])
     rows = []
     for index, budget in enumerate(fit.usable):
@@ -31,9 +31,9 @@ def leave_one_budget_out(fit: IsoflopFit) -> list[dict[str, float]]:
 
 
 def influence(fit: IsoflopFit) -> list[dict[str, float | None]]:
-    """One row a run of a usable budget, the most influential first: the exponent of N_opt when it is left out.
+    """One row for each run, the most influential first: the exponent of N_opt when the run is left out.
 
-    Null where the budget would have no minimum without it.
+    The exponent is None where the budget has no minimum without the run.
     """
     assert fit.params_law is not None
     x = np.array([budget.x for budget in fit.usable])
@@ -65,10 +65,10 @@ CANDIDATES = 41
 
 
 def next_runs(fit: IsoflopFit, target: float | None) -> list[dict[str, Any]]:
-    """The best candidate of each budget and a whole new budget beyond either end, the best per FLOP first.
+    """The best further run of each budget, and a new budget beyond either end, the best per FLOP first.
 
-    target is the log of the compute whose N_opt should be known better; None for the exponent. A run is judged by the
-    delta method: what it takes off the standard error, before its loss is known.
+    target is the log of the compute at which N_opt should be known better, or None for the exponent. The delta method says
+    how much a run would lower the standard error, whatever its loss.
     """
     law = fit.params_law
     assert law is not None
@@ -85,7 +85,7 @@ def next_runs(fit: IsoflopFit, target: float | None) -> list[dict[str, Any]]:
 
 
 def _best_run(budget: BudgetFit, gradient: np.ndarray, variance: float) -> dict[str, Any]:
-    """The size at which one more run of this budget tells most; Sherman and Morrison's formula for each candidate."""
+    """The size at which one more run of this budget helps most, by the Sherman-Morrison formula for each candidate size."""
     assert budget.design is not None
     low, high = (float(end) for end in (budget.design.log_params.min(), budget.design.log_params.max()))
     beyond = SIZES_BEYOND * (high - low)
@@ -102,7 +102,7 @@ def _best_run(budget: BudgetFit, gradient: np.ndarray, variance: float) -> dict[
 def _new_budget(
     usable: Sequence[BudgetFit], law: PowerFit, direction: np.ndarray, variance: float, above: bool
 ) -> dict[str, Any]:
-    """A budget one step beyond the last or first, with as many sizes as that, laid out about its minimum as there."""
+    """A budget one step beyond the last (above) or the first, with the same number and layout of sizes as that one."""
     order = sorted(usable, key=lambda budget: budget.x)
     end = order[-1] if above else order[0]
     step = (order[-1].x - order[0].x) / (len(order) - 1) * (1 if above else -1)

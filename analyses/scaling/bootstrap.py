@@ -1,8 +1,8 @@
 """Residual and case bootstrap of the quadratic method, all resamples at once.
 
-R resamples, n runs of a budget, B budgets. Resampling stays inside a budget for cases; residuals are corrected for their
-leverage and drawn from all budgets. Products are summed in a fixed order, without BLAS: the same seed gives the same bits
-for any number of threads. 10,000 resamples of 100 runs take a few hundredths of a second.
+R resamples, n runs of a budget, B budgets. The case bootstrap draws runs within each budget. The residual bootstrap draws
+residuals, corrected for leverage, from all budgets. Sums run in a fixed order without BLAS, so that a seed gives the same
+bits for any number of threads. 10,000 resamples of 100 runs take a few hundredths of a second.
 """
 
 import math
@@ -18,8 +18,8 @@ REDRAWS = 50
 
 
 @dataclass(frozen=True)
-class Draws:
-    """The studies drawn: logs of compute, N_opt and D_opt, and the least loss, each (R, B); NaN where there is no minimum."""
+class Resamples:
+    """The logs x, y, z of compute, N_opt and D_opt, and the least loss: (R, B) each, NaN where there is no minimum."""
 
     x: np.ndarray
     y: np.ndarray
@@ -27,7 +27,7 @@ class Draws:
     loss: np.ndarray
 
     def law(self, of: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Exponent, mean log of "params" or "tokens" and mean log compute of every resample whose minima all exist."""
+        """The exponent, the mean log of "params" or "tokens" and the mean log compute of each resample with all minima."""
         y = self.y if of == "params" else self.z
         whole = np.isfinite(self.x).all(axis=1) & np.isfinite(y).all(axis=1)
         return slope_and_level(self.x[whole], y[whole])
@@ -38,8 +38,8 @@ class Draws:
         return 1 - float((np.isfinite(self.x) & np.isfinite(self.y)).all(axis=1).mean())
 
 
-def residual_bootstrap(budgets: Sequence[BudgetFit], resamples: int, generator: np.random.Generator) -> Draws:
-    """New losses: the fitted parabola and residuals drawn with replacement from all budgets."""
+def residual_bootstrap(budgets: Sequence[BudgetFit], resamples: int, generator: np.random.Generator) -> Resamples:
+    """Fits losses that are the fitted parabola plus residuals drawn with replacement from all budgets."""
     pool = np.concatenate([_corrected_residuals(budget) for budget in budgets])
     pool = pool - pool.mean()
 
@@ -51,20 +51,20 @@ def residual_bootstrap(budgets: Sequence[BudgetFit], resamples: int, generator: 
     return _draws(budgets, [coefficients(budget) for budget in budgets])
 
 
-def case_bootstrap(budgets: Sequence[BudgetFit], resamples: int, generator: np.random.Generator) -> Draws:
-    """Runs drawn with replacement inside their budget; a draw of fewer than three sizes is drawn again."""
+def case_bootstrap(budgets: Sequence[BudgetFit], resamples: int, generator: np.random.Generator) -> Resamples:
+    """Fits runs drawn with replacement within each budget. A draw with fewer than three sizes is drawn again."""
     return _draws(budgets, [_case_coefficients(budget, resamples, generator) for budget in budgets])
 
 
 def _corrected_residuals(budget: BudgetFit) -> np.ndarray:
-    """Residuals over sqrt(1 - leverage), which have the variance of the noise."""
+    """The residuals divided by sqrt(1 - leverage), so that they have the variance of the noise."""
     assert budget.design is not None
     free = 1 - budget.design.leverage
     return np.where(free > 1e-9, budget.residuals / np.sqrt(np.maximum(free, 1e-9)), 0.0)
 
 
 def _case_coefficients(budget: BudgetFit, resamples: int, generator: np.random.Generator) -> np.ndarray:
-    """The least-squares parabola of every drawn set in the basis of the budget's design."""
+    """The least-squares parabola of every resample, in the basis of the budget's sizes: (resamples, 3)."""
     assert budget.design is not None
     runs, basis = len(budget.runs), budget.design.basis
     counts = _counts(runs, resamples, generator)
@@ -102,7 +102,7 @@ def _distinct(counts: np.ndarray, size: np.ndarray, sizes: int) -> np.ndarray:
     return np.stack([(counts[:, size == index] > 0).any(axis=1) for index in range(sizes)]).sum(axis=0)
 
 
-def _draws(budgets: Sequence[BudgetFit], coefficients: Sequence[np.ndarray]) -> Draws:
+def _draws(budgets: Sequence[BudgetFit], coefficients: Sequence[np.ndarray]) -> Resamples:
     columns = []
     with np.errstate(all="ignore"):
         for budget, g in zip(budgets, coefficients, strict=True):
@@ -110,11 +110,11 @@ def _draws(budgets: Sequence[BudgetFit], coefficients: Sequence[np.ndarray]) -> 
             places[:, ~(g[:, 2] > 0)] = np.nan  # opens downward
             columns.append(places)
     x, y, z, loss = np.stack(columns, axis=-1)
-    return Draws(x, y, z, loss)
+    return Resamples(x, y, z, loss)
 
 
 def percentiles(values: np.ndarray, confidence: float) -> list[float]:
-    """The central interval that holds this share of the values; NaN when there are fewer than 20."""
+    """The central interval with this share of the values; NaN for fewer than 20 values."""
     if len(values) < 20:
         return [math.nan, math.nan]
     largest = 1e300  # between infinite values there is no quantile

@@ -1,8 +1,8 @@
-"""Checks of an isoFLOP study before its law is believed: runs that are out of line, and parabolas that do not fit.
+"""Checks of an isoFLOP study: runs that are outliers, and parabolas that do not fit.
 
-Both compare with a richer model: a parabola a budget and one cubic and one quartic term for all of them. On a loss
-surface such as E + A/N^a + B/D^b every budget has nearly the same shape about its minimum, so a grid so wide that a
-parabola misfits shows as these two terms, and its far ends are not mistaken for outliers.
+Both use a larger model: a parabola for each budget, and one cubic and one quartic term that all budgets share. On a loss
+surface such as E + A/N^a + B/D^b all budgets have nearly the same shape about their minimum. A wide grid, which parabolas
+do not fit, therefore shows in these two terms, and its ends are not mistaken for outliers.
 """
 
 import math
@@ -10,16 +10,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analyses.scaling.parabola import BudgetFit, Design, distinct_sizes
+from analyses.scaling.parabola import BudgetFit, ParabolaBasis, distinct_sizes
 from analyses.scaling.runs import Runs
 from analyses.scaling.suspects import MIN_SIZES, SMALLEST, find_suspects
 
-OUTLIER_LEVEL = 0.01  # probability that a clean study has any run taken for an outlier
-MISFITS = 5.0  # root mean squares of plain parabolas' residuals that an outlier exceeds
+OUTLIER_LEVEL = 0.01  # probability that any run of a clean study is taken for an outlier
+MISFITS = 5.0  # an outlier is more than so many root mean squares of the parabolas' residuals off
 
 
 def lack_of_fit(budgets: Sequence[BudgetFit]) -> float:
-    """The p-value of the cubic and quartic terms; 1 where too few runs are left to test them."""
+    """The p-value of the shared cubic and quartic terms; 1 where there are too few runs to test them."""
     from scipy import special
 
     terms, residuals = [], []
@@ -36,7 +36,7 @@ def lack_of_fit(budgets: Sequence[BudgetFit]) -> float:
     z = z / np.sqrt((z * z).sum(axis=0))
     r = float((z[:, 0] * z[:, 1]).sum())
     b = (z * residual[:, None]).sum(axis=0)
-    if 1 - r * r < 1e-9:  # the same four sizes in every budget: one direction is all there is
+    if 1 - r * r < 1e-9:  # the same four sizes in every budget: the two terms are one
         explained, used = float(b[0] ** 2), 1
     else:
         explained, used = float((b[0] ** 2 - 2 * r * b[0] * b[1] + b[1] ** 2) / (1 - r * r)), 2
@@ -47,8 +47,8 @@ def lack_of_fit(budgets: Sequence[BudgetFit]) -> float:
     return float(special.fdtrc(used, degrees, explained / used / (left / degrees)))
 
 
-def _higher_terms(design: Design, log_params: np.ndarray) -> np.ndarray:
-    """The third and fourth power of u less their parabolas over the design's sizes: (..., 2)."""
+def _higher_terms(design: ParabolaBasis, log_params: np.ndarray) -> np.ndarray:
+    """u^3 and u^4 without the parabolas that fit them over the budget's sizes: (..., 2)."""
     u, at = design.log_params - design.center, log_params - design.center
     terms = [at**power - np.einsum("k...,k->...", design.polynomials(log_params), design.coefficients(u**power))
              for power in (3, 4)]  # fmt: skip
@@ -56,11 +56,11 @@ def _higher_terms(design: Design, log_params: np.ndarray) -> np.ndarray:
 
 
 def find_outliers(runs: Runs) -> dict[int, float]:
-    """Indices of runs whose loss the others do not explain, and the loss that the others predict there.
+    """The indices of the outliers, and the losses that the other runs predict for them.
 
-    A suspect (suspects.py) is an outlier when its prediction from the runs that are none fails a t test, by Bonferroni over
-    all runs, and lies farther off than parabolas misfit the others. A budget may be left with too few sizes for a parabola:
-    where half of its runs are bad it has no minimum that could be trusted.
+    The suspects come from suspects.py. One is an outlier if its loss differs from the prediction of the runs that are not
+    suspected by a t test, with Bonferroni's correction for the number of runs, and by far more than the residuals of the
+    parabolas. A budget may keep too few sizes for a parabola: if half of its runs are bad, it is not used.
     """
     groups = [np.flatnonzero(runs.budget == index) for index in np.unique(runs.budget)]
     groups = [group for group in groups if distinct_sizes(runs.params[group]) >= MIN_SIZES]
@@ -76,17 +76,17 @@ def find_outliers(runs: Runs) -> dict[int, float]:
         cleared = {index for index, (p, _) in tested.items() if p * len(runs) >= OUTLIER_LEVEL}
         if not cleared:
             return {index: loss for index, (_, loss) in tested.items()}
-        suspects -= {max(cleared, key=lambda index: tested[index][0])}  # the least suspicious; then ask again
+        suspects -= {max(cleared, key=lambda index: tested[index][0])}  # the least suspicious; then test again
     return {}
 
 
 def _predict(
     runs: Runs, groups: Sequence[np.ndarray], suspects: set[int], curvatures: np.ndarray
 ) -> dict[int, tuple[float, float]] | None:
-    """For every suspect the p-value of its loss and the predicted loss, by least squares from the runs that are none.
+    """For every suspect its p-value and its predicted loss, from a least-squares fit of the other runs.
 
-    Each budget has a parabola, and all share a cubic and a quartic term. A budget with too few trusted sizes for a parabola
-    of its own has a line and the curvature of the others.
+    The model is that of the module. A budget with too few other sizes for a parabola has a line instead, plus the curvature
+    of the other budgets.
     """
     from scipy import special
 
@@ -99,7 +99,7 @@ def _predict(
         kept = np.array([index for index in group if index not in suspects])
         own = len(kept) > 0 and distinct_sizes(runs.params[kept]) >= MIN_SIZES
         if own:
-            design = Design(log_params[kept])
+            design = ParabolaBasis(log_params[kept])
             loss = runs.loss[kept] - runs.loss[kept].mean()
             misfit += float(((loss - np.einsum("nk,k->n", design.basis, design.coefficients(loss))) ** 2).sum())
             fitted += len(kept) - 3

@@ -65,9 +65,9 @@ def parse_cost(text: str) -> CostRule:
 
 
 def own_cost(params: np.ndarray, flops_per_token: np.ndarray) -> CostRule:
-    """The rule that a table's own runs (n,) follow: 6 N D or the report's where they fit as well as any, else the nearest.
+    """The cost rule of a table's own runs (n,): 6 N D or the report's if they fit as well as any other, else the best fit.
 
-    The nearest k1 > 0 and k2 >= 0 have the least sum of squared relative errors.
+    The best k1 > 0 and k2 >= 0 have the least sum of squared relative errors.
     """
     k1, k2 = _nearest(params, flops_per_token)
     worst = _worst(k1, k2, params, flops_per_token)

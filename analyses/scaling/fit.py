@@ -1,4 +1,4 @@
-"""A scaling study as one document: budgets, laws with intervals, predictions, and how far to trust them.
+"""A scaling study as one document: budgets, laws with intervals, predictions, and checks of all of them.
 
     scale_fit(table, Options()) -> ScaleFit    its `document` is what `hunyuan scale-fit --format json` prints
 
@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from analyses.scaling.advice import influence, leave_one_budget_out, next_runs
-from analyses.scaling.bootstrap import Draws, case_bootstrap, percentiles, residual_bootstrap
+from analyses.scaling.bootstrap import Resamples, case_bootstrap, percentiles, residual_bootstrap
 from analyses.scaling.columns import SIZES
 from analyses.scaling.cost import CostRule
 from analyses.scaling.findings import Finding
 from analyses.scaling.isoflop import (
-    BENDS_TAKEN_OFF,
-    BENDS_UNSURE,
+    CORRECTED_SHARE,
     MIN_SIZES,
+    UNCERTAIN_SHARE,
     IsoflopFit,
     PowerFit,
     fit_isoflop,
@@ -44,7 +44,7 @@ PARABOLAS = {"too_few_sizes", "opens_downward", "minimum_outside", "bad_minimum"
 
 @dataclass(frozen=True)
 class ScaleFit:
-    """A study fitted: what pictures are drawn from, and the document."""
+    """A fitted study: its parts, from which figures are drawn, and its document."""
 
     options: Options
     fit: IsoflopFit
@@ -61,8 +61,10 @@ class ScaleFit:
 
 
 def scale_fit(table: Table, options: Options) -> ScaleFit:
-    """Fits a table of runs. What the data cannot support is in the document's warnings, never an exception; a table
-    without the needed columns, or options that do not go with it, are a HunyuanError."""
+    """Fits a table of runs. What the data cannot support is in the warnings of the document.
+
+    HunyuanError says which column is missing, or which option does not go with the table.
+    """
     runs, findings = clean_runs(
         table,
         cost=options.cost,
@@ -83,13 +85,13 @@ def scale_fit(table: Table, options: Options) -> ScaleFit:
     if options.c_min is not None and options.method != "quadratic":
         raise HunyuanError("--c-min corrects the budgets of the quadratic method: leave it or --method out")
     of_surface, off_surface = screened(runs, options.keep_outliers) if options.method != "quadratic" else (runs, [])
-    # Each method leaves out what is off its own shape; where parabolas only stand beside a surface, all that it has.
+    # Each method has its own outliers. With the surface alone, the budgets' parabolas are those of its runs.
     alone = options.method == "parametric"
     fit = fit_isoflop(
         of_surface if alone else runs, c_min=options.c_min, keep_outliers=options.keep_outliers, screen=not alone
     )
     seeds = np.random.SeedSequence(options.seed).spawn(3)
-    draws: dict[str, Draws] = {}
+    draws: dict[str, Resamples] = {}
     if fit.params_law is not None:
         draws["residual"] = residual_bootstrap(fit.usable, options.resamples, np.random.default_rng(seeds[0]))
         draws["case"] = case_bootstrap(fit.usable, options.resamples, np.random.default_rng(seeds[1]))
@@ -119,7 +121,7 @@ def scale_fit(table: Table, options: Options) -> ScaleFit:
         if options.method == "parametric":
             document |= {name: part and part[name] for name in ("n_opt", "d_opt")}
             document["predictions"] = part["predictions"] if part else []
-    if options.method == "parametric":  # what only concerns parabolas is not said of a surface
+    if options.method == "parametric":  # warnings about parabolas do not concern a surface
         said = [finding for finding in said if finding.code not in PARABOLAS]
         for name in ("leave_one_budget_out", "influence", "next_runs"):
             document.pop(name, None)
@@ -142,8 +144,8 @@ def _heading(counts: dict[str, int], options: Options, cost: CostRule) -> dict[s
     }  # fmt: skip
 
 
-def _budget_row(budget: BudgetFit, fit: IsoflopFit, draws: Mapping[str, Draws], options: Options) -> dict[str, Any]:
-    """A budget of the document; numbers that its runs do not support are null."""
+def _budget_row(budget: BudgetFit, fit: IsoflopFit, draws: Mapping[str, Resamples], options: Options) -> dict[str, Any]:
+    """A budget in the document. Numbers that its runs do not support are None."""
     usable = any(budget is one for one in fit.usable)
     row: dict[str, Any] = {
         "flops": budget.flops, "params_opt": None, "tokens_opt": None, "loss_opt": None, "n_runs": len(budget.runs),
@@ -178,23 +180,29 @@ def _residual_sd(budget: BudgetFit) -> float:
 
 
 def _place_interval(
-    budget: BudgetFit, law: PowerFit, place: float, which: int, index: int, draws: Mapping[str, Draws], options: Options
+    budget: BudgetFit,
+    law: PowerFit,
+    place: float,
+    which: int,
+    index: int,
+    draws: Mapping[str, Resamples],
+    options: Options,
 ) -> list[float]:
-    """Of the log of a budget's N_opt (which 1) or D_opt (2)."""
+    """The interval of the log of a budget's N_opt (which 1) or D_opt (2)."""
     if options.interval in draws:
         drawn = (draws[options.interval].y if which == 1 else draws[options.interval].z)[:, index]
         return percentiles(drawn[np.isfinite(drawn)], options.confidence)
     from scipy import special
 
     t = float(special.stdtrit(law.degrees, (1 + options.confidence) / 2))
-    shift = float(budget.gradients[which] @ budget.bends)
+    shift = float(budget.gradients[which] @ budget.coefficient_bias)
     variance = law.noise_variance * float((budget.gradients[which] ** 2).sum())
-    center, half = place - BENDS_TAKEN_OFF * shift, t * math.hypot(math.sqrt(variance), BENDS_UNSURE * shift)
+    center, half = place - CORRECTED_SHARE * shift, t * math.hypot(math.sqrt(variance), UNCERTAIN_SHARE * shift)
     return [center - half, center + half]
 
 
-def _law(law: PowerFit, of: str, draws: Mapping[str, Draws], options: Options) -> dict[str, Any]:
-    """A law with the intervals of all three ways; the chosen one's stand first."""
+def _law(law: PowerFit, of: str, draws: Mapping[str, Resamples], options: Options) -> dict[str, Any]:
+    """A law with its intervals by all three methods. Those of the chosen one also stand at the top."""
     document = law_document(law, options.confidence)
     intervals = {"delta": {name: document[f"{name}_interval"] for name in ("exponent", "coefficient")}}
     for name, drawn in draws.items():
@@ -206,7 +214,7 @@ def _law(law: PowerFit, of: str, draws: Mapping[str, Draws], options: Options) -
     return document | {"intervals": intervals}
 
 
-def _tests(fit: IsoflopFit, draws: Mapping[str, Draws]) -> dict[str, Any]:
+def _tests(fit: IsoflopFit, draws: Mapping[str, Resamples]) -> dict[str, Any]:
     law = fit.params_law
     assert law is not None
     return {
@@ -217,7 +225,7 @@ def _tests(fit: IsoflopFit, draws: Mapping[str, Draws]) -> dict[str, Any]:
 
 
 def _predictions(
-    fit: IsoflopFit, draws: Mapping[str, Draws], options: Options
+    fit: IsoflopFit, draws: Mapping[str, Resamples], options: Options
 ) -> tuple[list[dict[str, Any]], list[Finding]]:
     predictor = Predictor(fit, draws.get(options.interval), draws["residual"], options.confidence, options.flat)
     rows, findings = [], []

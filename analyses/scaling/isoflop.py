@@ -5,7 +5,7 @@ Hunyuan-Large, arXiv:2411.02265, figure 3; Hoffmann et al. 2022, arXiv:2203.1555
     fit_isoflop(runs)        -> IsoflopFit: every budget, the usable ones, both laws, and what was left out and why
     PowerFit                 N_opt = N_c C^alpha by least squares in log-log, with its covariance (delta method)
 
-A budget without a minimum inside its sampled sizes gives no point: the least measured loss never stands in for it.
+A budget whose parabola has no minimum inside the sampled sizes gives no point. The least measured loss is not used instead.
 """
 
 import math
@@ -23,18 +23,20 @@ from analyses.scaling.refusals import MIN_BUDGETS, MIN_SPAN, alike, refuse_budge
 from analyses.scaling.runs import Runs
 
 MIN_SIZES = 4  # of a budget: three determine a parabola, the fourth is the first to tell about noise
-SCATTER_LEVEL = 0.01  # significance below which the minima are said to scatter beyond the noise
-MISFIT_LEVEL = 0.01  # the same for parabolas that misfit
-STRAY_LEVEL = 0.01  # probability that a clean study has any budget left out for its minimum
-STRAY = 1.3  # factor off the law below which no minimum is left out
-# Shares of the bends' effect. With these, intervals cover as they should on exact parabolas and on surfaces whose exponents
-# of N and D are nearly equal (examples/scaling_coverage.py); on others, too little where sizes drift.
-BENDS_TAKEN_OFF, BENDS_UNSURE = 0.75, 0.6
+SCATTER_LEVEL = 0.01  # p-value below which the minima scatter about the power law by more than the noise
+MISFIT_LEVEL = 0.01  # p-value below which the parabolas do not fit
+DEVIANT_LEVEL = 0.01  # probability that a clean study has any budget left out for its minimum
+DEVIANT = 1.3  # factor off the law below which no minimum is left out
+# A loss surface is no parabola, which moves the fitted minimum (BudgetFit.coefficient_bias). The intervals are moved back by
+# the first share of this bias, and the second share counts as a standard error. With these values they cover the truth as
+# often as they claim, both on exact parabolas and on surfaces with alpha near beta (examples/scaling_coverage.py). On other
+# surfaces they cover too little where the sizes drift away from the minima.
+CORRECTED_SHARE, UNCERTAIN_SHARE = 0.75, 0.6
 
 
 @dataclass(frozen=True)
 class IsoflopFit:
-    """budgets: all of them; usable: those with a minimum; params_law and tokens_law are None when refusal says why."""
+    """All budgets, and the usable ones, which have a minimum. Without laws, `refusal` says why there are none."""
 
     runs: Runs  # that were fitted
     budgets: tuple[BudgetFit, ...]
@@ -75,8 +77,8 @@ def fit_isoflop(
     findings += summarised([problem for problem in problems if problem is not None], "budgets were left out")
     usable = [budget for budget, problem in zip(budgets, problems, strict=True) if problem is None]
     if screen and not keep_outliers:
-        usable, strays = _without_strays(usable)
-        findings += strays
+        usable, deviant = _without_deviant_minima(usable)
+        findings += deviant
     params_law, tokens_law, misfit_p = None, None, 1.0
     refusal = refuse_budgets(runs, budgets, usable)
     if refusal is None:
@@ -115,10 +117,11 @@ def _problem(budget: BudgetFit, outliers: int) -> Finding | None:
     return Finding(code, f"budget {budget.flops:.4g} was left out: {but_for}{why}", budget=budget.flops, excludes=True)
 
 
-def _without_strays(usable: list[BudgetFit]) -> tuple[list[BudgetFit], list[Finding]]:
-    """The budgets without those whose minimum lies off a law through the others, which agree: half of such runs may be bad.
+def _without_deviant_minima(usable: list[BudgetFit]) -> tuple[list[BudgetFit], list[Finding]]:
+    """The budgets whose minimum agrees with a power law through the others, and why the rest were left out.
 
-    A t test of each minimum against its prediction from the others, by Bonferroni; the worst goes first.
+    Where half of a budget's runs are bad, no single run stands out, but the minimum does. Each minimum is compared with its
+    prediction from the others by a t test with Bonferroni's correction. The worst is removed first.
     """
     from scipy import special
 
@@ -127,7 +130,7 @@ def _without_strays(usable: list[BudgetFit]) -> tuple[list[BudgetFit], list[Find
         variance, degrees = noise(usable)
         x, y = (np.array([budget.place[which] for budget in usable]) for which in (0, 1))
         own = variance * np.array([float((budget.gradients[1] ** 2).sum()) for budget in usable])
-        worst, least, ratio = None, STRAY_LEVEL / len(usable), 1.0
+        worst, least, ratio = None, DEVIANT_LEVEL / len(usable), 1.0
         for index in range(len(usable)):
             others = np.arange(len(usable)) != index
             if alike(np.exp(x[others] - x[0])):
@@ -142,7 +145,7 @@ def _without_strays(usable: list[BudgetFit]) -> tuple[list[BudgetFit], list[Find
                 error, free = scatter * (1 + spread), len(u) - 2
             off = float(y[index] - level - exponent * (x[index] - mean))
             p = 2 * float(special.stdtr(free, -abs(off) / math.sqrt(error)))
-            if p < least and abs(off) > math.log(STRAY):
+            if p < least and abs(off) > math.log(DEVIANT):
                 worst, least, ratio = index, p, bounded_exp(abs(off))
         if worst is None:
             break
@@ -189,10 +192,10 @@ def _doubts(usable: Sequence[BudgetFit], law: "PowerFit", misfit_p: float) -> li
 
 @dataclass(frozen=True)
 class PowerFit:
-    """y = level + exponent (x - x_mean) by least squares over budgets: log y = log coefficient + exponent log C.
+    """A power law y = coefficient C^exponent over budgets, fitted by least squares to log y = level + exponent (x - x_mean).
 
-    `gradients` (2, budgets, 3): derivatives of (level, exponent) by every parabola's coefficients; noise variance times
-    their products is the covariance.
+    x is log C. `gradients` (2, budgets, 3) are the derivatives of (level, exponent) by the coefficients of every parabola.
+    `bias` (2,) is what the difference between a loss surface and a parabola adds to (level, exponent).
     """
 
     exponent: float
@@ -201,10 +204,10 @@ class PowerFit:
     x: np.ndarray
     y: np.ndarray
     gradients: np.ndarray
-    shape: np.ndarray  # (2,) what the bends of a loss surface add to (level, exponent)
+    bias: np.ndarray
     noise_variance: float  # of a single loss
     degrees: int  # of freedom of the noise variance
-    scatter_p: float  # of the test that the minima lie on the line but for noise
+    scatter_p: float  # p-value of the minima's scatter about the line under noise alone
 
     @property
     def log_coefficient(self) -> float:
@@ -215,21 +218,21 @@ class PowerFit:
 
     @cached_property
     def covariance(self) -> np.ndarray:
-        """Of (level, exponent), by the delta method from the noise of the losses."""
+        """The covariance of (level, exponent) by the delta method, from the noise of the losses."""
         return self.noise_variance * np.einsum("abk,cbk->ac", self.gradients, self.gradients)
 
     @cached_property
     def scatter_covariance(self) -> np.ndarray:
-        """Of (level, exponent) from the minima's scatter about the line, the textbook's."""
+        """The covariance of (level, exponent) by the usual formula, from the scatter of the minima about the line."""
         u = self.x - self.x_mean
         residual = self.y - self.at(self.x)
         variance = float((residual**2).sum()) / (len(u) - 2)
         return variance * np.diag([1 / len(u), 1 / float((u * u).sum())])
 
     def half_width(self, distance: np.ndarray | float | None, confidence: float) -> np.ndarray:
-        """Half of the interval for noise alone, of y at x_mean + distance or, for None, of the exponent.
+        """Half of the interval of y at x_mean + distance, or of the exponent for None, from noise alone.
 
-        Where the minima scatter about the line by more than the noise explains (p < 0.01), the wider of both answers.
+        Where the minima scatter about the line by more than the noise (p < 0.01), it is the wider of the two estimates.
         """
         from scipy import special
 
@@ -245,28 +248,29 @@ class PowerFit:
         return np.maximum.reduce(widths)
 
     def ends(self, distance: np.ndarray | float | None, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-        """The interval of y at x_mean + distance; of the exponent for None.
+        """The interval of y at x_mean + distance, or of the exponent for None.
 
-        Where sizes lie to one side of the minima, a parabola's minimum is off by what the loss bends beyond it. How much it
-        bends (BudgetFit.bends: as a loss surface) is not known: a share of the effect is taken off, and another
-        counts as an error beside the noise. Sizes laid out alike about every minimum leave the exponent's interval as it is.
+        The true loss is steeper on one side than a parabola, so where the sizes lie to one side of the minimum the fitted
+        minimum is biased. The bias is estimated for a typical loss surface. A part of it is subtracted, and a part is added
+        to the standard error, since the surface is not known. It is zero for the exponent where the sizes of all budgets are
+        laid out in the same way about the minimum.
         """
         from scipy import special
 
-        shift = self.shape[1] if distance is None else self.shape[0] + np.asarray(distance) * self.shape[1]
+        shift = self.bias[1] if distance is None else self.bias[0] + np.asarray(distance) * self.bias[1]
         center = self.exponent if distance is None else self.level + self.exponent * np.asarray(distance)
         t = special.stdtrit(self.degrees, (1 + confidence) / 2)
-        half = np.hypot(self.half_width(distance, confidence), t * BENDS_UNSURE * shift)
-        return center - BENDS_TAKEN_OFF * shift - half, center - BENDS_TAKEN_OFF * shift + half
+        half = np.hypot(self.half_width(distance, confidence), t * UNCERTAIN_SHARE * shift)
+        return center - CORRECTED_SHARE * shift - half, center - CORRECTED_SHARE * shift + half
 
     def interval(self, x: float, confidence: float) -> tuple[float, float]:
-        """Of exp(y) at x."""
+        """The interval of exp(y) at x."""
         low, high = self.ends(x - self.x_mean, confidence)
         return bounded_exp(float(low)), bounded_exp(float(high))
 
 
 def slope_and_level(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Least squares over the last axis: exponent, mean of y, mean of x."""
+    """A line by least squares over the last axis: its slope, the mean of y and the mean of x."""
     x_mean, y_mean = x.mean(axis=-1), y.mean(axis=-1)
     u = x - x_mean[..., None]
     return (u * (y - y_mean[..., None])).sum(axis=-1) / (u * u).sum(axis=-1), y_mean, x_mean
@@ -293,12 +297,12 @@ def fit_power_law(budgets: Sequence[BudgetFit], of: str) -> PowerFit:
     variance, degrees = noise(budgets)
     scatter_p = _scatter_test(u, v - exponent * u, dy - exponent * dx, variance, degrees)
     gradients = np.stack([by_level, by_exponent])
-    shape = np.einsum("abk,bk->a", gradients, np.stack([budget.bends for budget in budgets]))
-    return PowerFit(exponent, level, x_mean, x, y, gradients, shape, variance, degrees, scatter_p)
+    bias = np.einsum("abk,bk->a", gradients, np.stack([budget.coefficient_bias for budget in budgets]))
+    return PowerFit(exponent, level, x_mean, x, y, gradients, bias, variance, degrees, scatter_p)
 
 
 def _scatter_test(u: np.ndarray, residual: np.ndarray, gradients: np.ndarray, variance: float, degrees: int) -> float:
-    """The probability of so much scatter about the line from noise alone (Satterthwaite's approximation to its F)."""
+    """The p-value of the scatter about the line under noise alone, by an F test with Satterthwaite's degrees of freedom."""
     from scipy import special
 
     projection = np.eye(len(u)) - 1 / len(u) - u[:, None] * u / (u * u).sum()
@@ -311,7 +315,7 @@ def _scatter_test(u: np.ndarray, residual: np.ndarray, gradients: np.ndarray, va
 
 
 def law_document(law: PowerFit, confidence: float) -> dict[str, Any]:
-    """A law's numbers as the contract has them."""
+    """A law as it stands in the document."""
     low, high = law.ends(None, confidence)
     at_one = law.ends(-law.x_mean, confidence)
     return {
@@ -321,5 +325,5 @@ def law_document(law: PowerFit, confidence: float) -> dict[str, Any]:
         "coefficient_interval": [bounded_exp(float(end)) for end in at_one],
         "log10_coefficient": law.log_coefficient / math.log(10),
         "exponent_standard_error": math.sqrt(law.covariance[1, 1]),
-        "exponent_shape_shift": float(law.shape[1]),
+        "exponent_shape_shift": float(law.bias[1]),
     }

@@ -1,4 +1,4 @@
-"""Scaling laws: the parameters and tokens that make the most of a budget, N_opt and D_opt as powers of the FLOPs.
+"""Scaling laws: the best parameters and tokens for a budget, N_opt and D_opt, as powers of the FLOPs.
 
 LAWS["paper"].n_opt(3.1e24)   the report's 58.1B
 read_law("LAW.json")          the law that `hunyuan scale-fit --format json` wrote
@@ -21,7 +21,7 @@ class PowerLaw:
     exponent: float
 
     def __call__(self, flops: float) -> float:
-        # Of any law and budget a number: e^700 is near the largest that there is.
+        # Every law has a finite value at every budget: e^700 is near the largest float.
         return math.exp(max(-700.0, min(700.0, math.log(self.coefficient) + self.exponent * math.log(flops))))
 
     def inverse(self, value: float) -> float:
@@ -40,7 +40,7 @@ class ScalingLaw:
     valid: tuple[float, float] | None = None  # FLOPs of the smallest and the largest budget behind it, where known
 
     def beyond(self, flops: float) -> float:
-        """How far outside of its budgets, as a factor: 1 inside, 100 for a budget 100 times too large or too small."""
+        """The factor by which a budget lies outside of those behind the law: 1 inside of them."""
         low, high = self.valid or (flops, flops)
         return max(1.0, low / flops, flops / high)
 
@@ -56,17 +56,17 @@ class Surface:
     beta: float
 
     def loss(self, params: Any, tokens: Any) -> Any:
-        """At numbers, or at arrays that broadcast."""
+        """The loss at numbers, or at arrays that broadcast."""
         return self.E + self.A / params**self.alpha + self.B / tokens**self.beta
 
     @property
     def exponents(self) -> tuple[float, float]:
-        """Of N_opt and D_opt in C, for a cost proportional to N D (ibid., equation 4)."""
+        """The exponents of N_opt and D_opt in C, for a cost proportional to N D (ibid., equation 4)."""
         both = self.alpha + self.beta
         return self.beta / both, self.alpha / both
 
     def laws(self, flops_per_param_token: float = 6.0) -> tuple[PowerLaw, PowerLaw]:
-        """N_opt and D_opt of its minimum where C = k N D: N_opt = G (C / k)^a and D_opt = (C / k)^b / G (ibid.)."""
+        """The power laws of N_opt and D_opt where C = k N D: N_opt = G (C / k)^a and D_opt = (C / k)^b / G (ibid.)."""
         a, b = self.exponents
         scale = (self.alpha * self.A / (self.beta * self.B)) ** (1 / (self.alpha + self.beta))
         return PowerLaw(scale / flops_per_param_token**a, a), PowerLaw(1 / (scale * flops_per_param_token**b), b)

@@ -1,9 +1,9 @@
 """One budget of an isoFLOP study: its parabola of loss in log N, the minimum, and their derivatives.
 
-C training FLOPs, N activated parameters, D tokens, n runs. Only sums and products of small arrays in a fixed order, no
-BLAS: the results are the same to the last bit for any number of threads.
+C training FLOPs, N activated parameters, D tokens, n runs. Sums run in a fixed order and never use BLAS, so results are the
+same to the last bit for any number of threads.
 
-    Design(log N)          the parabolas over these sizes in orthonormal polynomials, so that nothing cancels
+    ParabolaBasis(log N)   orthonormal polynomials over these sizes, which lose no digits
     fit_budget(runs, ...)  -> BudgetFit: minimum, curvature, residuals, derivatives by the coefficients
 """
 
@@ -20,11 +20,12 @@ SURFACE_EXPONENT = 0.36  # of N and D on a loss surface: Hoffmann et al. fitted 
 
 
 @dataclass(frozen=True)
-class Design:
-    """The parabolas over one budget's sizes, by orthonormal polynomials p0, p1, p2 of u = log N - center.
+class ParabolaBasis:
+    """Orthonormal polynomials p0, p1, p2 of u = log N - center over one budget's sizes, in which its parabola is written.
 
-    p1 = u / s1 and p2 = (u^2 - a u - b) / s2 by the three-term recurrence, `basis` (n, 3) their values at the runs. The
-    coefficients g of a parabola g0 p0 + g1 p1 + g2 p2 are uncorrelated under independent noise, each with its variance.
+    p1 = u / s1 and p2 = (u^2 - a u - b) / s2 follow from the three-term recurrence. `basis` (n, 3) has their values at the
+    runs. Under independent noise the coefficients g of a parabola g0 p0 + g1 p1 + g2 p2 are uncorrelated, and each has the
+    variance of the noise.
     """
 
     log_params: np.ndarray  # (n,)
@@ -36,7 +37,7 @@ class Design:
     @cached_property
     def recurrence(self) -> tuple[float, float, float, float]:
         u = self.log_params - self.center
-        u = u - u.mean()  # what rounding left
+        u = u - u.mean()  # the mean that rounding left
         s1 = math.sqrt(float((u * u).sum()))
         a = float((u * u * u).sum()) / s1**2
         b = s1**2 / len(u)
@@ -65,11 +66,11 @@ class Design:
         return self.center + u, least, g[..., 2] / s2
 
     def gradients(self, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Derivatives by g of log N at the minimum and of the loss there, (3,) each."""
+        """The derivatives by g of log N at the minimum, and of the loss there: (3,) each."""
         s1, _, _, s2 = self.recurrence
         half = s2 / (2 * s1)
         minimum = np.array([0.0, -half / g[2], half * g[1] / g[2] ** 2])
-        return minimum, self.polynomials(self.vertex(g)[0])  # at a minimum its place does not change the loss
+        return minimum, self.polynomials(self.vertex(g)[0])  # the derivative of the loss by log N is 0 at the minimum
 
     @cached_property
     def leverage(self) -> np.ndarray:
@@ -78,9 +79,9 @@ class Design:
 
 @dataclass(frozen=True)
 class CMin:
-    """The correction to the least compute: C_min = C / (1 + B / B_crit(L)), B_crit = b_star / L^(1/alpha_b).
+    """The least compute that reaches the same loss: C_min = C / (1 + B / B_crit(L)), B_crit = b_star / L^(1/alpha_b).
 
-    B batch in tokens, L the budget's least loss. Kaplan et al. 2020, arXiv:2001.08361, section 5.1, as the report uses it.
+    B is the batch in tokens and L the least loss of the budget. Kaplan et al. 2020, arXiv:2001.08361, section 5.1.
     """
 
     b_star: float = 2e8  # tokens
@@ -98,15 +99,15 @@ class CMin:
 
 @dataclass(frozen=True)
 class BudgetFit:
-    """One budget's parabola and what follows from it; `design` is None where too few sizes leave no parabola.
+    """The parabola of one budget, and its minimum. `design` is None where there are too few sizes for a parabola.
 
-    x, y, z are the logs of compute (C, or C_min), N_opt and D_opt; dx, dy, dz their derivatives by the coefficients.
+    x, y and z are the logs of compute (C, or C_min), N_opt and D_opt. `g` are the coefficients of the parabola.
     """
 
     flops: float  # geometric mean of its runs
     batch_tokens: float
     runs: Runs
-    design: Design | None
+    design: ParabolaBasis | None
     g: np.ndarray
     log_tokens: np.ndarray  # (3,) log D as a parabola of log N - center, by powers, where runs follow no cost rule
     cost: CostRule
@@ -179,21 +180,21 @@ class BudgetFit:
         return self.place[2]
 
     @cached_property
-    def bends(self) -> np.ndarray:
-        """What the coefficients take on from the bends that a loss surface has beyond a parabola's: (3,).
+    def coefficient_bias(self) -> np.ndarray:
+        """How far a loss surface, fitted by a parabola, would move the coefficients: (3,).
 
-        On E + A/N^r + B/D^r with D = C / 6N the loss about a budget's minimum is 2 c (cosh(r u) - 1) / r^2 for u = log N -
-        minimum, whatever A, B and C: the parabola c u^2, and what is counted here.
+        On E + A/N^r + B/D^r with D = C / 6N the loss exceeds its minimum by 2 c (cosh(r u) - 1) / r^2, where u is the distance
+        from the minimum in log N. To second order this is the parabola c u^2. The rest is fitted here.
         """
         assert self.design is not None
         u, r = self.design.log_params - self.y, SURFACE_EXPONENT
         with np.errstate(over="ignore", invalid="ignore"):
-            bends = self.design.coefficients(self.curvature * (2 * (np.cosh(r * u) - 1) / r**2 - u * u))
-        return bends if np.isfinite(bends).all() else np.zeros(3)
+            bias = self.design.coefficients(self.curvature * (2 * (np.cosh(r * u) - 1) / r**2 - u * u))
+        return bias if np.isfinite(bias).all() else np.zeros(3)
 
     @cached_property
     def gradients(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """dx, dy, dz."""
+        """The derivatives of x, y and z by the coefficients: (3,) each."""
         assert self.design is not None
         dy, dloss = self.design.gradients(self.g)
         dx = np.zeros(3) if self.c_min is None else self.c_min.slope(self.batch_tokens, self.loss) * dloss
@@ -210,7 +211,7 @@ def fit_budget(runs: Runs, c_min: CMin | None = None) -> BudgetFit:
     flops, batch = _typical(runs.flops), _typical(runs.batch_tokens)
     if distinct_sizes(runs.params) < 3:
         return BudgetFit(flops, batch, runs, None, np.zeros(3), np.zeros(3), runs.cost, c_min)
-    design = Design(log_params)
+    design = ParabolaBasis(log_params)
     # Subtracting a typical loss first keeps the digits of the differences, which are what is fitted.
     offset = float(runs.loss.mean())
     g = design.coefficients(runs.loss - offset)
@@ -221,7 +222,7 @@ def fit_budget(runs: Runs, c_min: CMin | None = None) -> BudgetFit:
 
 
 def distinct_sizes(params: np.ndarray) -> int:
-    """How many sizes there are; those within a millionth of the one below are the same."""
+    """The number of different sizes. A size within a millionth of the next smaller one counts as the same."""
     return 1 + int((np.diff(np.sort(np.log(params))) > 1e-6).sum())
 
 
@@ -235,8 +236,8 @@ def bounded_exp(value: float) -> float:
     return math.exp(value) if value < 709 else math.inf
 
 
-def _powers(design: Design, g: np.ndarray) -> np.ndarray:
-    """Coefficients by powers of u instead of orthonormal polynomials."""
+def _powers(design: ParabolaBasis, g: np.ndarray) -> np.ndarray:
+    """The coefficients of 1, u and u^2 instead of those of the orthonormal polynomials."""
     s1, a, b, s2 = design.recurrence
     second = g[2] / s2
     return np.array([g[0] * len(design.log_params) ** -0.5 - second * b, g[1] / s1 - second * a, second])

@@ -1,4 +1,5 @@
-"""The report's figure 3 for any study: parabolas with their minima, both laws with band and prediction, residuals."""
+"""The report's figure 3 for any study: losses by budget with their minima, both power laws with band and predictions,
+and residuals."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +42,7 @@ class _Law:
 def plot_scaling(result: ScaleFit, laws: Sequence[ScalingLaw] = ()) -> Figure:
     """Four panels: loss against parameters, N_opt and D_opt against compute, residuals. Laws are overlays.
 
-    They show what was fitted: parabolas, the surface, or both; titles have the numbers of the first, as the table.
+    The figure shows what was fitted: parabolas, the surface, or both. The titles have the numbers of the table.
     """
     figure, panels = make_figure(2, 2, height=4.2)
     _draw_losses(panels[0], result)
@@ -108,7 +109,7 @@ def _power_of_ten(value: float, _: Any = None) -> str:
 
 
 def _fitted_laws(result: ScaleFit, of: str) -> list[_Law]:
-    """Those of the parabolas and of the surface, as the document has them."""
+    """The laws of the parabolas and of the surface, whichever were fitted."""
     which, drawn = {"params": (0, "n_opt"), "tokens": (1, "d_opt")}[of], []
     index, name = which
     law = result.fit.params_law if of == "params" else result.fit.tokens_law
@@ -183,7 +184,7 @@ def _draw_laws(axes: Axes, result: ScaleFit, of: str, laws: Sequence[ScalingLaw]
 
 
 def _log_ticks(axis: Any, formatter: Any) -> None:
-    """Ticks of a logarithmic axis that do not run into each other: powers of ten, or 1, 2 and 5 within two decades."""
+    """Ticks of a logarithmic axis whose labels do not overlap: powers of ten, or 1, 2 and 5 within two decades."""
     low, high = axis.get_view_interval()
     if high < 3 * low:
         axis.set_major_locator(MaxNLocator(4))

@@ -1,8 +1,8 @@
-"""What a fitted law says of budgets, sizes and losses that were asked for, with intervals and the flat region.
+"""Predictions of a fitted law for given budgets, sizes or losses, with intervals and the flat region.
 
-The flat region are the sizes whose loss is within a tolerance of the least: a parabola with curvature c and least loss L
-stays below (1 + t) L for sqrt(t L / c) to either side in log N. Beyond the sampled budgets c / L goes on as the power of
-C that it was among them, and the least loss as L = E + K / C^gamma.
+The flat region holds the sizes whose loss is at most (1 + t) times the least loss L. With curvature c it reaches
+sqrt(t L / c) to either side of the minimum in log N. Beyond the sampled budgets, c / L is extrapolated as a power of C and
+the least loss as L = E + K / C^gamma.
 """
 
 import math
@@ -12,18 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from analyses.scaling.bootstrap import Draws, percentiles
+from analyses.scaling.bootstrap import Resamples, percentiles
 from analyses.scaling.findings import Finding
 from analyses.scaling.isoflop import IsoflopFit, PowerFit, slope_and_level
 from analyses.scaling.parabola import BudgetFit, bounded_exp
 from analyses.scaling.refusals import LARGEST_LOG
 
-EXTRAPOLATION = 100.0  # times beyond the sampled budgets from which a prediction is warned of
+EXTRAPOLATION = 100.0  # a prediction more than so many times beyond the sampled budgets has a warning
 
 
 @dataclass(frozen=True)
 class LossLaw:
-    """L = E + K / C^gamma through the least losses of the budgets."""
+    """L = E + K / C^gamma, fitted to the least losses of the budgets."""
 
     E: float
     K: float
@@ -33,7 +33,7 @@ class LossLaw:
         return self.E + self.K * bounded_exp(-self.gamma * x)
 
     def log_flops(self, loss: float) -> float | None:
-        """log C at which it has this loss; None where it never does."""
+        """log C at which the law has this loss, or None where it has it nowhere."""
         return math.log(self.K / (loss - self.E)) / self.gamma if self.K > 0 and loss > self.E else None
 
 
@@ -41,9 +41,9 @@ GAMMAS = np.exp(np.linspace(math.log(0.005), math.log(1.5), 100))
 
 
 def fit_loss_laws(x: np.ndarray, loss: np.ndarray) -> list[LossLaw | None]:
-    """One law for each row of x and loss (R, B), by least squares; None where fewer than 4 budgets or no decay.
+    """A law for each row of x and loss (R, B) by least squares; None for fewer than 4 budgets, or losses that do not fall.
 
-    For a given gamma E and K follow linearly (variable projection), so gamma is searched alone, on finer and finer grids.
+    For a given gamma, E and K are linear (variable projection). Only gamma is searched, on finer and finer grids.
     """
     if x.shape[1] < 4:
         return [None] * len(x)
@@ -51,7 +51,7 @@ def fit_loss_laws(x: np.ndarray, loss: np.ndarray) -> list[LossLaw | None]:
     best, found = np.full(len(x), np.inf), np.ones((len(x), 3))
 
     def attempt(gamma: np.ndarray) -> None:
-        """Keeps these gammas (R,) where they fit better."""
+        """Keep each of these gammas (R,) that fits better."""
         f = np.exp(-gamma[:, None] * (x - center))
         mean = f.mean(axis=1)
         f = f - mean[:, None]
@@ -81,23 +81,23 @@ def fit_loss_laws(x: np.ndarray, loss: np.ndarray) -> list[LossLaw | None]:
 
 
 def extrapolation(flops: float, factor: float) -> Finding:
-    """That a prediction lies so many times beyond the sampled budgets."""
+    """The warning that a prediction lies so many times beyond the sampled budgets."""
     reason = f"{flops:.4g} FLOPs lie {factor:.4g} times beyond the sampled budgets: the interval holds only if the law goes on"
     return Finding("extrapolation", reason, budget=flops)
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """Answers from the quadratic method; `draws` None stands for the delta method's intervals."""
+    """Predictions of the quadratic method. With `draws` None the intervals are those of the delta method."""
 
     fit: IsoflopFit
-    draws: Draws | None
-    loss_draws: Draws  # for intervals of budgets at which a loss is reached
+    draws: Resamples | None
+    loss_draws: Resamples  # for intervals of budgets at which a loss is reached
     confidence: float
     flat: float
 
     def row(self, asked: str, value: float) -> tuple[dict[str, Any], list[Finding]]:
-        """The answer to --predict ("flops"), --predict-params or --predict-loss, and what must be said about it."""
+        """The prediction for --predict ("flops"), --predict-params or --predict-loss, and its warnings."""
         law, tokens_law = self.fit.params_law, self.fit.tokens_law
         assert law is not None and tokens_law is not None
         budget_interval = None
@@ -143,21 +143,21 @@ class Predictor:
         return bounded_exp(max(0.0, min(xs) - x, x - max(xs)))
 
     def _interval(self, law: PowerFit, x: float) -> list[float]:
-        """Of the size at exp(x) FLOPs."""
+        """The interval of the best size at exp(x) FLOPs."""
         if self.draws is None:
             return list(law.interval(x, self.confidence))
         exponent, level, mean = self.draws.law("params")
         return [bounded_exp(end) for end in percentiles(level + exponent * (x - mean), self.confidence)]
 
     def _tokens(self, x: float, y: float) -> float:
-        """What exp(x) FLOPs buy at exp(y) parameters, so that every pair of a prediction spends its budget.
+        """The tokens that exp(x) FLOPs pay for at exp(y) parameters, so that a predicted pair spends its budget exactly.
 
-        The tokens' own power law does not where a token costs k1 N + k2: a sum is no power.
+        Two power laws of N_opt and D_opt cannot do so where a token costs k1 N + k2 FLOPs.
         """
         return bounded_exp(x - float(self.fit.runs.cost.log_flops_per_token(np.array(y))))
 
     def _budget_for_params(self, law: PowerFit, y: float) -> tuple[float | None, list[float] | None]:
-        """Where the law has this size, and where the band of the law does (Fieller's interval)."""
+        """The log budget at which this size is the best, and its interval, where the band of the law has it (Fieller)."""
         if law.exponent <= 0:
             return None, None
         x = law.x_mean + (y - law.level) / law.exponent
@@ -169,7 +169,7 @@ class Predictor:
         return x, [bounded_exp(self._crossing(law, y, x, side)) for side in (1, -1)]
 
     def _crossing(self, law: PowerFit, y: float, x: float, side: int) -> float:
-        """Where the upper (1) or lower (-1) end of the law's band reaches y; infinite where it never does."""
+        """The log budget at which the upper (1) or lower (-1) end of the band reaches y; infinite where it never does."""
 
         def gap(at: float) -> float:
             low, high = law.ends(at - law.x_mean, self.confidence)

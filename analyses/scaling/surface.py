@@ -71,10 +71,11 @@ def fit_parametric(
     delta: float = 1e-3,
     lad: bool = False,
 ) -> ParametricFit:
-    """The surface with the least sum of Huber's loss (delta) of the residuals of log-loss; with lad, of absolute residuals.
+    """The surface that minimises the sum of Huber's loss (delta) of the residuals of log-loss, or with lad of their absolute
+    values.
 
-    The best of random starts, each followed to its own minimum. The order of the runs does not matter. HunyuanError says
-    which runs cannot determine a surface; a surface at the edge of what the law can say has warnings.
+    It is the best of several random starts, each followed to its local minimum. The order of the runs does not matter.
+    HunyuanError says why the runs cannot determine a surface. Warnings say which of its terms they hardly determine.
     """
     points = _points(params, tokens, loss)
     if starts < 1 or not delta > 0:
@@ -108,9 +109,9 @@ def bootstrap_parametric(
     delta: float = 1e-3,
     lad: bool = False,
 ) -> ParametricResamples:
-    """Surfaces of `resamples` sets of runs drawn with replacement, each solved to its optimum from the fit of all runs.
+    """The surfaces of `resamples` sets of runs drawn with replacement. Each fit starts from the fit of all runs.
 
-    For a seed the result is the same to the byte, whatever the order of the runs and the number of threads.
+    A seed gives the same bytes for any order of the runs and any number of threads.
     """
     points = _points(params, tokens, loss)
     if resamples < 1 or not delta > 0:
@@ -157,7 +158,7 @@ def _points(params: Array, tokens: Array, loss: Array) -> Points:
 
 
 def _target(delta: float, lad: bool) -> dict[str, Any]:
-    """Where a solution ends: 1e-7 in the sum of |r|, to which Huber's loss over delta comes close."""
+    """The delta and the tolerance of the solver: 1e-7 in the sum of |r|, which is about Huber's loss divided by delta."""
     delta = LAD_DELTA if lad else delta
     return {"delta": delta, "tolerance": 1e-7 * delta}
 
@@ -172,7 +173,7 @@ def _objectives(points: Points, weights: Array, theta: Array, huber: Array, lad:
 
 
 def _warnings(points: Points, theta: Array) -> list[str]:
-    """What says that the runs do not hold the surface in place: a term that vanished, or an exponent at an end."""
+    """Signs that the runs do not determine the surface: a term that vanishes, or an exponent far from any law of scale."""
     notes = []
     surface = Surface(*points.surfaces(theta[None])[0])
     terms = {"E": np.exp(theta[0] - points.log_loss)}
@@ -205,11 +206,11 @@ def _threads() -> Iterator[Callable[..., Any]]:
 
 
 def optimum(surface: Surface, flops: Array | float, cost: Cost) -> tuple[Array, Array]:
-    """N and D of the least loss on the surface for each budget.
+    """The N and D with the least loss on the surface for each budget.
 
-    With s = k1 N / (k1 N + k2), the share of the cost that grows with N, the derivative of the loss in log N is zero where
-    alpha A / N^alpha = s beta B / D^beta; for k2 = 0 that is the closed form. Otherwise its logarithm is a rising curve
-    in log N that bends one way, on which Newton's method cannot miss.
+    Let s = k1 N / (k1 N + k2), the share of the cost that grows with N. The derivative of the loss by log N is zero where
+    alpha A / N^alpha = s beta B / D^beta, which has a closed form for k2 = 0. Otherwise Newton's method solves the logarithm of
+    this equation. It converges from any start, since that is increasing and convex or concave in log N.
     """
     k1, k2 = _checked(surface, cost)
     budget = np.log(_positive(flops, "flops"))
@@ -230,7 +231,7 @@ def optimum(surface: Surface, flops: Array | float, cost: Cost) -> tuple[Array, 
 
 
 def flat_region(surface: Surface, flops: Array | float, cost: Cost, tolerance: float) -> tuple[Array, Array]:
-    """The smallest and the largest N whose loss, with the budget spent, is at most (1 + tolerance) of the least loss."""
+    """The smallest and the largest N whose loss for the budget is at most (1 + tolerance) times the least loss."""
     k1, k2 = _checked(surface, cost)
     if not tolerance > 0:
         raise HunyuanError(
@@ -257,10 +258,10 @@ def flat_region(surface: Surface, flops: Array | float, cost: Cost, tolerance: f
 
 
 def budget_for_loss(surface: Surface, loss: Array | float, cost: Cost) -> Array:
-    """FLOPs of the smallest budget whose optimum reaches the loss; HunyuanError at or below E.
+    """The FLOPs of the smallest budget whose optimum has this loss. HunyuanError at or below E.
 
-    At an optimum of size N the loss is E + A / N^alpha (1 + alpha / (beta s)), s as in `optimum`; its logarithm falls with
-    log N and bends one way, and Newton's method climbs to the root from the closed form for k2 = 0.
+    At an optimum of size N the loss is E + A / N^alpha (1 + alpha / (beta s)), with s as in `optimum`. Newton's method solves
+    for log N, starting from the closed form for k2 = 0.
     """
     k1, k2 = _checked(surface, cost)
     target = _positive(loss, "loss")

@@ -2,8 +2,8 @@
 
     surface_outliers(params (n,), tokens (n,), loss (n,)) -> {index: loss of the surface}
 
-A surface has no budgets that could hide bad runs, so it is fitted to all of them by least trimmed squares' way (Rousseeuw
-and Van Driessen 2006): from many starts, to the three quarters of the runs that it fits best, until these stay the same.
+The surface is fitted to all budgets at once by least trimmed squares (Rousseeuw and Van Driessen 2006): from many starts, it
+is fitted again and again to the three quarters of the runs that it fits best, until these stay the same.
 """
 
 import math
@@ -13,12 +13,12 @@ import numpy as np
 from analyses.scaling.refusals import no_surface
 from analyses.scaling.surface_solver import Array, Points, project, random_starts, solve
 
-# Robust standard deviations off the surface from which a run is left out. Besiroglu et al. 2024 (arXiv:2404.10102) left out
-# five of the 245 runs of Hoffmann et al., which lie 12 to 63 off, and kept three at 7 to 10: where tokens are fewer than
-# parameters the law itself bends away, and least absolute deviations bear such runs.
+# A run is left out when it is so many robust standard deviations off. Of the 245 runs of Hoffmann et al., Besiroglu et al.
+# 2024 (arXiv:2404.10102) left out five, which are 12 to 63 off, and kept three that are 7 to 10 off. Those have fewer tokens
+# than parameters, where the law itself fails gradually; Huber's loss limits their influence.
 FAR = 11.5
 SMALLEST = 1e-6  # of log-loss: less than this is rounding
-LEAST_RUNS = 15  # with fewer the deviations of ten are all there is to judge by
+LEAST_RUNS = 15  # with fewer, five of which the surface can go through, the standard deviation is too uncertain
 KEPT = 0.75  # of the runs, to which the surface is fitted first
 TOLERANCE = 1e-4  # of the sum of absolute residuals: a surface is only wanted to see what is far off
 STARTS, SUBSET, STEPS = 24, 10, 10
@@ -50,7 +50,7 @@ def surface_outliers(params: Array, tokens: Array, loss: Array) -> dict[int, flo
 
 
 def _trimmed_fit(points: Points) -> Array:
-    """(1, 5) the surface with the least sum of the KEPT smallest absolute residuals, of those that many starts lead to."""
+    """(1, 5) of the surfaces that many starts lead to, the one with the least sum of the KEPT smallest residuals."""
     draw, n = np.random.default_rng(0), len(points.x)
     weights = np.zeros((STARTS, n))
     for row in weights:

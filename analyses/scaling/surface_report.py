@@ -1,4 +1,4 @@
-"""The parametric method as a part of a scaling study's document: the surface, its laws, and the parabolas' bias on it."""
+"""The parametric method in the document of a study: the surface, its power laws, and the bias of parabolas on it."""
 
 import math
 from dataclasses import astuple, replace
@@ -26,12 +26,12 @@ from analyses.scaling.surface import (
 from analyses.scaling.surface_outliers import surface_outliers
 from model.errors import HunyuanError
 
-RESAMPLES = 1000  # at most: each is a fit of its own, and percentiles of 95% need no more
+RESAMPLES = 1000  # at most: each is a fit, and 95% intervals need no more
 STEEPEST = 20.0  # exponent of a surface: beyond, powers of sizes overflow
 
 
 def screened(runs: Runs, keep: bool) -> tuple[Runs, list[Finding]]:
-    """The runs without those that are grossly off a surface through the others, which are named; `keep` only names them."""
+    """The runs without outliers (surface_outliers.py), and a finding for each outlier. With `keep` they are only named."""
     outliers = surface_outliers(runs.params, runs.tokens, runs.loss)
     findings = [
         Finding(
@@ -50,7 +50,7 @@ def screened(runs: Runs, keep: bool) -> tuple[Runs, list[Finding]]:
 def parametric_part(
     runs: Runs, fit: IsoflopFit, options: Options, generator: np.random.Generator
 ) -> tuple["SurfaceStudy | None", dict[str, Any] | None, list[Finding]]:
-    """The surface through the runs, its document, and what must be said about it; the budgets are those of `fit`."""
+    """The surface through the runs, its part of the document, and its warnings. The budgets are those of `fit`."""
     columns, cost = (runs.params, runs.tokens, runs.loss), (runs.cost.k1, runs.cost.k2)
     loss: dict[str, Any] = {"lad": options.lad, "delta": options.delta}
     try:
@@ -89,7 +89,7 @@ def parametric_part(
 
 
 def _unsound(surface: Surface, fit: IsoflopFit, cost: tuple[float, float]) -> str | None:
-    """Why a surface is none: it has no optimum at the budgets that were run, or one that no float holds."""
+    """Why a surface cannot be used: it has no optimum at the sampled budgets, or one that is no finite number."""
     if not (min(surface.A, surface.B, surface.alpha, surface.beta) > 0 and np.isfinite(astuple(surface)).all()):
         return "the best fit has a term that vanishes: the losses do not tell of both parameters and tokens"
     if max(surface.alpha, surface.beta) > STEEPEST:
@@ -104,7 +104,7 @@ def _unsound(surface: Surface, fit: IsoflopFit, cost: tuple[float, float]) -> st
 
 
 class SurfaceStudy:
-    """The surface, its resamples and the cost rule, ready for questions."""
+    """A fitted surface with its resamples and the cost rule, and what follows from them."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class SurfaceStudy:
         return float(exponent), float(level - exponent * mean)
 
     def bias(self) -> dict[str, Any] | None:
-        """The quadratic method on the surface itself, at the sizes that were run: what parabolas make of it."""
+        """The exponent that parabolas find on the surface itself, at the sizes that were run, and its error."""
         runs = self.runs
         clean = replace(runs, loss=np.asarray(self.surface.loss(runs.params, runs.tokens), dtype=np.float64))
         law = fit_isoflop(clean, screen=False).params_law

@@ -1,16 +1,16 @@
 """Many fits of L(N, D) = E + A / N^alpha + B / D^beta at once, by Newton's method with exact derivatives.
 
-R problems (random starts, or bootstrap resamples) share n points and differ in the weights of the points:
+R problems (random starts, or bootstrap resamples) share n points but have their own weights of the points:
 
     theta (R, 5) = (log E, log A', log B', alpha, beta), A' and B' being the terms at the mean log N and log D;
     residual r = log(E + A' exp(-alpha x) + B' exp(-beta y)) - log loss, x and y being log N and log D less their means;
     objective (R,) = sum over points of weight * Huber(r), which is r^2 / 2 up to delta and delta (|r| - delta / 2) beyond.
 
-The objective is a sum, as in Hoffmann et al. 2022 (arXiv:2203.15556, appendix D.3): with a mean it is so small that optimizers
-stop at their default tolerance before the exponents have settled (Besiroglu et al. 2024, arXiv:2404.10102).
-Huber's loss is nearly piecewise linear where delta is far below the noise, so every problem begins with a wide delta, which
-narrows as steps are accepted. Steps are damped per problem (Levenberg 1944, Marquardt 1963) and finished problems leave
-the batch. Sums are numpy's own, never BLAS, whose order of summation may change with the number of threads.
+The objective is a sum, as in Hoffmann et al. 2022 (arXiv:2203.15556, appendix D.3). A mean would be so small that optimizers
+stop at their default tolerance too early (Besiroglu et al. 2024, arXiv:2404.10102). Where delta is far below the noise,
+Huber's loss is nearly piecewise linear. Every problem therefore begins with a wide delta, which becomes narrower as steps
+are accepted. Each problem has its own damping (Levenberg 1944, Marquardt 1963), and finished problems leave the batch. Sums
+are numpy's own: the order of summation in BLAS may change with the number of threads.
 """
 
 import threading
@@ -22,19 +22,16 @@ import numpy as np
 
 Array = np.ndarray
 
-CELLS = (
-    256 * 240
-)  # problems times points evaluated together: enough to drown the cost of a numpy call, little enough to cache
-WIDEST = (
-    0.1  # delta of the first steps from a random start: residuals of log-loss around a reasonable fit lie within it
-)
-NARROWING = 0.4  # of delta, when a step is accepted that promised less than SETTLED delta
+# Problems times points that are evaluated together: so many that a numpy call costs little, and so few that they fit a cache.
+CELLS = 256 * 240
+WIDEST = 0.1  # delta of the first steps from a random start; the residuals of a reasonable fit lie within it
+NARROWING = 0.4  # factor of delta after an accepted step that predicted a decrease below SETTLED * delta
 SETTLED = 0.03
 LONGEST = np.array([2.0, 2.0, 2.0, 0.5, 0.5])  # of a step: e-foldings of E, A' and B', and exponents
-ROUGH_DELTA = 1e-3  # the least that residuals in single precision can be told from, with room
-STEPS = 2000  # evaluations of one problem; least absolute deviations of scattered runs take a thousand at worst
-EXACT = 1e-24  # an objective of residuals that are all rounding
-HOPELESS = 1e12  # damping at which no step is left
+ROUGH_DELTA = 1e-3  # well above the rounding of residuals in single precision
+STEPS = 2000  # most evaluations of one problem; least absolute deviations of noisy runs take up to a thousand
+EXACT = 1e-24  # an objective that is nothing but rounding
+HOPELESS = 1e12  # damping at which steps are too short to matter
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Points:
 
     @classmethod
     def of(cls, params: Array, tokens: Array, loss: Array) -> "Points":
-        """The order of the rows given does not matter: sums of floating point numbers depend on it, so they are sorted."""
+        """Sorts the runs, since sums of floating point numbers depend on the order."""
         order = np.lexsort((loss, tokens, params))
         log_n, log_d = np.log(params[order]), np.log(tokens[order])
         centre = float(log_n.mean()), float(log_d.mean())
@@ -59,7 +56,7 @@ class Points:
         return cls(x, y, np.log(loss[order]), centre, powers)
 
     def single(self) -> "Points":
-        """The same in single precision, which takes half the time and finds the optimum to about 1e-8 in the objective."""
+        """The same in single precision, which takes half the time and reaches the least objective to about 1e-8."""
         x, y, log_loss = (array.astype(np.float32) for array in (self.x, self.y, self.log_loss))
         in_x, in_y, in_both = (power.astype(np.float32) for power in self.powers)
         return Points(x, y, log_loss, self.centre, (in_x, in_y, in_both))
@@ -96,10 +93,10 @@ def random_starts(points: Points, starts: int, generator: np.random.Generator) -
 
 
 def project(points: Points, theta: Array) -> Array:
-    """The starts with E, A', B' >= 0 replaced by the least squares of relative residuals at their exponents.
+    """The starts with E, A' and B' replaced by the least-squares solution for their exponents, which is never negative.
 
-    Variable projection (Golub and Pereyra 1973): the three are linear given the exponents. Coordinate descent keeps them
-    non-negative; it need not be exact, and what becomes zero keeps a thousandth of the loss so that it can grow again.
+    Given the exponents, the three are linear (variable projection, Golub and Pereyra 1973). Coordinate descent solves for
+    them approximately. A term that becomes zero is set to a thousandth of the loss, so that it can grow again.
     """
     exponents = theta[:, 3:]
     parts = np.stack(
@@ -127,9 +124,9 @@ def evaluate(
 ) -> tuple[Array, Array, Array, Array]:
     """Objective (R,) for delta (R,); objective, gradient (R, 5) and Hessian (R, 5, 5) for the delta that follows it (R,).
 
-    With p the share of each term in the predicted loss, r has the gradient p and the Hessian diag(p) - p p^T in the logs
-    of the terms, which are linear in theta. scratch (8, at least R, n) is overwritten: fresh memory for every step would
-    take as long as the sums.
+    Let p be the share of each term in the predicted loss. By the logs of the terms, which are linear in theta, r has the
+    gradient p and the Hessian diag(p) - p p^T. scratch (8, at least R, n) is overwritten: allocating memory for every step
+    would take as long as the sums.
     """
     p0, p1, p2, r, clipped, slope, b1, b2 = scratch[:, : len(theta)]
     _term(theta[:, 1:2], theta[:, 3:4], points.x, p1)
@@ -198,7 +195,8 @@ def _moments(values: Array, powers: Array) -> Array:
 def damped_steps(gradient: Array, hessian: Array, added: Array) -> tuple[Array, Array, Array]:
     """Steps (R, 5) of (hessian + diag(added)) step = -gradient, the decrease they predict (R,), and where that is definite.
 
-    L D L^T of all the matrices together; without a positive pivot the step leads to no minimum and more has to be added.
+    All matrices are factorised together, as L D L^T. Where a pivot is not positive, the matrix is not definite, and the
+    caller has to add more.
     """
     lower = np.ascontiguousarray(np.moveaxis(hessian, 0, 2))  # problems last, so that each operation runs over them
     index = np.arange(5)
@@ -222,7 +220,7 @@ def damped_steps(gradient: Array, hessian: Array, added: Array) -> tuple[Array, 
 
 
 def definite_steps(gradient: Array, hessian: Array, damping: Array) -> tuple[Array, Array, Array]:
-    """damped_steps by Marquardt's scale, the diagonal; damping (R,) grows in place until all are definite, or past use."""
+    """damped_steps scaled by the diagonal (Marquardt). damping (R,) is raised in place until all matrices are definite."""
     diagonal = np.abs(np.einsum("rkk->rk", hessian))
     diagonal = np.maximum(diagonal, 1e-6 * diagonal.max(axis=1, keepdims=True))
     step, decrease, definite = damped_steps(gradient, hessian, damping[:, None] * diagonal)
@@ -246,8 +244,8 @@ def solve(
 ) -> Solution:
     """Every problem to its local minimum from theta (R, 5); weights are (R, n), or (1, n) for problems that share them.
 
-    `run` maps a function over blocks of problems, in threads or not: the blocks do not depend on it. A problem has
-    converged when Newton's step promises less than the tolerance (nats), and is given up after STEPS evaluations.
+    `run` maps a function over blocks of problems, with or without threads. The blocks do not depend on it. A problem has
+    converged when Newton's step predicts a decrease below the tolerance, and is given up after STEPS evaluations.
     """
     result, objective = theta.copy(), np.full(len(theta), np.inf)
     converged, evaluations = np.zeros(len(theta), dtype=bool), np.full(len(theta), STEPS)
@@ -275,8 +273,8 @@ def solve(
     for evaluation in range(1, STEPS):
         theta, value, gradient, hessian, now, damping = state
         step, decrease, definite = definite_steps(gradient, hessian, damping)
-        # With fewer than five residuals within delta only curvature of the order of delta is left in some direction: what
-        # a step promises there is true when the damping is smaller than that.
+        # With fewer than five residuals within delta, the curvature in some direction is only of the order of delta. The
+        # decrease that a step predicts there can be trusted if the damping is smaller.
         sure = definite & (damping <= now)
         done = (sure & (decrease < tolerance) & (now <= delta)) | (value < EXACT)
         leaving = done | (damping > HOPELESS)
@@ -289,7 +287,7 @@ def solve(
             theta, value, gradient, hessian, now, damping = state
             if not len(active):
                 break
-        # At an optimum a step is rounding and may be refused for it: the problem stays, and its delta narrows.
+        # At an optimum a step is only rounding and might be refused. The problem then stays where it is, and delta narrows.
         still = sure & (decrease < tolerance)
         step[still] = 0
         trial = theta + step / np.maximum(1, np.abs(step / LONGEST).max(axis=1, keepdims=True))
@@ -316,7 +314,7 @@ def solve_from_near(
     widest: float,
     run: Callable[..., Any],
 ) -> Solution:
-    """`solve` from theta near the optimum: most steps in single precision, in half the time, and the last in double."""
+    """`solve` from a theta near the optimum: most steps in single precision, which takes half the time, the last in double."""
     rough = max(delta, ROUGH_DELTA)
     near = solve(
         points.single(),

@@ -1,11 +1,11 @@
-"""Which runs of an isoFLOP study may be outliers, found so that several bad runs of a budget cannot hide one another.
+"""Runs of an isoFLOP study that may be outliers, also where a budget has several of them.
 
     find_suspects(log_params, loss, groups, log_flops) -> Suspects(runs, curvatures)
 
-Every budget is fitted by least trimmed squares (Rousseeuw 1984): the parabola that fits most of its runs best. With three
-bad runs of seven that can be the wrong parabola, and it then curves otherwise than those of the other budgets. Such a
-budget is fitted again with the curvature that the others have, which leaves a line to find, and most of its runs find it.
-checks.find_outliers then tests the suspects.
+Each budget is first fitted by least trimmed squares (Rousseeuw 1984): the parabola that fits most of its runs best. With
+three bad runs of seven this can be a wrong parabola, but then its curvature differs from that of the other budgets. Such a
+budget is fitted again with the curvature of the others. Only a line is left to fit then, for which the majority of the runs
+is enough. checks.find_outliers tests the suspects.
 """
 
 import math
@@ -15,9 +15,9 @@ from itertools import combinations
 
 import numpy as np
 
-from analyses.scaling.parabola import Design, distinct_sizes
+from analyses.scaling.parabola import ParabolaBasis, distinct_sizes
 
-CANDIDATE = 6.0  # robust standard deviations, which are small for few runs, that make a run worth testing
+CANDIDATE = 6.0  # a run that is so many robust standard deviations off is a suspect
 SMALLEST = 1e-7  # of the loss: less than this is rounding, not an outlier
 SAME_CURVE = 1.5  # factor within which a budget's curvature is that of the others
 STEEPEST = 0.5  # power of C by which curvatures change at most; on Hoffmann et al.'s surface they fall as C^-0.18
@@ -26,7 +26,7 @@ MIN_SIZES = 4  # that a parabola needs, and one more to tell about noise
 
 @dataclass(frozen=True)
 class Suspects:
-    """runs: indices that may be outliers. curvatures (budgets,): those of the other budgets, NaN where they have none."""
+    """runs: the indices of the suspects. curvatures (budgets,): for each budget that of the others, or NaN."""
 
     runs: set[int]
     curvatures: np.ndarray
@@ -34,7 +34,7 @@ class Suspects:
 
 @dataclass(frozen=True)
 class _Trimmed:
-    """One budget's parabola by least trimmed squares: who is off, whether the others are on it, and its curvature."""
+    """One budget's parabola by least trimmed squares: which runs are off, whether the others fit, and its curvature."""
 
     residuals: np.ndarray
     off: np.ndarray  # (n,) bool
@@ -45,7 +45,7 @@ class _Trimmed:
 def find_suspects(
     log_params: np.ndarray, loss: np.ndarray, groups: Sequence[np.ndarray], log_flops: np.ndarray
 ) -> Suspects:
-    """Indices of runs worth a test. log_params and loss (n,); groups hold the indices of each budget, log_flops (budgets,)."""
+    """The suspects. log_params and loss are (n,), groups the indices of each budget's runs, log_flops is (budgets,)."""
     residuals = [_parabola_residuals(log_params[group], loss[group]) for group in groups]
     scale = _scale(residuals, 3)
     fits = [_trimmed(log_params[group], loss[group], residual, scale)
@@ -53,7 +53,7 @@ def find_suspects(
     curvatures = _curvatures_of_others(fits, log_flops)
     lines = [_line_residuals(log_params[group], loss[group], curvature)
              for group, curvature in zip(groups, curvatures, strict=True)]  # fmt: skip
-    scale = max(scale, _scale(lines, 2))  # parabolas of one curvature may misfit all budgets alike
+    scale = max(scale, _scale(lines, 2))  # the shared curvature may fit all budgets badly
     suspects: set[int] = set()
     for group, fit, shared, residual in zip(groups, fits, curvatures, lines, strict=True):
         off = np.abs(residual) > _limit(scale, loss[group])
@@ -70,13 +70,13 @@ def _limit(scale: float, loss: np.ndarray) -> np.ndarray:
 
 
 def _scale(residuals: Sequence[np.ndarray], exact: int) -> float:
-    """A robust standard deviation, without the `exact` runs of each budget that its fit goes through."""
+    """A robust standard deviation of all residuals. Each fit goes exactly through `exact` runs, which do not count."""
     pooled = np.concatenate([np.sort(np.abs(residual))[exact:] for residual in residuals])
     return 1.4826 * float(np.median(pooled)) if len(pooled) else 0.0
 
 
 def _spare(runs: int) -> int:
-    """How many runs of a budget the parabola may leave out: less than half, and four are needed."""
+    """The number of runs that a budget's parabola may leave out: less than half, and four have to remain."""
     return max(0, min(runs - MIN_SIZES, (runs - 2) // 2))
 
 
@@ -87,16 +87,16 @@ def _trimmed(log_params: np.ndarray, loss: np.ndarray, residual: np.ndarray, sca
         off[index] = True
         if abs(residual[index]) <= limit[index] or distinct_sizes(np.exp(log_params[~off])) < MIN_SIZES:
             off[index] = False
-    design = Design(log_params[~off])
+    design = ParabolaBasis(log_params[~off])
     second = design.recurrence[3]
     curvature = float(design.coefficients(loss[~off] - loss.mean())[2]) / second if second > 0 else math.nan
     return _Trimmed(residual, off, bool((np.abs(residual) <= limit)[~off].all()), curvature)
 
 
 def _curvatures_of_others(fits: Sequence[_Trimmed], log_flops: np.ndarray) -> np.ndarray:
-    """(budgets,) what the budgets without outliers say, or all where fewer than three are: a line in log C, by medians.
+    """(budgets,) for each budget the curvature that the others have at its C: Theil and Sen's line of log curvature in log C.
 
-    Theil and Sen's line, which no minority of budgets can turn. Never from the budget itself.
+    The line is that of the budgets without suspects, or of all where there are fewer than three of them.
     """
     curvature = np.array([fit.curvature for fit in fits])
     sound = np.array([fit.explains and not fit.off.any() for fit in fits]) & (curvature > 0)
@@ -116,10 +116,9 @@ def _curvatures_of_others(fits: Sequence[_Trimmed], log_flops: np.ndarray) -> np
 
 
 def _parabola_residuals(log_params: np.ndarray, loss: np.ndarray) -> np.ndarray:
-    """From the parabola through three runs that fits all but the spare ones best (least trimmed squares).
+    """The residuals (n,) of the parabola through three runs that fits all but the spare runs best (least trimmed squares).
 
-    Not least absolute deviations, which run through an outlier at the end of the sizes. Of many runs, triples are taken
-    from an even selection.
+    Least absolute deviations would go through an outlier at the end of the sizes.
     """
     i, j, k = _elements(log_params, 3)
     u = log_params - log_params.mean()
@@ -136,7 +135,7 @@ def _parabola_residuals(log_params: np.ndarray, loss: np.ndarray) -> np.ndarray:
 
 
 def _line_residuals(log_params: np.ndarray, loss: np.ndarray, curvature: float) -> np.ndarray:
-    """From the parabola of this curvature through two runs that fits most runs best; zeros where it is not known."""
+    """The residuals (n,) of the parabola of this curvature, through two runs, that fits most runs best; 0 for NaN."""
     u = log_params - log_params.mean()
     y = loss - curvature * u * u
     i, j = _elements(u, 2)
@@ -149,7 +148,7 @@ def _line_residuals(log_params: np.ndarray, loss: np.ndarray, curvature: float) 
 
 
 def _elements(log_params: np.ndarray, size: int) -> list[np.ndarray]:
-    """All sets of so many runs, by rising size; of an even selection where there are many runs."""
+    """All sets of so many runs, in order of size. Of more than 20 runs, an even selection is used."""
     order = np.argsort(log_params, kind="stable")
     chosen = order[np.linspace(0, len(order) - 1, min(len(order), 20)).astype(int)]
     return list(np.array(list(combinations(chosen.tolist(), size))).T)

@@ -28,7 +28,10 @@ Method = Annotated[
 Predict = Annotated[
     list[str] | None,
     typer.Option(
-        "--predict", metavar="FLOPS", help="The optimum at a budget, such as 3.1e24; repeatable.", rich_help_panel=_ASK
+        "--predict",
+        metavar="FLOPS",
+        help="Predict the best size for a budget, such as 3.1e24; repeatable.",
+        rich_help_panel=_ASK,
     ),
 ]
 PredictParams = Annotated[
@@ -36,26 +39,32 @@ PredictParams = Annotated[
     typer.Option(
         "--predict-params",
         metavar="PARAMS",
-        help="The budget for which this size is best; repeatable.",
+        help="Predict the budget for which this size is the best; repeatable.",
         rich_help_panel=_ASK,
     ),
 ]
 PredictLoss = Annotated[
     list[str] | None,
     typer.Option(
-        "--predict-loss", metavar="NATS", help="The budget that reaches this loss; repeatable.", rich_help_panel=_ASK
+        "--predict-loss",
+        metavar="NATS",
+        help="Predict the budget that reaches this loss; repeatable.",
+        rich_help_panel=_ASK,
     ),
 ]
 Flat = Annotated[
     str,
     typer.Option(
-        "--flat", metavar="SHARE", help="How far above the least loss the flat region reaches.", rich_help_panel=_ASK
+        "--flat", metavar="SHARE", help="Sizes count as flat up to so much above the least loss.", rich_help_panel=_ASK
     ),
 ]
 Law = Annotated[
     list[str] | None,
     typer.Option(
-        "--law", metavar="NAME|FILE", help="Lay a law beside: paper, chinchilla, or a fit's JSON.", rich_help_panel=_ASK
+        "--law",
+        metavar="NAME|FILE",
+        help="Compare with a law: paper, chinchilla, or the JSON of a fit.",
+        rich_help_panel=_ASK,
     ),
 ]
 Cost = Annotated[
@@ -63,18 +72,24 @@ Cost = Annotated[
     typer.Option(
         "--cost",
         metavar="RULE",
-        help="FLOPs of a run: 6nd, paper (9.59 N D + 2.3e8 D), or K1,K2. By default the table's own, else 6nd.",
+        help="FLOPs of a run: 6nd, paper (9.59 N D + 2.3e8 D), or K1,K2. By default that of the table's columns, else 6nd.",
         rich_help_panel=_DATA,
     ),
 ]
-ColumnName = Annotated[str | None, typer.Option(metavar="NAME", help="Its name in the table.", rich_help_panel=_DATA)]
+ColumnName = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The name of this column in the table.", rich_help_panel=_DATA)
+]
 Unit = Annotated[
     str | None,
-    typer.Option(metavar="UNIT", help="What its numbers count: 1e6, million, M, billion, B.", rich_help_panel=_DATA),
+    typer.Option(metavar="UNIT", help="The unit of this column: 1e6, million, M, billion, B.", rich_help_panel=_DATA),
 ]
 LossUnit = Annotated[
     Literal["nats", "bits", "perplexity"] | None,
-    typer.Option("--loss-unit", help="Of a token. By default nats, or as the column is called.", rich_help_panel=_DATA),
+    typer.Option(
+        "--loss-unit",
+        help="The unit of the loss of a token. By default nats, or as the column is called.",
+        rich_help_panel=_DATA,
+    ),
 ]
 Where = Annotated[
     list[str] | None,
@@ -94,15 +109,26 @@ BestOf = Annotated[
 BatchTokens = Annotated[
     str | None,
     typer.Option(
-        "--batch-tokens", metavar="TOKENS", help="Batch of every run, where the table has none.", rich_help_panel=_DATA
+        "--batch-tokens",
+        metavar="TOKENS",
+        help="The batch of all runs, if the table has no such column.",
+        rich_help_panel=_DATA,
     ),
 ]
 Tolerance = Annotated[
     str,
-    typer.Option("--tolerance", metavar="SHARE", help="FLOPs this close are one budget.", rich_help_panel=_DATA),
+    typer.Option(
+        "--tolerance",
+        metavar="SHARE",
+        help="Runs whose FLOPs differ by less belong to one budget.",
+        rich_help_panel=_DATA,
+    ),
 ]
 KeepOutliers = Annotated[
-    bool, typer.Option("--keep-outliers", help="Name outliers, but fit them.", rich_help_panel=_DATA)
+    bool,
+    typer.Option(
+        "--keep-outliers", help="Name outliers and runs of deviant budgets, but use them.", rich_help_panel=_DATA
+    ),
 ]
 CMinFlag = Annotated[
     bool,
@@ -111,25 +137,32 @@ CMinFlag = Annotated[
         rich_help_panel=_HOW,
     ),
 ]  # fmt: skip
-BStar = Annotated[
-    str, typer.Option("--b-star", metavar="TOKENS", help="B_star of the correction.", rich_help_panel=_HOW)
-]
-AlphaB = Annotated[float, typer.Option("--alpha-b", help="alpha_B of the correction.", rich_help_panel=_HOW)]
+BStar = Annotated[str, typer.Option("--b-star", metavar="TOKENS", help="B_star of --c-min.", rich_help_panel=_HOW)]
+AlphaB = Annotated[float, typer.Option("--alpha-b", help="alpha_B of --c-min.", rich_help_panel=_HOW)]
 Loss = Annotated[
     Literal["huber", "lad"],
     typer.Option(
-        "--loss", help="Of the parametric fit: Huber's at 1e-4, or absolute deviations.", rich_help_panel=_HOW
+        "--loss",
+        help="The loss of the parametric fit: Huber's with delta 1e-4, or absolute deviations.",
+        rich_help_panel=_HOW,
     ),
 ]
 Interval = Annotated[
     Literal["delta", "residual", "case"],
-    typer.Option("--interval", help="Delta method, or residual or case bootstrap.", rich_help_panel=_HOW),
+    typer.Option(
+        "--interval",
+        help="How intervals are made: delta method, residual bootstrap or case bootstrap.",
+        rich_help_panel=_HOW,
+    ),
 ]
 Confidence = Annotated[
-    str, typer.Option("--confidence", metavar="SHARE", help="Of the intervals.", rich_help_panel=_HOW)
+    str, typer.Option("--confidence", metavar="SHARE", help="The confidence of the intervals.", rich_help_panel=_HOW)
 ]
 Resamples = Annotated[
-    int, typer.Option("--resamples", min=100, max=10**6, help="Of each bootstrap.", rich_help_panel=_HOW)
+    int,
+    typer.Option(
+        "--resamples", min=100, max=10**6, help="The number of resamples of each bootstrap.", rich_help_panel=_HOW
+    ),
 ]
 Term = Annotated[bool, typer.Option("--term", help="Draw in the terminal (extra: term).")]
 

@@ -9,7 +9,7 @@ _RUN = "How the model is trained"
 _COST = "Memory and time"
 
 Budgets = Annotated[
-    list[str], typer.Option("--flops", metavar="FLOPS", help="Budget of training, such as 1e21; repeatable.")
+    list[str], typer.Option("--flops", metavar="FLOPS", help="The training budget, such as 1e21; repeatable.")
 ]
 Law = Annotated[
     str,
@@ -20,7 +20,7 @@ FamilyName = Annotated[
     typer.Option(
         "--family",
         metavar="NAME",
-        help="Shapes to choose from: report (the default, as the ladder), or hunyuan-large, its proportions.",
+        help="The shapes to choose from: report (the default: the ladder of the sweep), or hunyuan-large (its proportions).",
     ),
 ]
 Model = Annotated[
@@ -28,7 +28,9 @@ Model = Annotated[
 ]
 VocabSize = Annotated[
     int | None,
-    typer.Option("--vocab-size", min=2, max=10**9, help="Rows of the embedding; by default as presets of that size."),
+    typer.Option(
+        "--vocab-size", min=2, max=10**9, help="Rows of the embedding; by default those of the preset of that size."
+    ),
 ]
 Context = Annotated[
     str | None,
@@ -40,7 +42,7 @@ Context = Annotated[
 BatchTokens = Annotated[
     str | None,
     typer.Option(
-        "--batch-tokens", metavar="TOKENS", help="Tokens of a step; by default the critical batch, with 1,000 steps at least.",
+        "--batch-tokens", metavar="TOKENS", help="Tokens of a step; by default the critical batch, for at least 1,000 steps.",
         rich_help_panel=_RUN,
     ),
 ]  # fmt: skip
@@ -51,7 +53,7 @@ LearningRate = Annotated[
 Loss = Annotated[
     float | None,
     typer.Option(
-        "--loss", help="Loss at the end, nats a token, for the critical batch; by default Chinchilla's.",
+        "--loss", help="The final loss in nats per token, for the critical batch; by default Chinchilla's.",
         rich_help_panel=_RUN,
     ),
 ]  # fmt: skip
@@ -62,12 +64,23 @@ Out = Annotated[
 Gpu = Annotated[str, typer.Option("--gpu", metavar="NAME", help="The device, such as h200.", rich_help_panel=_COST)]
 Mfu = Annotated[
     str,
-    typer.Option("--mfu", metavar="SHARE", help="Share of its bf16 peak that is used: 0.35.", rich_help_panel=_COST),
+    typer.Option(
+        "--mfu",
+        metavar="SHARE",
+        help="The share of its bf16 peak that training reaches, such as 0.35.",
+        rich_help_panel=_COST,
+    ),
 ]
-Devices = Annotated[int, typer.Option("--devices", min=1, max=10**6, help="Devices (FSDP).", rich_help_panel=_COST)]
+Devices = Annotated[
+    int, typer.Option("--devices", min=1, max=10**6, help="The number of devices (FSDP).", rich_help_panel=_COST)
+]
 ExpertParallel = Annotated[
     int,
     typer.Option(
-        "--expert-parallel", min=1, max=10**6, help="Devices that share out a layer's experts.", rich_help_panel=_COST
+        "--expert-parallel",
+        min=1,
+        max=10**6,
+        help="The number of devices over which the experts of a layer are spread.",
+        rich_help_panel=_COST,
     ),
 ]

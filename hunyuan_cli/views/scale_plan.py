@@ -71,7 +71,7 @@ def _least_device(names: list[str]) -> str:
     """The one with the least memory, for all with more hold it, too."""
     from analyses.devices import DEVICES
 
-    return min(names, key=lambda name: DEVICES[name].memory, default="none that is known")
+    return min(names, key=lambda name: DEVICES[name].memory, default="none of the known ones")
 
 
 def _shown(plan: dict[str, Any]) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from scipy import stats
 from analyses.scaling import fit as fit_module
 
 # Leaves an interval for noise alone, which has a textbook answer.
-NO_BENDS = {"BENDS_TAKEN_OFF": 0.0, "BENDS_UNSURE": 0.0}
+NO_CORRECTION = {"CORRECTED_SHARE": 0.0, "UNCERTAIN_SHARE": 0.0}
 
 
 @pytest.mark.parametrize("confidence", [0.95, 0.68])
 def test_the_interval_of_a_budget_is_that_of_the_minimum_of_its_parabola(monkeypatch, confidence):
-    for name, value in NO_BENDS.items():
+    for name, value in NO_CORRECTION.items():
         monkeypatch.setattr(fit_module, name, value)
     columns = study(noise=1e-3, seed=3)
     log_n, loss = np.log(columns["params"]).reshape(5, 7), np.reshape(columns["loss"], (5, 7))

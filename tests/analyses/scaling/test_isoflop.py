@@ -63,15 +63,15 @@ def test_intervals_are_students():
     at = t * math.sqrt(law.covariance[0, 0] + 4 * law.covariance[0, 1] + 4 * law.covariance[1, 1])
     assert float(law.half_width(2.0, 0.95)) == pytest.approx(at, rel=1e-12)
     low, high = law.interval(law.x_mean + 2, 0.95)
-    shift = law.shape[0] + 2 * law.shape[1]  # 0.75 of it is taken off, and 0.6 of it is an error beside the noise
+    shift = law.bias[0] + 2 * law.bias[1]  # 0.75 of it is taken off, and 0.6 of it is an error beside the noise
     assert math.log(high / low) == pytest.approx(2 * math.hypot(at, 0.6 * t * shift), rel=1e-9)
     assert math.log(high * low) / 2 == pytest.approx(float(law.at(law.x_mean + 2)) - 0.75 * shift, rel=1e-12)
     assert low < math.exp(float(law.at(law.x_mean + 2))) < high
     document = law_document(law, 0.95)
-    half = t * math.hypot(document["exponent_standard_error"], 0.6 * law.shape[1])
-    center = law.exponent - 0.75 * law.shape[1]
+    half = t * math.hypot(document["exponent_standard_error"], 0.6 * law.bias[1])
+    center = law.exponent - 0.75 * law.bias[1]
     assert document["exponent_interval"] == pytest.approx([center - half, center + half], rel=1e-12)
-    assert document["exponent_shape_shift"] == law.shape[1]
+    assert document["exponent_shape_shift"] == law.bias[1]
     assert 10 ** document["log10_coefficient"] == pytest.approx(document["coefficient"])
 
 

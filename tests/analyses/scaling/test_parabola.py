@@ -10,7 +10,7 @@ from isoflop_data import digits, exact_budgets, exact_law, fit_of, runs_of, shuf
 
 from analyses.scaling.cost import CostRule, parse_cost
 from analyses.scaling.isoflop import fit_isoflop
-from analyses.scaling.parabola import SURFACE_EXPONENT, CMin, Design, fit_budget
+from analyses.scaling.parabola import SURFACE_EXPONENT, CMin, ParabolaBasis, fit_budget
 
 STUDIES = {
     "ordinary": {"noise": 1e-3},
@@ -90,7 +90,7 @@ def test_derivatives_by_every_loss_are_those_of_finite_differences(cost, correct
 
 
 def test_bends_are_what_a_surface_adds_to_a_parabola():
-    """Sizes to one side of the minimum; the bends account for the error in the minimum."""
+    """Sizes to one side of the minimum; the bias accounts for the error in the minimum."""
     r, a, b, flops = SURFACE_EXPONENT, 400.0, 2000.0, 1e20
     best = (a / b) ** (1 / (2 * r)) * (flops / 6) ** 0.5
     params = best * np.exp(np.linspace(-1, 3, 7))
@@ -98,7 +98,7 @@ def test_bends_are_what_a_surface_adds_to_a_parabola():
     columns = {"flops": [flops] * 7, "params": params.tolist(), "loss": loss.tolist()}
     (budget,) = fit_of(columns).budgets
     error = budget.y - np.log(best)
-    shift = float(budget.gradients[1] @ budget.bends)
+    shift = float(budget.gradients[1] @ budget.coefficient_bias)
     assert error > 0.02 and shift == pytest.approx(error, rel=0.03)
 
 
@@ -119,7 +119,7 @@ def test_interior_means_between_the_smallest_and_the_largest_size(shift, inside)
 
 def test_the_basis_is_orthonormal_however_close_or_far_the_sizes():
     for spread in (1e-6, 1.0, 30.0):  # in log N
-        basis = Design(20 + spread * np.array([0.0, 0.1, 0.1, 0.5, 0.9, 1.0])).basis
+        basis = ParabolaBasis(20 + spread * np.array([0.0, 0.1, 0.1, 0.5, 0.9, 1.0])).basis
         assert np.abs(basis.T @ basis - np.eye(3)).max() < (1e-8 if spread < 1e-3 else 1e-13)
 
 
