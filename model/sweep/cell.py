@@ -1,35 +1,25 @@
-"""One cell of a sweep, as a process of its own: python -m hunyuan_cli.sweep_cell FOLDER [--threads N] [--parent PID]
+"""One cell of a sweep: the training of one run folder, and how it ended.
 
-FOLDER is a run folder. Its run.toml says what to train, its newest checkpoint where to go on; how it ended is written to
-outcome.json: {"status": "finished" | "failed" | "diverged", "error": a sentence, "notes": [sentences]}.
-
-Exit status: 0 there is an outcome, 130 stopped after a step and saved (SIGTERM or SIGINT), 75 another process runs this cell.
-No torch before run_cell.
+The folder's run.toml says what to train, its newest checkpoint where to go on. hunyuan_cli/sweep_cell.py is the process of a
+cell, which writes what run_cell returns to outcome.json.
 """
 
-import argparse
-import ctypes
 import math
-import os
-import signal
-import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from model.files import LOCK, hold, write_json
-
 OUTCOME = "outcome.json"
-INTERRUPTED, BUSY = 130, 75  # 75 is EX_TEMPFAIL of sysexits.h
-LOCK_SECONDS = 10.0  # a killed process may take this long to let go of its cell
+INTERRUPTED, BUSY = 130, 75  # exit statuses of the process; 75 is EX_TEMPFAIL of sysexits.h
 WORSE_THAN_GUESSING = 0.5  # nats over ln(vocabulary), from which a loss is no result
 
 
 def run_cell(folder: Path, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
-    """Trains the cell in `folder`, or goes on with it; its outcome, or None when should_stop() ended it before its end.
+    """Trains the cell in `folder`, whose lock is held, or goes on with it; None when should_stop() ended it before its end.
 
-    Every error is an outcome: nothing is raised for a cell that cannot be trained.
+    The outcome is {"status": "finished" | "failed" | "diverged", "error": a sentence, "notes": [sentences]}. Every error is
+    one: nothing is raised for a cell that cannot be trained.
     """
     from model.errors import HunyuanError, TrainingError
     from model.training.pretraining import pretrain
@@ -53,19 +43,6 @@ def run_cell(folder: Path, should_stop: Callable[[], bool] = lambda: False) -> d
         error = _sentence(problem)
         details["traceback"] = traceback.format_exc()
     return {"status": status, "error": error, "notes": reporter.notes} | details
-
-
-class _StoppedError(BaseException):
-    """The process is to end before there is anything to save."""
-
-
-def die_with(parent: int) -> None:
-    """Has Linux end this process with its parent, however that ends; elsewhere only the cell's lock is left."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1  # prctl.h
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before that
-        raise _StoppedError
 
 
 class _Notes:
@@ -111,55 +88,3 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'a file'}: {error.strerror}"
     return f"{type(error).__name__}: {' '.join(str(error).split())} (its traceback is in {OUTCOME})"
-
-
-class _Stop:
-    """A signal ends the step that is going on; before the first step there is nothing to save, and it ends the process."""
-
-    def __init__(self) -> None:
-        self.asked = self.training = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
-
-    def __call__(self) -> bool:
-        self.training = True
-        return self.asked
-
-    def _ask(self, number: int, frame: object) -> None:
-        self.asked = True
-        if not self.training:
-            raise _StoppedError
-
-
-def main(arguments: list[str]) -> int:
-    """The process of one cell; returns its exit status."""
-    try:
-        return _run(arguments)
-    except _StoppedError:
-        return INTERRUPTED
-
-
-def _run(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m hunyuan_cli.sweep_cell")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--parent", type=int, default=0)
-    given = parser.parse_args(arguments)
-    if given.parent:
-        die_with(given.parent)
-    stop = _Stop()
-    lock = hold(given.folder / LOCK, LOCK_SECONDS)
-    if lock is None:
-        return BUSY
-    with lock:
-        if (given.folder / OUTCOME).exists():  # another sweep process had the cell, and finished it
-            return 0
-        import torch
-
-        if given.threads:
-            torch.set_num_threads(given.threads)
-        outcome = run_cell(given.folder, stop)
-        if outcome is None:
-            return INTERRUPTED
-        write_json(given.folder / OUTCOME, outcome)
-    return 0

@@ -2,6 +2,9 @@
 
 LocalEngine shares out the processor's threads, or the visible GPUs in turn; several workers may have one GPU, which is
 the normal case for small models. model/sweep/ray_engine.py has the other.
+
+Each cell is a process of the `module` that an engine is given: python -m MODULE FOLDER --threads N --parent PID, with the exit
+statuses of model/sweep/cell.py. The command line has that module, hunyuan_cli/sweep_cell.py.
 """
 
 import os
@@ -50,19 +53,21 @@ class Engine(Protocol):
         """Ends whatever still runs, at once."""
 
 
-def launch(folder: Path, threads: int, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+def launch(
+    module: str, folder: Path, threads: int, environment: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     """Starts the process of one cell, which ends when this process does; to be called in its main thread.
 
     (Linux sends the signal of a parent's death when the thread that started the child is over.)
     """
     arguments = [str(folder.absolute()), "--threads", str(threads), "--parent", str(os.getpid())]
-    return module_process("hunyuan_cli.sweep_cell", arguments, folder / LOG, threads, environment)
+    return module_process(module, arguments, folder / LOG, threads, environment)
 
 
 def module_process(
     module: str, arguments: list[str], log: Path, threads: int, environment: dict[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """A Python process of a module of this package, with so many threads, that writes into `log` only."""
+    """A Python process of a module installed beside this package, with so many threads, that writes into `log` only."""
     root = str(Path(model.__file__).parents[1])
     path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
     # Python's -m puts the current folder first, where a user may have a model.py: the safe path leaves it out.
@@ -88,8 +93,8 @@ def last_words(folder: Path) -> str:
 class LocalEngine:
     """Processes of this machine, `workers` at a time with `threads` each, on the visible GPUs in turn where there are any."""
 
-    def __init__(self, workers: int, threads: int, gpus: list[str] | None = None) -> None:
-        self.places, self.threads, self.gpus = workers, threads, gpus or []
+    def __init__(self, module: str, workers: int, threads: int, gpus: list[str] | None = None) -> None:
+        self.module, self.places, self.threads, self.gpus = module, workers, threads, gpus or []
         self._processes: dict[int, tuple[str, Path, subprocess.Popen[bytes]]] = {}  # by place
 
     @property
@@ -99,7 +104,7 @@ class LocalEngine:
     def start(self, id: str, folder: Path) -> None:
         place = next(place for place in range(self.places) if place not in self._processes)
         gpu = {"CUDA_VISIBLE_DEVICES": self.gpus[place % len(self.gpus)]} if self.gpus else {}
-        self._processes[place] = id, folder, launch(folder, self.threads, gpu)
+        self._processes[place] = id, folder, launch(self.module, folder, self.threads, gpu)
 
     def ended(self) -> list[Ended]:
         over = []

@@ -1,6 +1,7 @@
 """How long a sweep will take: a few steps measured at its smallest and largest size, the rest interpolated.
 
-    python -m model.sweep.estimate JOB.json OUT.json      measure(), in a process that gives its memory back
+estimate() measures in a process, which gives its memory back: python -m MODULE JOB.json OUT.json, of the `module` that it is
+given. That calls measure_job; the command line has it, hunyuan_cli/sweep_measure.py.
 
 The speed in FLOP/s and the seconds of an update are taken to be power laws between the two sizes. Cells that share a GPU take
 turns on it, so that they slow each other once it has no idle time left; `busy` is the part of a lone cell's time that it has.
@@ -12,7 +13,6 @@ import json
 import math
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from model.sweep.engines import module_process
 from model.sweep.plan import Cell
 from model.training.settings import RunSettings
 
@@ -45,7 +46,9 @@ class Estimate:
     total_seconds: float  # of all, on their workers
 
 
-def estimate(cells: Sequence[Cell], *, workers: int, threads: int, gpus: list[str], processors: int) -> Estimate | None:
+def estimate(
+    cells: Sequence[Cell], *, module: str, workers: int, threads: int, gpus: list[str], processors: int
+) -> Estimate | None:
     """Measures, and schedules the cells on the workers, longest first; None when the measurement failed."""
     if not cells:
         return Estimate({}, 0.0)
@@ -55,10 +58,8 @@ def estimate(cells: Sequence[Cell], *, workers: int, threads: int, gpus: list[st
         job, out = Path(folder, "job.json"), Path(folder, "out.json")
         runs = [cell.settings.to_toml() for cell in ends]
         job.write_text(json.dumps({"runs": runs, "threads": threads, "seconds": MEASURE_SECONDS}), encoding="utf-8")
-        from model.sweep.engines import module_process
-
         gpu = {"CUDA_VISIBLE_DEVICES": gpus[0]} if gpus else {}
-        process = module_process("model.sweep.estimate", [str(job), str(out)], Path(folder, "log"), threads, gpu)
+        process = module_process(module, [str(job), str(out)], Path(folder, "log"), threads, gpu)
         try:
             process.wait(timeout=GIVE_UP_SECONDS)
             speeds = [Speed(**speed) for speed in json.loads(out.read_text(encoding="utf-8"))]
@@ -165,7 +166,8 @@ def _device_seconds(step: Callable[[], None]) -> float:
     return float(start.elapsed_time(end)) / 1000
 
 
-def main(job: Path, out: Path) -> None:
+def measure_job(job: Path, out: Path) -> None:
+    """Writes the speeds of the settings in `job` to `out`, both JSON; sets the threads of this process."""
     import tomllib
 
     import torch
@@ -175,7 +177,3 @@ def main(job: Path, out: Path) -> None:
     runs = [RunSettings.from_sections(tomllib.loads(text)) for text in asked["runs"]]
     speeds = [asdict(measure(settings, asked["seconds"] / len(runs) / 2)) for settings in runs]
     out.write_text(json.dumps(speeds), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))

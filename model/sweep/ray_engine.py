@@ -28,9 +28,9 @@ def require_ray() -> None:
         raise MissingExtraError("ray", "sweep", "--engine ray")
 
 
-def run_task(folder: str, threads: int, environment: dict[str, str]) -> int:
+def run_task(module: str, folder: str, threads: int, environment: dict[str, str]) -> int:
     """The exit status of a cell's process; runs on the cluster."""
-    stop, process = Path(folder, STOP), launch(Path(folder), threads, environment)
+    stop, process = Path(folder, STOP), launch(module, Path(folder), threads, environment)
     asked = False
     try:
         while True:
@@ -45,18 +45,18 @@ def run_task(folder: str, threads: int, environment: dict[str, str]) -> int:
         process.wait()
 
 
-def _own_task() -> Callable[[str, int, dict[str, str]], int]:
+def _own_task() -> Callable[[str, str, int, dict[str, str]], int]:
     """run_task as a function that Ray sends whole: its workers look for modules in the driver's folder first, and a user may
     have a model.py there."""
     root = str(Path(model.__file__).parents[1])
 
-    def task(folder: str, threads: int, environment: dict[str, str]) -> int:
+    def task(module: str, folder: str, threads: int, environment: dict[str, str]) -> int:
         import sys
 
         sys.path.insert(0, root)
         from model.sweep.ray_engine import run_task
 
-        return run_task(folder, threads, environment)
+        return run_task(module, folder, threads, environment)
 
     return task
 
@@ -64,7 +64,7 @@ def _own_task() -> Callable[[str, int, dict[str, str]], int]:
 class RayEngine:
     """Tasks of `threads` processors each, and on GPUs of a share of one, `workers` at a time."""
 
-    def __init__(self, workers: int, threads: int, uses_gpu: bool, address: str | None = None) -> None:
+    def __init__(self, module: str, workers: int, threads: int, uses_gpu: bool, address: str | None = None) -> None:
         """Joins the cluster at `address`, or starts one here with room for workers x threads.
 
         Zero workers are as many as the cluster has GPUs (or processors) for, zero threads one. HunyuanError when there is no
@@ -74,7 +74,7 @@ class RayEngine:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
         import ray
 
-        self.threads = threads or 1
+        self.module, self.threads = module, threads or 1
         self._started = not ray.is_initialized()
         if self._started:
             local: dict[str, Any] = (
@@ -105,7 +105,7 @@ class RayEngine:
         folder = folder.absolute()
         (folder / STOP).unlink(missing_ok=True)
         passed = {name: os.environ[name] for name in ("HUNYUAN_CACHE", "XDG_CACHE_HOME") if name in os.environ}
-        self._tasks[self._task.remote(str(folder), self.threads, passed)] = id, folder
+        self._tasks[self._task.remote(self.module, str(folder), self.threads, passed)] = id, folder
 
     def ended(self) -> list[Ended]:
         import ray

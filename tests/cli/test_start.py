@@ -85,7 +85,7 @@ def test_a_process_of_a_sweep_takes_our_model(colliding, monkeypatch):
 
     monkeypatch.chdir(colliding)
     monkeypatch.setenv("PYTHONPATH", ".")
-    process = module_process("model.sweep.estimate", ["none.json", "out.json"], colliding / "log", threads=1)
+    process = module_process("hunyuan_cli.sweep_measure", ["none.json", "out.json"], colliding / "log", threads=1)
     assert process.wait(timeout=60) == 1
     log = (colliding / "log").read_text()
     assert "FileNotFoundError" in log and "none.json" in log

@@ -13,6 +13,7 @@ import pytest
 
 from hunyuan_cli import main
 from hunyuan_cli.views import sweep as sweep_view
+from hunyuan_cli.views import sweep_progress
 from model.sweep.estimate import Estimate
 from model.sweep.plan import SweepPlan
 from model.sweep.runner import CellProgress, Text
@@ -146,7 +147,7 @@ def end(error="", loss=3.25):
 
 def test_lines_in_a_pipe(grid, capsys):
     first, second, third, _ = grid.cells
-    with sweep_view.PlainView(grid, grid.cells, None) as view:
+    with sweep_progress.PlainView(grid, grid.cells, None) as view:
         view.started(first)
         grid.at[second.id] = CellProgress(200, 3.0)
         view.started(second)
@@ -160,7 +161,7 @@ def test_lines_in_a_pipe(grid, capsys):
     assert said[3].startswith("finished 1e+13_ladder-64_s0 (1 of 4): loss 3.2500, 10s")
     assert said[4] == "diverged 1e+13_ladder-64_s1 (2 of 4): it blew up"
     assert said[5] == "stopped  1e+13_ladder-64_s2"
-    with sweep_view.PlainView(grid, grid.cells, None, quiet=True) as view:
+    with sweep_progress.PlainView(grid, grid.cells, None, quiet=True) as view:
         view.started(first)
         view.ended(first, end(), "a note")
         view.started(second)
@@ -171,9 +172,9 @@ def test_lines_in_a_pipe(grid, capsys):
 def test_what_is_left_is_told_at_the_pace_of_this_session(grid, monkeypatch):
     """Four cells expected to take 100 s each; after 150 s one is over and one, taken up at its half, is at three quarters."""
     now = [1000.0]
-    monkeypatch.setattr(sweep_view.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sweep_progress.time, "monotonic", lambda: now[0])
     expected = Estimate({cell.id: 100.0 for cell in grid.cells}, 400.0)
-    view = sweep_view.PlainView(grid, grid.cells, expected, quiet=True)
+    view = sweep_progress.PlainView(grid, grid.cells, expected, quiet=True)
     assert view.seconds_left() is None
     first, second, *_ = grid.cells
     view.started(first)
@@ -190,9 +191,9 @@ def test_a_table_on_a_terminal(grid, monkeypatch):
     from rich.console import Console
 
     screen = io.StringIO()
-    view = sweep_view.LiveView(grid, grid.cells, None)
+    view = sweep_progress.LiveView(grid, grid.cells, None)
     view.console = Console(file=screen, force_terminal=True, width=110, height=30)
-    monkeypatch.setattr(sweep_view, "REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr(sweep_progress, "REFRESH_SECONDS", 0.0)
     with view:
         for cell in grid.cells[:2]:
             view.started(cell)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from small_sweep import results, sections
 
-from hunyuan_cli import main
-from model.sweep import cell as cell_module
+from hunyuan_cli import main, sweep_cell
+from model.sweep.cell import BUSY, run_cell
 from model.sweep.engines import LocalEngine
 from model.sweep.estimate import Speed, makespan, measure, seconds_alone
 from model.sweep.plan import SweepPlan
@@ -172,13 +172,13 @@ def cell(home, tmp_path):
 
 def test_a_cell_that_cannot_be_trained_has_a_sentence(cell):
     folder = cell(data={"sources": ["/nowhere/at/all.txt"]})
-    outcome = cell_module.run_cell(folder)
+    outcome = run_cell(folder)
     assert outcome["status"] == "failed" and "/nowhere/at/all.txt" in outcome["error"] and "traceback" not in outcome
 
 
 def test_a_bug_is_an_outcome_with_its_traceback(cell, monkeypatch):
     monkeypatch.setattr("model.training.pretraining.pretrain", lambda *arguments, **options: {}["status"])
-    outcome = cell_module.run_cell(cell())
+    outcome = run_cell(cell())
     assert (outcome["status"], outcome["error"]) == ("failed", "KeyError: 'status' (its traceback is in outcome.json)")
     assert "Traceback" in outcome["traceback"]
 
@@ -188,19 +188,19 @@ def test_worse_than_guessing_is_diverged(cell, monkeypatch, loss, status):
     """The logarithm of 300 is 5.704; half a nat more is allowed."""
     summary = {"status": "finished", "val_loss": loss}
     monkeypatch.setattr("model.training.pretraining.pretrain", lambda *arguments, **options: summary)
-    outcome = cell_module.run_cell(cell())
+    outcome = run_cell(cell())
     assert outcome["status"] == status
     assert ("worse than guessing (ln 300 = 5.704)" in outcome["error"]) == (status == "diverged")
 
 
 def test_two_processes_never_have_the_same_cell(cell, monkeypatch):
     folder = cell()
-    monkeypatch.setattr(cell_module, "LOCK_SECONDS", 0.05)
-    monkeypatch.setattr(cell_module, "_Stop", lambda: None)  # this process keeps its signals
-    with cell_module.hold(folder / ".lock"):
-        assert cell_module.main([str(folder)]) == cell_module.BUSY
+    monkeypatch.setattr(sweep_cell, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(sweep_cell, "_Stop", lambda: None)  # this process keeps its signals
+    with sweep_cell.hold(folder / ".lock"):
+        assert sweep_cell.main([str(folder)]) == BUSY
     (folder / "outcome.json").write_text("{}")
-    assert cell_module.main([str(folder)]) == 0  # another had it, and ended it
+    assert sweep_cell.main([str(folder)]) == 0  # another had it, and ended it
     assert not (folder / "metrics.jsonl").exists()
 
 
@@ -212,12 +212,12 @@ def test_a_cell_whose_parent_is_gone_does_not_begin(cell):
 
 def test_gpus_go_round(monkeypatch, tmp_path):
     given = []
-    monkeypatch.setattr("model.sweep.engines.launch", lambda folder, threads, env: given.append((threads, env)))
-    engine = LocalEngine(workers=5, threads=3, gpus=["0", "MIG-7"])
+    monkeypatch.setattr("model.sweep.engines.launch", lambda *started: given.append(started))
+    engine = LocalEngine("a.module", workers=5, threads=3, gpus=["0", "MIG-7"])
     for place in range(5):
         engine.start(str(place), tmp_path)
-    assert [threads for threads, _ in given] == [3] * 5
-    assert [env["CUDA_VISIBLE_DEVICES"] for _, env in given] == ["0", "MIG-7", "0", "MIG-7", "0"]
+    assert [started[:3] for started in given] == [("a.module", tmp_path, 3)] * 5
+    assert [env["CUDA_VISIBLE_DEVICES"] for *_, env in given] == ["0", "MIG-7", "0", "MIG-7", "0"]
     assert engine.running == ["0", "1", "2", "3", "4"]
 
 
@@ -295,7 +295,7 @@ def test_a_ray_sweep_that_is_stopped_saves(cluster, home, tmp_path):
     (only,) = sweep.cells
     with sweep.held():
         sweep.prepare()
-        engine = RayEngine(workers=1, threads=1, uses_gpu=False)
+        engine = RayEngine("hunyuan_cli.sweep_cell", workers=1, threads=1, uses_gpu=False)
         assert not sweep.run(engine, told, should_stop=lambda: sweep.progress(only).step >= 3)
     assert told.ends == {only.id: None}
     folder = sweep.cell_folder(only)

@@ -9,7 +9,8 @@ import tomli_w
 from small_sweep import results, sections, write_text
 
 from model.errors import CheckpointError, ConfigError, HunyuanError
-from model.sweep.cell import BUSY, INTERRUPTED, hold
+from model.files import hold
+from model.sweep.cell import BUSY, INTERRUPTED
 from model.sweep.engines import Ended, share_out
 from model.sweep.plan import SweepPlan
 from model.sweep.runner import COLUMNS, Sweep, plan_of
