@@ -16,7 +16,7 @@ def stderr(message: str) -> None:
     """One line on standard error; a reader that has gone away is no reason to stop."""
     if message:
         with suppress(OSError, ValueError, RuntimeError):  # the last: a signal in the middle of a write
-            print(message, file=sys.stderr, flush=True)
+            print(printable(message, sys.stderr), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -40,9 +40,9 @@ _PICTURES |= dict.fromkeys(range(0x80, 0xA0), "\ufffd")
 
 
 def printable(text: str, stream: TextIO | None = None) -> str:
-    """A model's text for a stream (standard output): a terminal gets pictures for the control characters it would obey.
+    """A text for a stream (standard output): a terminal gets pictures for the control characters that it would obey.
 
-    Newlines and tabs stay. A pipe or a file gets the text as it is.
+    Models and their files say what they like. Newlines and tabs stay. A pipe or a file gets the text as it is.
     """
     return text.translate(_PICTURES) if (stream or sys.stdout).isatty() else text
 

@@ -79,12 +79,12 @@ class ChatSession:
                 self.conversation.ask(self.conversation.undo())
                 self._answer()
             case "undo":
-                stderr(f"taken back: {printable(self.conversation.undo(), sys.stderr)}")
+                stderr(f"taken back: {self.conversation.undo()}")
             case "system":
                 self.conversation.set_system(text)
             case "history":
                 for message in self.conversation.messages:
-                    stderr(f"{message['role']}: {printable(_shown(message), sys.stderr)}")
+                    stderr(f"{message['role']}: {_shown(message)}")
             case "save":
                 file = _file(text, "save")
                 refuse_taken(file, self.files)

@@ -4,11 +4,11 @@
     convert(Path("runs/first"), Path("exports/first"), to="hunyuan", dtype="bfloat16")
 
     native         a run folder: config.json, the weights as step 0, the tokenizer's files
-    hunyuan        the layout of Hunyuan-Large's release, which holds every model of these families but few exceptions
-    transformers   that of its own classes, where they compute what the model does; `check` compares the logits
+    hunyuan        the layout of Hunyuan-Large's release; it holds nearly every model of these families
+    transformers   the layout of transformers' own classes, if they compute what the model does; `check` compares the logits
 
-The tokenizer's files go along. The ids of special tokens are in a Hugging Face config.json, for which a run has no place: it
-keeps those that its generation_config.json lacks there. Programs that came with a model (.py) stay behind.
+The tokenizer's files are copied. A Hugging Face config.json also holds the ids of special tokens. A run's config.json does not,
+so they move to its generation_config.json. Programs that came with a model (.py) are not copied.
 """
 
 import json
@@ -62,10 +62,10 @@ def convert(
     check: bool = False,
     stage: Stage = lambda name, total: nullcontext(lambda count: None),
 ) -> dict[str, Any]:
-    """Writes the model of a run folder, one checkpoint of a run, or a Hugging Face folder to `target`; returns the facts of it.
+    """Writes the model of a run folder, of one checkpoint or of a Hugging Face folder to `target`, and returns facts about it.
 
-    In `dtype`, routers excepted, or the precision of its files. `target` is there whole or not at all; HunyuanError says why
-    it is not. `check` loads what was written for transformers there.
+    Weights but those of routers are written in `dtype`; without one they keep the precision of their files. `target` is
+    written whole or not at all, and HunyuanError says why not. `check` compares the result with transformers.
     """
     source, target = Path(source), Path(target)
     _check_options(to, dtype, max_shard_bytes)
@@ -203,14 +203,14 @@ def _write_run(net: Hunyuan, run: Path, progress: Callable[[int], None]) -> Writ
 
 
 def _not_kept(config: HunyuanConfig, kept: HunyuanConfig) -> list[str]:
-    """Settings, all of training, that the written config.json has no place for."""
+    """Settings that the written config.json cannot hold. They all belong to training."""
     respelled = ("convention", "rope_scaling")  # one may say what the other did
     before, after = config.to_dict(), kept.to_dict()
     return [f"{name} {before[name]}" for name in before if before[name] != after[name] and name not in respelled]
 
 
 def _files_left(found: ModelFiles) -> set[str]:
-    """Files of the source that are neither read nor copied; of a release all safetensors files are weights."""
+    """Files of the source that are neither read nor copied. In a release every safetensors file counts as weights."""
     paths = {path for folder in (found.home, found.weights) for path in folder.iterdir() if path.is_file()}
     weights = {path for path in paths if found.of_release and path.suffix == ".safetensors"}
     return {path.name for path in paths - weights if path.name not in _READ and not path.name.startswith(".")}

@@ -23,11 +23,11 @@ NEAR_TIE = 1e-4  # between a router's last chosen expert and the next: rounding 
 
 @torch.inference_mode()
 def compare_with_transformers(net: Hunyuan, folder: Path) -> float:
-    """The largest difference of a logit between the model and what transformers' class makes of the folder, on a processor.
+    """The largest difference between a logit of the model and the same one of transformers' class, which loads the folder.
 
-    Both compute in float32, whatever precision the weights have: in bfloat16 rounding alone sends tokens to other experts.
-    Where it might even so, the rest of that sequence does not count. CheckpointError where transformers cannot load the
-    folder, misses tensors, fails at computing, or differs by more than TOLERANCE.
+    Both compute in float32 on a processor, whatever the precision of the weights: in bfloat16, rounding alone sends tokens to
+    other experts. Where two experts are nearly tied even so, the rest of that sequence is not compared. CheckpointError if
+    transformers cannot load the folder, misses tensors, fails at computing, or differs by more than TOLERANCE.
     """
     try:
         import transformers
@@ -58,7 +58,7 @@ def compare_with_transformers(net: Hunyuan, folder: Path) -> float:
 
 
 def _logits(net: Hunyuan, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """The model's logits (B, S, V) with its weights in float32, and which positions (B, S) no near tie has a part in."""
+    """The model's logits (B, S, V) with its weights in float32, and the positions (B, S) that no near tie reaches."""
     tied = torch.zeros_like(input_ids, dtype=torch.bool)
 
     def look(router: Any, inputs: Any, scores: Tensor, chosen: int) -> None:
@@ -102,7 +102,7 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _quietly(transformers: Any) -> Iterator[None]:
-    """Without transformers' bars and warnings: nobody asked it for anything."""
+    """Silences transformers' progress bars and warnings."""
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -213,7 +213,7 @@ def _write_shards(folder: Path, shards: list[Shard], weights: dict[str, Tensor],
 
 
 def refuse_taken(folder: Path) -> None:
-    """CheckpointError where a folder to write is there with something in it, or cannot be made."""
+    """CheckpointError if a folder to write is not empty, or cannot be made."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} is already there: name another folder, or remove it first")
     above = next(path for path in folder.resolve().parents if path.exists())
@@ -223,7 +223,7 @@ def refuse_taken(folder: Path) -> None:
 
 @contextmanager
 def written_aside(folder: Path) -> Iterator[Path]:
-    """A folder that appears under its name when all of it is written and synced, and not at all otherwise."""
+    """A folder to write into. It takes its name once all of it is written and synced; after an error it is removed."""
     refuse_taken(folder)
     try:
         with folder_aside(folder) as aside:

@@ -157,7 +157,7 @@ def save_weights(run: Path, net: nn.Module) -> None:
 
 
 def without_storage(kind: type[M], config: HunyuanConfig, where: Path) -> M:
-    """A model on the meta device; CheckpointError where the sizes of the config.json in `where` are beyond all machines."""
+    """A model on the meta device. CheckpointError if the config.json in `where` has sizes that no machine can address."""
     try:
         with torch.device("meta"), _WithoutDrawing():
             return kind(config)

@@ -1,7 +1,7 @@
-"""How a checkpoint asks to be sampled: its generation_config.json, under what the command line says.
+"""How a checkpoint asks to be sampled: its generation_config.json. What the command line says goes before it.
 
-The keys and their meaning are transformers 5's. One difference: "top_k": null is off here, as it was in transformers 4
-when such files were written, where transformers 5 takes the 50 that it takes when the key is absent.
+The keys mean what they mean to transformers 5, but for one: "top_k": null turns top-k off, as it did in transformers 4, for
+which such files were written. In transformers 5 it means 50.
 """
 
 import json
@@ -64,7 +64,7 @@ def read_generation_config(folder: str | Path) -> GenerationDefaults:
 
 
 def run_defaults(eos_id: int) -> dict[str, Any]:
-    """The generation_config.json of a run that was trained here: greedy text of a small model repeats itself."""
+    """The generation_config.json of a new run. It samples, for the greedy text of a small model repeats itself."""
     return {"do_sample": True, "temperature": 0.8, "top_k": 50, "eos_token_id": eos_id}
 
 

@@ -1,4 +1,4 @@
-"""A model ready to speak: weights, tokenizer, chat template and sampling defaults of one folder."""
+"""A model that is ready to generate: weights, tokenizer, chat template and sampling defaults of one folder."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Engine:
         device: torch.device | str = "cpu",
         expert_cache_bytes: int | None = None,
     ) -> "Engine":
-        """Of a run folder, one of its checkpoints, or a Hugging Face folder; the small files are read before the weights."""
+        """Opens a run folder, one of its checkpoints, or a Hugging Face folder. Small files are read before the weights."""
         if dtype is not None and dtype not in DTYPES:
             raise ConfigError([f"dtype {dtype!r} is not known: choose one of {', '.join(DTYPES)}"])
         home = home_of(folder)
@@ -76,7 +76,7 @@ class Engine:
     def request(
         self, prompt: str, *, max_new_tokens: int, fit: bool = False, seed: int = 0, stop: Sequence[str] = ()
     ) -> Request:
-        """A request to go on with a text; of an empty one, to begin one. `fit`: fewer tokens where the context is full."""
+        """A request to continue a text, or with an empty one to begin one. `fit` asks for no more tokens than have room."""
         encode = self.tokenizer.encode if self.trained_here else self.tokenizer.encode_prompt
         ids = encode(whole_characters(prompt))
         ids = ids or [self.tokenizer.eos_id]  # the end of one text begins the next

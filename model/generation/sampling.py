@@ -97,8 +97,8 @@ def distribution(logits: Tensor, sampling: Sampling, seen: Tensor | None = None)
 def draw(probabilities: Tensor, generators: Sequence[torch.Generator | None]) -> Tensor:
     """One token a row (B,) by an exponential race: arrival times of rate p, the first wins with probability p.
 
-    As torch.multinomial does it, draw for draw on a CPU, but with a generator a row. Nothing is summed over the
-    vocabulary, so what wins a row hardly depends on rounding, and a probability of 0 never does: it has score 0.
+    On a CPU torch.multinomial draws the same tokens, but has one generator for all rows. Nothing is summed over the
+    vocabulary, so the winner of a row hardly depends on rounding. A probability of 0 has score 0 and never wins.
     """
     place, size = probabilities.device, probabilities.shape[-1]
     times = [

@@ -1,8 +1,8 @@
 """Stop strings in a text that comes in pieces: what may be shown already, and where the text ends.
 
-The text is read a character at a time and ends as soon as it ends with a stop string (with the longest, where several
-end at the same character), so the answer does not depend on where it was cut into pieces. A trie of the stop strings
-with the links of Aho and Corasick (1975) says, after each character, how much of the text could still become one.
+The text is read a character at a time. It is over as soon as it ends with a stop string; where several end at the same
+character, with the longest. So the answer does not depend on where the text was cut into pieces. A trie of the stop strings
+with the links of Aho and Corasick (1975) says after each character how much of the text could still become one.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from model.errors import ConfigError
 
 
 class StopStrings:
-    """Hand it each piece with push, show what it returns, stop once `found` is set, and end with finish.
+    """Give each piece to push and show what it returns. Stop once `found` is set; otherwise call finish at the end.
 
-    found: the stop string that ended the text, which is not shown, nor is anything after it; None until then.
+    found: the stop string that ended the text, or None until then. Neither it nor what follows it is shown.
     """
 
     def __init__(self, stops: str | Sequence[str]) -> None:
@@ -69,7 +69,7 @@ class StopStrings:
         self._match[node] = stop
 
     def _connect(self) -> None:
-        """Links and matches, the shorter nodes first: a node's rest on those of the shorter one it is linked to."""
+        """Sets links and matches. Shorter nodes come first: those of a node follow from the shorter one it is linked to."""
         nodes = [0]
         for node in nodes:  # grows as it is read: breadth first
             for character, child in self._next[node].items():

@@ -2,11 +2,11 @@
 
     [{"role": "user", "content": "Hi"}]  ->  "<|startoftext|>Hi<|extra_0|>"  ->  [127958, ..., 127962]
 
-The names of special tokens that the template writes become those tokens. The same characters in what somebody said stay
-ordinary text. To tell the two apart, the template is rendered a second time where a message holds such a name: with
-masked strings (masking.py), which it cannot tell from the others, so that both renderings are the same text. Between two
-tokens of the template the text gets its characters back and is encoded in one go. A template that pieces a name together
-around a content, such as `<|{{ content }}|>`, is taken at its word.
+The names of special tokens that the template writes become those tokens. The same characters in a message stay text. To tell
+the two apart, a template whose messages hold such names is rendered twice: first with the messages as they are, then with
+masked strings (masking.py). The template cannot tell them from the others, so both renderings are the same text, and the masks
+show which names are the messages'. The text between two tokens of the template is encoded in one go. A template that puts a
+name together around a content, such as `<|{{ content }}|>`, makes a token of it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

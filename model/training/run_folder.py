@@ -27,7 +27,7 @@ from model.generation.defaults import FILE_NAME as GENERATION_CONFIG
 from model.generation.defaults import run_defaults
 from model.generation.prompts import opening
 from model.tokenizer.bpe import Tokenizer
-from model.tokenizer.folder import TOKENIZER_FILES, TOKENIZER_JSON
+from model.tokenizer.folder import TOKENIZER_FILES, TOKENIZER_JSON, end_ids
 from model.training.initial import weights_fingerprint
 from model.training.settings import SECTIONS, RunSettings
 
@@ -51,8 +51,11 @@ def create(folder: Path, settings: RunSettings, corpus: Corpus, device: torch.de
     else:
         assert isinstance(corpus.tokenizer, Tokenizer), "other tokenizers come from folders"
         write_file(folder / TOKENIZER_JSON, corpus.tokenizer.to_json())
+    eos_id = corpus.tokenizer.eos_id
     if not (folder / GENERATION_CONFIG).exists():
-        write_json(folder / GENERATION_CONFIG, run_defaults(corpus.tokenizer.eos_id))
+        write_json(folder / GENERATION_CONFIG, run_defaults(eos_id))
+    elif not end_ids(folder):  # they were in the config.json of a Hugging Face folder
+        write_json(folder / GENERATION_CONFIG, read_json(folder / GENERATION_CONFIG) | {"eos_token_id": eos_id})
     record = environment(corpus, device)
     record["prompt"] = _first_prompt(corpus)
     if source := settings.training.init_from:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from hunyuan_cli import main
-from hunyuan_cli.console import printable
+from hunyuan_cli.console import printable, stderr
 from hunyuan_cli.results import json_text
 from model.generation import generate as generation
 
@@ -84,3 +84,11 @@ def test_chat_and_its_history(nasty, run, monkeypatch, kind, expected):
     assert stdout.getvalue() == f"{expected}\n" * 2
     assert f"user: hello\nassistant: {expected}\n" in stderr.getvalue()
     assert stderr.getvalue().endswith("taken back: \u241b[2J\n" if kind is Terminal else "taken back: \x1b[2J\n")
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(Terminal, SHOWN), (io.StringIO, NASTY)])
+def test_a_sentence_with_what_a_file_says(monkeypatch, kind, expected):
+    """Templates raise errors of their own words, files name their tensors."""
+    monkeypatch.setattr(sys, "stderr", kind())
+    stderr(f"error: {NASTY}")
+    assert sys.stderr.getvalue() == f"error: {expected}\n"

@@ -202,3 +202,21 @@ def test_a_folder_without_a_model_is_one_sentence(train, home, tmp_path):
     assert "empty has no checkpoint: give the folder of a run" in err[0]
     status, err = train("--init-from", "absent")
     assert (status, len(err)) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("beside", "expected"),
+    [
+        ({"temperature": 0.5}, {"temperature": 0.5, "eos_token_id": 0}),
+        ({"temperature": 0.5, "eos_token_id": [0, 3]}, {"temperature": 0.5, "eos_token_id": [0, 3]}),
+        (None, {"do_sample": True, "temperature": 0.8, "top_k": 50, "eos_token_id": 0}),
+    ],
+)
+def test_how_to_sample_goes_along_with_the_token_that_ends_a_text(train, home, tmp_path, beside, expected):
+    source = shutil.copytree(home / "hf", tmp_path / "hf")
+    (source / "generation_config.json").unlink(missing_ok=True)
+    if beside is not None:
+        (source / "generation_config.json").write_text(json.dumps(beside))
+    status, err = train("--init-from", source, "--data", home / "second.txt", *SHORT, "--steps", 1, "--out", "new")
+    assert status == 0, err
+    assert json.loads((tmp_path / "new" / "generation_config.json").read_text()) == expected
