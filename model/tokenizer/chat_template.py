@@ -41,6 +41,7 @@ class ChatTemplate:
 
     `stop_strings` end an answer beside the end-of-text token; `name` is how errors call the template. `tools` and further
     `variables`, such as enable_thinking, are what transformers' apply_chat_template takes under these names or as keywords.
+    `with_tools` is another template, for conversations with tools.
     """
 
     def __init__(
@@ -50,12 +51,14 @@ class ChatTemplate:
         *,
         stop_strings: Sequence[str] = (),
         name: str = "the chat template",
+        with_tools: str | None = None,
     ) -> None:
         self.source = source
         self.special = dict(special or {})
         self.stop_strings = tuple(stop_strings)
         self.name = name
         self._template = BoundedTemplate(source, name)
+        self._with_tools = self._template if with_tools is None else BoundedTemplate(with_tools, name)
 
     def render(
         self,
@@ -66,7 +69,7 @@ class ChatTemplate:
         variables: Mapping[str, Any] | None = None,
     ) -> str:
         """The conversation as text; with the generation prompt, it ends where the assistant begins to speak."""
-        return self._template.render(self._all(messages, add_generation_prompt, tools, variables))
+        return self._for(tools).render(self._all(messages, add_generation_prompt, tools, variables))
 
     def encode(
         self,
@@ -80,13 +83,14 @@ class ChatTemplate:
         """The token ids of the conversation, special tokens where the template put them and nowhere else."""
         given = self._all(messages, add_generation_prompt, tools, variables)
         now, special = datetime.now(), tokenizer.special_tokens
-        text = self._template.render(given, now=now)
+        template = self._for(tools)
+        text = template.render(given, now=now)
         said = {name: value for name, value in given.items() if name not in self.special}
         strings = list(_strings(said))
-        masking = Masking(special, [text, self.source, *strings])
+        masking = Masking(special, [text, template.source, *strings])
         masked = text
         if any(masking.mask(string) is not string for string in strings):
-            masked = self._template.render(given | masking.mask(said), now=now, each=masking.tell)
+            masked = template.render(given | masking.mask(said), now=now, each=masking.tell)
         if masking.unmask(masked) != text:
             raise DataError(
                 f"{self.name} takes apart the name of a special token within the messages, in a way that cannot be followed "
@@ -109,11 +113,14 @@ class ChatTemplate:
         """What is given and has no effect, for the template never asks for it."""
         given = [*(variables or {}), *(["tools"] if tools else [])]
         given += ["tool_calls"] if any(message.get("tool_calls") for message in messages) else []
-        return [name for name in given if name not in self._template.words]
+        return [name for name in given if name not in self._for(tools).words]
+
+    def _for(self, tools: Any) -> BoundedTemplate:
+        return self._template if tools is None else self._with_tools
 
     def _all(self, messages: Any, add_generation_prompt: bool, tools: Any, variables: Any) -> dict[str, Any]:
         checked = [with_reasoning(message) for message in checked_messages(messages)]
-        if not self._template.reads_parts:
+        if not self._for(tools).reads_parts:
             checked = [
                 message | {"content": text_of(message)} if "content" in message else message for message in checked
             ]

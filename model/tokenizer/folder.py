@@ -64,12 +64,14 @@ def load_chat_template(folder: str | Path) -> ChatTemplate | None:
     folder = Path(folder)
     path = folder / CHAT_TEMPLATE
     source = _read(path)
+    with_tools = None
     if source is None:
         path = folder / TOKENIZER_CONFIG
-        source = _template_of(_object(path).get("chat_template"), path)
+        templates = _templates_of(_object(path).get("chat_template"), path)
+        source, with_tools = templates.get("default"), templates.get("tool_use")
     if source is None:
         return None
-    return ChatTemplate(source, _token_names(folder), name=f"the chat template of {path}")
+    return ChatTemplate(source, _token_names(folder), name=f"the chat template of {path}", with_tools=with_tools)
 
 
 def end_ids(folder: Path) -> tuple[int, ...]:
@@ -96,16 +98,16 @@ def check_tokenizer_fits(tokenizer: TextTokenizer, vocab_size: int) -> None:
         )
 
 
-def _template_of(value: Any, path: Path) -> str | None:
-    """`chat_template` is a template, or a list of named ones of which "default" is for plain conversations."""
+def _templates_of(value: Any, path: Path) -> dict[str, str]:
+    """`chat_template` is one template, or a list of named ones: "default", and "tool_use" for conversations with tools."""
     if value is None or isinstance(value, str):
-        return value
+        return {} if value is None else {"default": value}
     if not isinstance(value, list) or not all(_is_named_template(entry) for entry in value):
         raise DataError(f"{path}: chat_template is neither a string nor a list of named templates: mend or remove it")
     named = {entry["name"]: entry["template"] for entry in value}
     if named and "default" not in named:
         raise DataError(f"{path}: no chat_template is named 'default', only {', '.join(named)}: rename one of them")
-    return named.get("default")
+    return named
 
 
 def _is_named_template(entry: Any) -> bool:

@@ -36,7 +36,7 @@ class BoundedTemplate:
     """A compiled template; `name` is how errors call it."""
 
     def __init__(self, source: str, name: str) -> None:
-        self._name = name
+        self.source, self._name = source, name
         environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
         environment.filters.update(tojson=_to_json, _steps=_steps, _sized=_sized, _each=_each)
         environment.globals.update(raise_exception=_refuse, strftime_now=_now, dict=_dict, namespace=_SafeNamespace)

@@ -1,6 +1,7 @@
 """Chat templates as released models have them: the text and the ids that transformers makes of the same conversations."""
 
 import json
+import shutil
 
 import pytest
 
@@ -8,7 +9,7 @@ from model.errors import DataError
 from model.tokenizer.bpe import train_tokenizer
 from model.tokenizer.chat_template import ChatTemplate, plain_template
 from model.tokenizer.folder import load_chat_template, load_folder_tokenizer
-from tests.tokenizer.templates import SPECIAL, TEMPLATES, THINKING, TOOLS
+from tests.tokenizer.templates import PARTS, SPECIAL, TEMPLATES, THINKING, TOOLS
 
 
 def user(text):
@@ -261,3 +262,21 @@ def test_what_a_template_never_asks_for_is_named():
 def test_tools_and_variables_of_the_wrong_kind_are_one_sentence(tools, variables, message):
     with pytest.raises(DataError, match=message):
         ChatTemplate(THINKING).render([user("x")], tools=tools, variables=variables)
+
+
+def test_a_template_of_its_own_for_tools(folder, tmp_path, monkeypatch):
+    folder = shutil.copytree(folder, tmp_path / "own")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    transformers = pytest.importorskip("transformers")
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    config, named = json.loads((folder / "tokenizer_config.json").read_text()), {"default": PARTS, "tool_use": TOOLS}
+    config["chat_template"] = [{"name": name, "template": template} for name, template in named.items()]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(folder), load_chat_template(folder)
+    tokenizer = load_folder_tokenizer(folder)
+    for tools in (None, [ADD]):
+        text = theirs.apply_chat_template(CALLED[:1], tools=tools, tokenize=False, add_generation_prompt=True)
+        assert ours.render(CALLED[:1], tools=tools) == text
+        ids = theirs.apply_chat_template(CALLED[:1], tools=tools, add_generation_prompt=True, return_dict=False)
+        assert ours.encode(CALLED[:1], tokenizer, tools=tools) == ids
+    assert (ours.unread([], [ADD]), ours.unread([], None, {"tools_x": 1})) == ([], ["tools_x"])
