@@ -7,7 +7,7 @@ human(1.3e9, "bytes")                              "1.3 GB"
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
@@ -34,6 +34,19 @@ def progress(description: str, total: int | None = None) -> Iterator[Callable[[i
         yield lambda count: bar.advance(task, count)
 
 
+def data_progress(note: Callable[[str], None]) -> Callable[[str, float], None]:
+    """Says each stage of the data's preparation once, when it starts."""
+    told: set[str] = set()
+
+    def report(stage: str, share: float) -> None:
+        del share
+        if stage not in told:
+            told.add(stage)
+            note(f"data: {stage}")
+
+    return report
+
+
 # What is shown for control characters, but newline and tab.
 _PICTURES = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: "\u2421"}
 _PICTURES |= dict.fromkeys(range(0x80, 0xA0), "\ufffd")
@@ -55,6 +68,12 @@ def is_missing(value: Any) -> bool:
         return True
     except ValueError:
         return False
+
+
+def number(row: Mapping[str, Any], name: str) -> float | None:
+    """A value of a row, where it is a finite number."""
+    value = row.get(name)
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def human(value: Any, name: str = "") -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from hunyuan_cli.console import stderr
+from hunyuan_cli.console import data_progress, stderr
 from hunyuan_cli.options.common import Format, OptionalDevice, Output
 from hunyuan_cli.options.sweep import (
     Address,
@@ -106,9 +106,8 @@ def _look_ahead(
 ) -> "tuple[list[dict[str, Any]], Estimate | None]":
     """Prepares the text, measures, and tells what will happen; the grid's rows and the expected times."""
     from hunyuan_cli.views.sweep import grid_rows, print_grid, remarks
-    from hunyuan_cli.views.sweep_progress import data_progress
 
-    grid.prepare(None if quiet else data_progress())
+    grid.prepare(None if quiet else data_progress(stderr))
     todo, expected = grid.todo(retry_failed), None
     if machine.here and not no_estimate:
         if todo and not quiet:

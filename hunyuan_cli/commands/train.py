@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from hunyuan_cli.console import stderr
+from hunyuan_cli.console import data_progress, stderr
 from hunyuan_cli.files import save_figure
 from hunyuan_cli.options.common import Flops, OptionalDevice, OptionalSeed, Tokens
 from hunyuan_cli.options.train import (
@@ -52,7 +52,7 @@ def train(
 
     Go on: hunyuan train --out runs/recycle --resume --steps 400; or with other text: --init-from runs/recycle --data notes/
     """
-    from hunyuan_cli.views.training import data_progress, run_reporter
+    from hunyuan_cli.views.training import run_reporter
     from model.training import run_folder
     from model.training.pretraining import pretrain
     from model.training.resume import resumed_settings

@@ -5,7 +5,7 @@ The views implement model.sweep.runner.Watcher; use them as context managers, so
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
@@ -151,19 +151,6 @@ class LiveView(PlainView):
         elapsed = human_time(round(time.monotonic() - self._began))
         line = f"{counts}; {human(speed, 'tokens')} tokens/s; {elapsed} so far{self._left_text()}"
         return Group(table, Text(line, style="bold"))
-
-
-def data_progress() -> Callable[[str, float], None]:
-    """Says each stage of the data's preparation once, when it starts."""
-    told: set[str] = set()
-
-    def report(stage: str, share: float) -> None:
-        del share
-        if stage not in told:
-            told.add(stage)
-            stderr(f"data: {stage}")
-
-    return report
 
 
 def make_view(sweep: "Sweep", todo: Sequence["Cell"], estimate: "Estimate | None", quiet: bool) -> PlainView:

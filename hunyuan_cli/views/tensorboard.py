@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, Self
 
-from hunyuan_cli.views.training import number
+from hunyuan_cli.console import number
 from model.errors import MissingExtraError
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ training ends:
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from hunyuan_cli.console import human, human_count, human_time, stderr
+from hunyuan_cli.console import human, human_count, human_time, number, stderr
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -58,19 +58,6 @@ def run_reporter(quiet: bool, tensorboard: bool) -> Reporter:
     from hunyuan_cli.views.tensorboard import TensorBoardReporter
 
     return Reporters([make_reporter(quiet), TensorBoardReporter()])
-
-
-def data_progress(note: Callable[[str], None]) -> Callable[[str, float], None]:
-    """Says each stage of the data's preparation once, when it starts."""
-    told: set[str] = set()
-
-    def report(stage: str, share: float) -> None:
-        del share
-        if stage not in told:
-            told.add(stage)
-            note(f"data: {stage}")
-
-    return report
 
 
 class Reporters:
@@ -148,11 +135,6 @@ def group_rows(plan: "RunPlan") -> list[tuple[str, ...]]:
             human(group.get("weight_decay")),
         ))  # fmt: skip
     return rows
-
-
-def number(row: Mapping[str, Any], name: str) -> float | None:
-    value = row.get(name)
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def loads(row: Mapping[str, Any]) -> list[tuple[str, list[float]]]:
