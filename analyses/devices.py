@@ -42,10 +42,10 @@ _SILENT = frozenset(
 )
 
 
-def find_device(name: str) -> str:
+def find_device(name: str, otherwise: str = "") -> str:
     """The key in DEVICES of a device as people and drivers write it: H100, RTX4090, 4090, NVIDIA H100 80GB HBM3.
 
-    ConfigError names the nearest, or all that it may be, such as both sizes of an a100.
+    ConfigError names the nearest, or all that it may be, such as both sizes of an a100; `otherwise` is what else can be given.
     """
     words = [word for word in re.split("[^a-z0-9]+", name.lower()) if word and word not in _SILENT]
     asked = "".join(words)
@@ -56,9 +56,7 @@ def find_device(name: str) -> str:
     if several:
         raise ConfigError([f"--gpu {name!r} may be {' or '.join(several)}: name one of them"])
     near = difflib.get_close_matches("-".join(words), DEVICES, n=1)
-    hint = (
-        f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(DEVICES)}, or give --memory and --bandwidth"
-    )
+    hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(DEVICES)}{otherwise}"
     raise ConfigError([f"--gpu {name!r} is not known: {hint}"])
 
 

@@ -52,6 +52,7 @@ def scale_plan(
 
     Then train: hunyuan scale-plan --flops 1e14 --law law.json --out run.toml && hunyuan train --config run.toml
     """
+    from analyses.devices import find_device
     from analyses.planning.plan import Request, plan_report
     from analyses.planning.run_file import run_file
     from analyses.scaling.laws import LAWS, read_law
@@ -71,7 +72,7 @@ def scale_plan(
         batch_tokens=parse_count(batch_tokens) if batch_tokens else None,
         learning_rate=learning_rate,
         loss=loss,
-        gpu=gpu,
+        gpu=find_device(gpu),
         mfu=parse_fraction(mfu),
         devices=devices,
         expert_parallel=expert_parallel,

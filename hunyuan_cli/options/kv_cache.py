@@ -102,7 +102,9 @@ def places_of(gpus: list[str] | None, memory: str | None, bandwidth: str | None)
 
     room = _device_bytes("--memory", memory, "80GB") if memory else 0
     speed = _device_bytes("--bandwidth", bandwidth.removesuffix("/s"), "3350GB") if bandwidth else 0
-    names = dict.fromkeys(find_device(name) for given in gpus or [] for name in given.split(","))
+    names = dict.fromkeys(
+        find_device(name, ", or give --memory and --bandwidth") for given in gpus or [] for name in given.split(",")
+    )
     if not names:
         return [Place(memory=room, bandwidth=speed)]
     return [Place(name, room or DEVICES[name].memory, speed or DEVICES[name].bandwidth) for name in names]

@@ -61,7 +61,9 @@ Out = Annotated[
     Path | None,
     typer.Option("--out", dir_okay=False, help="Write the run file that hunyuan train --config takes."),
 ]
-Gpu = Annotated[str, typer.Option("--gpu", metavar="NAME", help="The device, such as h200.", rich_help_panel=_COST)]
+Gpu = Annotated[
+    str, typer.Option("--gpu", metavar="NAME", help="The device, such as h200 or 4090.", rich_help_panel=_COST)
+]
 Mfu = Annotated[
     str,
     typer.Option(
