@@ -127,6 +127,7 @@ def scale_fit(table: Table, options: Options) -> ScaleFit:
             document.pop(name, None)
     if fit.refusal is not None and options.method != "parametric":
         said.append(fit.refusal)
+    said = list(dict.fromkeys(said))  # parabolas and the surface may say the same
     document["warnings"] = [finding.document() for finding in said]
     return ScaleFit(options, fit, surface, tuple(said), document)
 

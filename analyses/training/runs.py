@@ -14,7 +14,7 @@ import math
 import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
@@ -22,7 +22,9 @@ from typing import Any
 
 import pandas as pd
 
+from model.data.config import DataConfig
 from model.errors import CheckpointError
+from model.training.config import TrainingConfig
 
 MEASURES = (
     "activated_params", "total_params", "tokens", "flops", "seconds", "loss", "val_loss", "best_val_loss",
@@ -30,6 +32,13 @@ MEASURES = (
 )  # fmt: skip
 COUNTS = ("activated_params", "total_params", "tokens")
 ROUTING = ("load_imbalance", "dropped_fraction", "recycled_fraction")
+SECTIONS: dict[str, DataConfig | TrainingConfig] = {"data": DataConfig(), "training": TrainingConfig()}
+# What a run.toml of an older version means by a key that it does not have.
+DEFAULTS: dict[str, Any] = {
+    f"{section}.{key}": list(value) if isinstance(value, tuple) else value
+    for section, config in SECTIONS.items()
+    for key, value in asdict(config).items()
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,8 @@ class Run:
     def flat_settings(self) -> dict[str, Any]:
         """Every setting by its dotted name; the configuration that was built says more than the one asked for."""
         settings = dict(_flatten(self.settings)) | {f"model.{key}": value for key, value in _flatten(self.config)}
+        if self.settings:
+            settings = DEFAULTS | settings
         # The default corpus depends on the interpreter: the same settings may mean another text.
         return settings | ({"data.fingerprint": self.data_fingerprint} if settings and self.data_fingerprint else {})
 

@@ -11,6 +11,11 @@ from model.errors import ConfigError
 MAX_SOURCES = 1000  # each gets at least one of the 1,000 draws of a block, see order.Mixture
 
 
+def absolute_source(source: str) -> str:
+    """A source whose path holds from any working folder; those without a path stay."""
+    return source if source == "stdlib" or source.startswith("hf:") else str(Path(source).expanduser().absolute())
+
+
 @dataclass(frozen=True)
 class DataConfig:
     sources: tuple[str, ...] = ("stdlib",)  # "stdlib", files, folders, globs, hf:NAME or hf:NAME:SUBSET
@@ -52,17 +57,12 @@ class DataConfig:
     def absolute(self) -> "DataConfig":
         """The same with paths that hold from any working folder, as a run that is resumed elsewhere needs them."""
 
-        def place(source: str) -> str:
-            return (
-                source if source == "stdlib" or source.startswith("hf:") else str(Path(source).expanduser().absolute())
-            )
-
         return dataclasses.replace(
             self,
-            sources=tuple(map(place, self.sources)),
-            anneal_sources=tuple(map(place, self.anneal_sources)),
-            tokenizer=self.tokenizer and place(self.tokenizer),
-            cache_dir=self.cache_dir and place(self.cache_dir),
+            sources=tuple(map(absolute_source, self.sources)),
+            anneal_sources=tuple(map(absolute_source, self.anneal_sources)),
+            tokenizer=self.tokenizer and absolute_source(self.tokenizer),
+            cache_dir=self.cache_dir and absolute_source(self.cache_dir),
         )
 
     @property

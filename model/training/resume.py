@@ -9,6 +9,7 @@ from typing import Any
 
 from model.config.checks import unknown_key
 from model.counts import training_flops_per_token
+from model.data.config import absolute_source
 from model.errors import ConfigError
 from model.training.schedule import anneal_start
 from model.training.settings import SECTIONS, RunSettings
@@ -42,13 +43,20 @@ def resumed_settings(recorded: RunSettings, changes: dict[str, dict[str, Any]]) 
     A length (steps, tokens or flops) is that of the whole run, and must be more than it had.
     """
     sections = {name: dataclasses.asdict(getattr(recorded, name)) for name in SECTIONS}
+    changes = changes | {"data": {key: _absolute(key, value) for key, value in changes.get("data", {}).items()}}
+    unknown = [
+        unknown_key(key, sections[section], section)
+        for section, keys in changes.items()
+        for key in keys
+        if key not in sections[section]
+    ]
+    if unknown:
+        raise ConfigError(unknown)
     problems = []
     for section, keys in changes.items():
         for key, value in keys.items():
             before = sections[section]
-            if key not in before:
-                problems.append(unknown_key(key, before, section))
-            elif (
+            if (
                 key not in FREE[section]
                 and not (section == "training" and key in LENGTHS)
                 and not _same(before[key], value)
@@ -71,6 +79,13 @@ def resumed_settings(recorded: RunSettings, changes: dict[str, dict[str, Any]]) 
             [f"the run has {before_steps:,} steps and would have {after:,}: a resumed run can be lengthened only"]
         )
     return settings
+
+
+def _absolute(key: str, value: Any) -> Any:
+    """A setting of [data] with absolute paths, as run.toml has them."""
+    if key in ("sources", "anneal_sources") and isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return [absolute_source(one) for one in value]
+    return absolute_source(value) if key in ("tokenizer", "cache_dir") and value and isinstance(value, str) else value
 
 
 def _same(before: Any, value: Any) -> bool:

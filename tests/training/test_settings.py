@@ -9,6 +9,7 @@ from tiny import TINY
 
 from model.errors import ConfigError
 from model.training.config import TrainingConfig
+from model.training.resume import resumed_settings
 from model.training.settings import SECTIONS, RunSettings, override, read_sections
 
 
@@ -198,3 +199,17 @@ def test_a_batch_is_whole_micro_batches_of_whole_sequences(sequence_length, micr
     )
     assert config.micro_batches == micro_batches
     assert config.batch_sequences == micro_batches * micro_batch_size
+
+
+def test_the_text_of_a_run_may_be_named_again_from_where_one_is(settings, text, monkeypatch):
+    monkeypatch.chdir(text.parent)
+    recorded = settings()
+    found = resumed_settings(recorded, {"data": {"sources": [text.name], "cache_dir": "kept"}})
+    assert (found.data.sources, found.data.cache_dir) == ((str(text),), str(text.parent / "kept"))
+    with pytest.raises(ConfigError, match=r"^data.sources cannot change when a run is resumed"):
+        resumed_settings(recorded, {"data": {"sources": ["other.txt"]}})
+
+
+def test_a_misspelt_key_of_a_resumed_run_is_no_reason_for_a_new_one(settings):
+    with pytest.raises(ConfigError, match=r"^training.step is not a setting: did you mean 'steps'\?$"):
+        resumed_settings(settings(), {"training": {"step": 9}})

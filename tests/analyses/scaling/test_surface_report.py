@@ -59,6 +59,11 @@ def test_answers_come_from_the_surface():
     assert budget["extrapolation"] == pytest.approx(1e23 / max(row["flops"] for row in result.document["budgets"]))
 
 
+def test_what_parabolas_and_surface_both_say_is_said_once():
+    result = result_of(surface_study(decades=0.7, noise=1e-4, seed=2), method="both", resamples=100, predict=(1e27,))
+    assert codes(result).count("extrapolation") == 1
+
+
 def test_the_surface_stands_where_parabolas_give_no_law():
     columns = surface_study(decades=0.7, noise=1e-4, seed=3)
     best = {flops: float(optimum(TRUE, flops, (6, 0))[0]) for flops in set(columns["flops"])}

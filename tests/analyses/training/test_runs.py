@@ -135,6 +135,18 @@ def test_differences_are_the_settings_that_differ_and_no_others(tmp_path):
     assert config_differences(load_runs([tmp_path / "a"])).empty
 
 
+def test_a_setting_that_came_later_is_no_difference_at_its_default(tmp_path):
+    for name in ("before", "after", "other"):
+        path = write_run(tmp_path / name) / "run.toml"
+        path.write_text(path.read_text().replace("[data]\npath = 'corpus'\n", ""))
+    for name, encoding in {"after": "utf-8", "other": "latin-1"}.items():
+        with (tmp_path / name / "run.toml").open("a") as file:
+            file.write(f'anneal_fraction = 0.05\n[data]\nsources = ["stdlib"]\nencoding = "{encoding}"\n')
+    assert config_differences(load_runs([tmp_path / "before", tmp_path / "after"])).empty
+    frame = config_differences(load_runs([tmp_path / "before", tmp_path / "other"])).set_index("setting")
+    assert list(frame.loc["data.encoding"]) == ["utf-8", "latin-1"] and len(frame) == 1
+
+
 def test_runs_are_drawn_by_tokens_flops_and_time_with_a_band_over_seeds(tmp_path):
     for seed, loss in enumerate((2.9, 3.1)):
         write_run(tmp_path / f"wide-seed{seed}", seed=seed, loss=loss)
