@@ -7,6 +7,7 @@ not UTF-8, too short to say anything, or machine-made tables (lines of over 1,00
 left out.
 """
 
+import argparse
 import hashlib
 import json
 import sys
@@ -48,10 +49,15 @@ def gather(folders: list[Path], out: Path) -> dict[str, int]:
 
 
 def main() -> None:
-    if len(sys.argv) < 2:
-        sys.exit("usage: python examples/sweep_corpus.py OUT.jsonl [FOLDER ...]")
-    folders = [Path(name) for name in sys.argv[2:] or sys.path if name and Path(name).is_dir()]
-    print(json.dumps(gather(folders, Path(sys.argv[1])), indent=2))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, metavar="OUT.jsonl")
+    parser.add_argument("folders", type=Path, nargs="*", metavar="FOLDER")
+    given = parser.parse_args()
+    for folder in given.folders:
+        if not folder.is_dir():
+            parser.error(f"there is no folder {folder}")
+    folders = given.folders or [Path(name) for name in sys.path if name and Path(name).is_dir()]
+    print(json.dumps(gather(folders, given.out), indent=2))
 
 
 if __name__ == "__main__":

@@ -88,7 +88,9 @@ def test_a_fitted_law_and_every_option(law, capsys):
         "1e-3",
     ]
     options[7] = "8192"
-    plan = document(capsys, "--flops", "1e15", *options, "--gpu", "NVIDIA B200", "--mfu", "40%", "--devices", 2)["plans"][0]
+    plan = document(capsys, "--flops", "1e15", *options, "--gpu", "NVIDIA B200", "--mfu", "40%", "--devices", 2)[
+        "plans"
+    ][0]
     assert (plan["model"]["vocab_size"], plan["context"], plan["batch_tokens"]) == (512, 1024, 8192)
     assert (plan["learning_rate"], plan["gpu"], plan["mfu"]) == (1e-3, "b200", 0.4)
     assert plan["params_opt"] == pytest.approx(0.1 * 1e15**0.47)

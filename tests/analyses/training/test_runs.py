@@ -1,4 +1,4 @@
-"""analyses/training/runs.py and run_plots.py on run folders written here, whose every number is known."""
+"""analyses/training/runs.py and plots.py on run folders written here, whose every number is known."""
 
 import json
 import math
