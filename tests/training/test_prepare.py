@@ -1,4 +1,4 @@
-"""model/device.py and model/training/prepare.py: devices, precision and compilation, and what is refused before a step fails of it."""
+"""model/device.py and model/training/prepare.py: devices, precision, compilation, and what is refused before a step fails."""
 
 import ctypes
 import os
