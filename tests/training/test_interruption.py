@@ -8,6 +8,8 @@ import time
 import pytest
 from tiny import TENSORS, TINY, assert_same_run, checkpoint, rows_of
 
+pytestmark = pytest.mark.slow
+
 STEPS = 40
 SETTINGS = (
     "training.steps=40", "training.checkpoint_every=2", "training.evaluate_every=9", "training.keep_checkpoints=3",
@@ -108,7 +110,6 @@ FULL_AFTER_THE_FIRST_CHECKPOINT = """
 import resource
 from model.training import loop
 
-pytestmark = pytest.mark.slow
 save = loop.save_checkpoint
 def save_and_fill(*arguments):
     save(*arguments)
