@@ -121,7 +121,8 @@ def _read_json(text: str, name: str) -> dict[str, list[Any]]:
         try:
             content = [json.loads(line) for line in text.splitlines() if line.strip()]
         except (ValueError, RecursionError):
-            raise DataError(f"{name} is neither JSON nor JSON lines ({whole}): mend it") from whole
+            why = "its brackets are nested too deep" if isinstance(whole, RecursionError) else whole
+            raise DataError(f"{name} is neither JSON nor JSON lines ({why}): mend it") from whole
     columns = _json_columns(content)
     if columns is None:
         raise DataError(f"{name} holds no rows: write a list of objects such as {{'flops': ..., 'loss': ...}}")

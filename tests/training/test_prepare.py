@@ -291,7 +291,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def test_memory_that_a_step_freed_is_not_faulted_in_by_the_next():
-    """Five steps of 128 MB: 4,000 faults, and 160,000 where the memory is given back in between."""
+    """Five steps of 128 MB: 3,000 to 23,000 faults, and 95,000 to 160,000 where the memory is given back in between."""
     done = subprocess.run([sys.executable, "-c", FAULTS], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 20_000 or platform.libc_ver()[0] != "glibc"
+    assert int(done.stdout) < 50_000 or platform.libc_ver()[0] != "glibc"

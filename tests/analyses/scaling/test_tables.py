@@ -136,7 +136,7 @@ def test_a_pack_that_holds_too_much_is_refused(tmp_path, monkeypatch):
         ("a.json", b"[1, 2]", "holds no rows"),
         ("a.json", b'"text"', "holds no rows"),
         ("a.json", b'[{"flops": 1}', "neither JSON nor JSON lines"),
-        ("a.json", b"[" * 100_000, "neither JSON nor JSON lines"),
+        ("a.json", b"[" * 100_000, "its brackets are nested too deep"),
         ("a.jsonl", b'{"flops": 1}\n{"flops"', "neither JSON nor JSON lines"),
         ("a.parquet", b"PAR1 and no more", "not a parquet table"),
         ("a.parquet", b"", "not a parquet table"),
