@@ -36,6 +36,7 @@ COLUMNS = (
 )  # fmt: skip
 TIMING = ("seconds", "tokens_per_second")  # the columns in which two equal sweeps differ
 GROWING = ("sweep.budgets", "sweep.sizes", "sweep.seeds", "sweep.times", "sweep.tokens_per_param")
+FREE = ("sweep.keep_checkpoints", "training.compile")  # may differ: a resumed run, too, may change its compilation
 POLL_SECONDS = 0.1
 
 STOP_SIGNALS = (-signal.SIGTERM, -signal.SIGINT)  # of a cell that is stopped before its Python listens
@@ -222,10 +223,10 @@ class Sweep:
         folder = self.cell_folder(cell)
         if (folder / "run.toml").exists():
             there = RunSettings.from_toml(folder / "run.toml")
-            if there != cell.settings:
+            if difference := _first_difference(asdict(there), asdict(cell.settings)):
                 raise ConfigError([
-                    f"{folder} was begun with other settings than this plan gives it "
-                    f"({_first_difference(asdict(there), asdict(cell.settings))}): choose another folder with --out"
+                    f"{folder} was begun with other settings than this plan gives it ({difference}): "
+                    "choose another folder with --out"
                 ])  # fmt: skip
         else:
             folder.mkdir(exist_ok=True)
@@ -291,10 +292,10 @@ def _crash(end: Ended) -> str:
 
 
 def _first_difference(before: Mapping[str, Any], now: Mapping[str, Any], but: Sequence[str] = ()) -> str:
-    """The first setting that is not the same, with both values; keep_checkpoints changes no number."""
+    """The first setting that is not the same, with both values, but for those that may differ."""
     old, new = dict(_flatten(before)), dict(_flatten(now))
     for name in dict.fromkeys((*old, *new)):
-        if name not in (*but, "sweep.keep_checkpoints") and old.get(name) != new.get(name):
+        if name not in (*but, *FREE) and old.get(name) != new.get(name):
             return f"{name} was {_shown(old.get(name))} and is now {_shown(new.get(name))}"
     return ""
 

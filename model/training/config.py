@@ -9,6 +9,7 @@ from model.config.checks import type_problems
 from model.errors import ConfigError
 
 Precision = Literal["auto", "float32", "bfloat16"]
+Compile = Literal["auto", True, False]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class TrainingConfig:
     seed: int = 0  # of the weights, the data order and the routing
     device: str = "auto"  # cpu, cuda, cuda:1; auto takes a CUDA device where there is one
     precision: Precision = "auto"  # of matrix products; auto is bfloat16 on an accelerator, float32 on a processor
-    compile: bool = False  # torch.compile of every block
+    compile: Compile = "auto"  # torch.compile of every block; auto is on for a GPU where it can be (prepare.py)
     recompute: bool = False  # forget activations inside a block and compute them again in the backward pass
     init_from: str = ""  # folder of the weights that the run begins with; empty: random ones
     log_every: int = 5  # steps between lines of metrics.jsonl
@@ -104,6 +105,8 @@ def _problems(c: TrainingConfig) -> list[str]:
         )
     if c.precision not in get_args(Precision):
         problems.append(f"training.precision is {c.precision!r}: choose one of {', '.join(get_args(Precision))}")
+    if not (isinstance(c.compile, bool) or c.compile == "auto"):
+        problems.append(f"training.compile is {c.compile!r}: give auto, true or false")
     micro_tokens = c.sequence_length * c.micro_batch_size
     if micro_tokens > 0 and (c.global_batch_tokens < 1 or c.global_batch_tokens % micro_tokens):
         problems.append(

@@ -22,7 +22,7 @@ from model.training.events import Reporter, RunPlan
 from model.training.initial import load_weights
 from model.training.metrics import RoutingWatch, merge_stats, routing_metrics
 from model.training.optimizer import build_optimizer, describe_groups, set_learning_rate
-from model.training.prepare import prepare
+from model.training.prepare import prepare, warm_up
 from model.training.run_folder import MetricsLog
 from model.training.schedule import describe_lengthening, learning_rate_ratio
 from model.training.settings import RunSettings
@@ -76,6 +76,7 @@ def train(
         reporter.note(describe_lengthening(settings.training, session.step, steps_before, steps))
     reporter.start(session.plan(data))
     try:
+        warm_up(session.net, session.config, device, reporter.note)
         session.run(should_stop)
     except OSError as error:
         raise CheckpointError(

@@ -1,17 +1,24 @@
 """What is done to a finished model from outside: recomputation and compilation; and what is refused before a step fails."""
 
 import functools
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
 from model.config.hunyuan import HunyuanConfig
-from model.device import compute_dtype, memory_bytes
+from model.device import autocast, compute_dtype, memory_bytes
 from model.errors import ConfigError
 from model.kernels import onednn
 from model.memory import state_bytes
+from model.moe.place_keys import routing_key
 from model.training.config import TrainingConfig
 from model.transformer import Hunyuan
+
+COMPILING = "compiling the model: about a minute the first time, less where it was compiled before"
 
 
 def prepare(net: Hunyuan, config: TrainingConfig, device: torch.device) -> None:
@@ -20,8 +27,48 @@ def prepare(net: Hunyuan, config: TrainingConfig, device: torch.device) -> None:
     for layer in net.layers:
         if config.recompute:
             layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
-        if config.compile:
+        if compiles(net.config, config, device):
             layer.compile()
+
+
+def compiles(model: HunyuanConfig, config: TrainingConfig, device: torch.device) -> bool:
+    """Whether the blocks of a run are compiled; auto is on for a GPU where Triton and a C compiler are there."""
+    if config.compile != "auto":
+        return config.compile
+    if device.type != "cuda" or not (model.is_dense or compute_dtype(config.precision, device) == torch.bfloat16):
+        return False  # torch traces its grouped product in bfloat16 alone
+    compilers = (os.environ.get("CC", ""), "gcc", "clang", "cc")  # those that Triton looks for
+    return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))
+
+
+def warm_up(net: Hunyuan, config: TrainingConfig, device: torch.device, note: Callable[[str], None]) -> None:
+    """Compiles before the first step what auto chose, and goes on without where that fails; `note` takes the sentences.
+
+    One micro-batch goes through the model, as in training and as in evaluation. It leaves nothing behind: no gradient, no
+    random state.
+    """
+    if not compiles(net.config, config, device):
+        return
+    note(COMPILING)
+    if config.compile != "auto":
+        return  # asked for: a failure is told at the first step
+    shape = (config.micro_batch_size, config.sequence_length)
+    ids = torch.arange(shape[0] * shape[1] + shape[0], device=device).view(shape[0], -1) % net.config.vocab_size
+    try:
+        with autocast(device, compute_dtype(config.precision, device)):
+            output = net.train()(ids[:, :-1], ids[:, 1:], routing_key=routing_key(config.seed, device=device))
+            (output.loss + output.aux_loss).backward()
+            with torch.no_grad():
+                net.eval()(ids[:, :-1], ids[:, 1:])
+    except torch.OutOfMemoryError:
+        raise  # nor would it fit without
+    except Exception as error:
+        for layer in net.layers:
+            layer._compiled_call_impl = None
+        reason = " ".join(str(error).split())[:200]
+        note(f"the model cannot be compiled here ({reason}): training goes on without, slower")
+    finally:
+        net.zero_grad(set_to_none=True)
 
 
 def check_memory(model: HunyuanConfig, device: torch.device) -> None:
@@ -44,7 +91,7 @@ def check_grouped_product(model: HunyuanConfig, config: TrainingConfig, device: 
         for name in ("hidden_size", "intermediate_size")
         if getattr(model, name) % multiple
     ]
-    if config.compile and dtype != torch.bfloat16:
+    if config.compile is True and dtype != torch.bfloat16:
         problems.append(
             "training.compile needs training.precision bfloat16 here: torch traces its grouped product in no other"
         )

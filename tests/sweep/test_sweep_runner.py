@@ -186,6 +186,13 @@ def test_checkpoints_stay_where_the_plan_keeps_them(sweep):
     assert [path.parent.name for path in grid.folder.glob("cells/*/checkpoints")] == [CELLS[1]]  # to go on from
 
 
+def test_a_sweep_goes_on_with_another_choice_of_compilation(sweep):
+    """As a resumed run may: those from before `auto` have compile = false in their files."""
+    sweep(Pretended({CELLS[1]: INTERRUPTED}), training={"compile": False})
+    _, watcher = sweep(Pretended(), training={"compile": "auto"})
+    assert {status for status, _ in watcher.ends.values()} == {"finished"}
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
