@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.config.hunyuan import HunyuanConfig
+from model.config.hunyuan import HunyuanConfig, RoutingPolicy
+from model.kernels.mixture import mixture, mixture_applies
 from model.layers.linear import project
 from model.layers.mlp import SwiGLU
 from model.moe.dispatch import combine, dispatch, plan_dispatch
 from model.moe.experts import Experts, of_one_token, reads_choices
-from model.moe.losses import load_balance_loss, router_z_loss
-from model.moe.router import route
+from model.moe.losses import balance, load_balance_loss, router_z_loss
+from model.moe.router import NO_KEYS, route, sums_to_one
 
 
 class MoEStats(NamedTuple):
@@ -62,6 +63,8 @@ class MoE(nn.Module):
         # A capacity is a device of training; an answer should not depend on who else is in the batch.
         policy = c.moe_routing if self.training else "dropless"
         capacity = c.capacity(len(hidden), self.layer)
+        if not answering and isinstance(self.experts, Experts) and mixture_applies(hidden, self.experts.gate_up):
+            return self._in_kernels(hidden, policy, capacity, place_keys)
         no_room = policy == "drop" or (policy == "recycle" and capacity * c.num_experts < len(hidden) * self.top_k)
         logits = self.router(hidden)
         routing = route(
@@ -84,11 +87,36 @@ class MoE(nn.Module):
             output = output + self.shared_mlp(hidden)
         if answering:
             return output, None, None
-        balance = load_balance_loss(routing)
-        aux_loss = c.router_aux_loss_coef * balance
-        if c.router_z_loss_coef:
-            aux_loss = aux_loss + c.router_z_loss_coef * router_z_loss(logits)
-        stats = MoEStats(
-            balance.detach(), routing.choices_per_expert, routing.tokens_per_expert, routing.dropped, routing.recycled
+        balance_loss = load_balance_loss(routing)
+        z_loss = router_z_loss(logits) if c.router_z_loss_coef else None
+        counts = routing.choices_per_expert, routing.tokens_per_expert, routing.dropped, routing.recycled
+        return output, self._aux_loss(balance_loss, z_loss), MoEStats(balance_loss.detach(), *counts)
+
+    def _in_kernels(
+        self, hidden: Tensor, policy: RoutingPolicy, capacity: int, place_keys: Tensor | None
+    ) -> tuple[Tensor, Tensor, MoEStats]:
+        """The same as one operator (model/kernels/mixture.py)."""
+        c, shared = self.config, self.shared_mlp
+        if policy == "recycle" and place_keys is None:
+            raise ValueError(NO_KEYS)
+        mixed = mixture(
+            hidden,
+            self.router.weight,
+            (self.experts.gate_up, self.experts.down),
+            None if shared is None else (shared.gate_up_proj.weight, shared.down_proj.weight),
+            self.router.expert_bias,
+            place_keys.argsort() if policy == "recycle" and place_keys is not None else None,
+            top_k=self.top_k,
+            capacity=None if policy == "dropless" else capacity,
+            sum_to_one=sums_to_one(self.top_k, c.convention),
         )
-        return output, aux_loss, stats
+        choices, computed, (dropped, recycled) = mixed.counts.split([c.num_experts, c.num_experts, 2])
+        balance_loss = balance(choices / (len(hidden) * self.top_k), mixed.mean_probability)
+        stats = MoEStats(balance_loss.detach(), choices, computed, dropped, recycled)
+        return mixed.output, self._aux_loss(balance_loss, mixed.z_loss), stats
+
+    def _aux_loss(self, balance_loss: Tensor, z_loss: Tensor | None) -> Tensor:
+        aux_loss = self.config.router_aux_loss_coef * balance_loss
+        if self.config.router_z_loss_coef:
+            aux_loss = aux_loss + self.config.router_z_loss_coef * z_loss
+        return aux_loss

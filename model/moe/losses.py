@@ -13,7 +13,12 @@ def load_balance_loss(routing: Routing) -> Tensor:
     router's own choices, before any capacity, and carry no gradient.
     """
     fraction = routing.choices_per_expert / routing.expert_index.numel()
-    return fraction.shape[0] * (fraction * routing.probabilities.mean(dim=0)).sum()
+    return balance(fraction, routing.probabilities.mean(dim=0))
+
+
+def balance(fraction: Tensor, mean_probability: Tensor) -> Tensor:
+    """The same from the two factors, (E,) each."""
+    return fraction.shape[0] * (fraction * mean_probability).sum()
 
 
 def router_z_loss(router_logits: Tensor) -> Tensor:

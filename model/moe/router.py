@@ -22,6 +22,9 @@ from torch import Tensor
 from model.config.hunyuan import Convention, RoutingPolicy
 
 
+NO_KEYS = "recycle routing needs place_keys: see model/moe/place_keys.py"
+
+
 class Routing(NamedTuple):
     """The experts of every token, and what they count to where that is asked for.
 
@@ -80,7 +83,7 @@ def route(
         index = drop(chosen, num_experts, capacity)
     else:
         if place_keys is None:
-            raise ValueError("recycle routing needs place_keys: see model/moe/place_keys.py")
+            raise ValueError(NO_KEYS)
         index = recycle(chosen, num_experts, capacity, place_keys)
     is_dropped = index == num_experts
     # A dropped choice keeps its share until here: the others must not grow for want of a place.
@@ -101,9 +104,14 @@ def weigh(probabilities: Tensor, expert_index: Tensor, convention: Convention) -
     In Hunyuan-A13B those of one as well, which makes it 1.
     """
     weight = probabilities.gather(1, expert_index)
-    if expert_index.shape[1] > 1 or convention == "hunyuan-a13b":
+    if sums_to_one(expert_index.shape[1], convention):
         weight = weight / weight.sum(dim=-1, keepdim=True)
     return weight
+
+
+def sums_to_one(top_k: int, convention: Convention) -> bool:
+    """Whether the weights of a token's experts are divided by their sum."""
+    return top_k > 1 or convention == "hunyuan-a13b"
 
 
 def drop(expert_index: Tensor, num_experts: int, capacity: int) -> Tensor:
