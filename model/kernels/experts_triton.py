@@ -15,7 +15,9 @@ GRADIENT_ROWS, GRADIENT_COLUMNS = 4, 1024
 
 
 @triton.jit
-def _gather_kernel(hidden, order, ends, rows, size, experts, K: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def _gather_kernel(
+    hidden, order, ends, rows, size, experts, K: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     kept = row < tl.load(ends + experts - 1)

@@ -81,9 +81,7 @@ def _mixture(
     from model.kernels.experts_triton import gather_rows, sum_rows, swiglu
     from model.kernels.routing_triton import place
 
-    p = place(
-        hidden, router_weight, bias, place_order, top_k=top_k, capacity=capacity, sum_to_one=sum_to_one
-    )
+    p = place(hidden, router_weight, bias, place_order, top_k=top_k, capacity=capacity, sum_to_one=sum_to_one)
     index = p.index.clone() if p.index is p.chosen else p.index  # an operator's results may not share memory
     shared_both, shared_output = hidden.new_empty(0), None
     if shared_gate_up is not None and shared_down is not None:

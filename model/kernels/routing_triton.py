@@ -87,7 +87,9 @@ def _choose_kernel(
     picks, weights = tl.zeros((TOKENS, KP), tl.int32), tl.zeros((TOKENS, KP), tl.float32)
     count = tl.zeros((EP,), tl.int32)
     for k in tl.static_range(K):
-        pick = tl.minimum(tl.argmax(score, axis=1), experts - 1).to(tl.int32)  # the first of equals; a number for NaN too
+        pick = tl.minimum(tl.argmax(score, axis=1), experts - 1).to(
+            tl.int32
+        )  # the first of equals; a number for NaN too
         hit = expert[None, :] == pick[:, None]
         score = tl.where(hit, float("-inf"), score)
         picks = tl.where(turn[None, :] == k, pick[:, None], picks)

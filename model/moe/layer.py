@@ -117,6 +117,6 @@ class MoE(nn.Module):
 
     def _aux_loss(self, balance_loss: Tensor, z_loss: Tensor | None) -> Tensor:
         aux_loss = self.config.router_aux_loss_coef * balance_loss
-        if self.config.router_z_loss_coef:
+        if z_loss is not None and self.config.router_z_loss_coef:
             aux_loss = aux_loss + self.config.router_z_loss_coef * z_loss
         return aux_loss

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from model.config.hunyuan import Convention, RoutingPolicy
 
-
 NO_KEYS = "recycle routing needs place_keys: see model/moe/place_keys.py"
 
 
