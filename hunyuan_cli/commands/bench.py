@@ -57,6 +57,35 @@ def train(
     emit(describe(work) | {"contenders": table}, format=format, output=output)
 
 
+@app.command("layer")
+def layer(
+    rounds: Rounds = 5,
+    steps: Steps = 3,
+    threads: Threads = 2,
+    peer: Peer = False,
+    device: BenchDevice = "cpu",
+    format: Format = "table",
+    output: Output = None,
+) -> None:
+    """Time one mixture layer, forward and backward, against a dense SwiGLU of equal FLOPs, a matrix product and a peer.
+
+    On a GPU at 2048/5632 with 16,384 tokens and at 6400/18304 with 8,192, compiled, in bfloat16; on a processor a small one.
+
+    Example: hunyuan bench layer --device cuda --peer --format json
+    """
+    import torch
+
+    from analyses.bench.layer import contenders, layer_table, workloads
+    from model.device import pick_device
+
+    place = str(pick_device(device))
+    torch.set_num_threads(threads)
+    works = workloads(place)
+    with progress("timing layers", total=rounds * len(works) * len(contenders(peer=peer))) as advance:
+        table = layer_table(works, rounds=rounds, steps=steps, peer=peer, progress=advance)
+    emit({"device": place, "threads": threads, "contenders": table}, format=format, output=output)
+
+
 @app.command("decode")
 def decode(
     shape: Shape = "both",

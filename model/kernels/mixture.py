@@ -82,7 +82,7 @@ def _mixture(
     from model.kernels.routing_triton import place
 
     p = place(hidden, router_weight, bias, place_order, top_k=top_k, capacity=capacity, sum_to_one=sum_to_one)
-    index = p.index.clone() if p.index is p.chosen else p.index  # an operator's results may not share memory
+    final = p.final.clone() if p.final is p.chosen else p.final  # an operator's results may not share memory
     shared_both, shared_output = hidden.new_empty(0), None
     if shared_gate_up is not None and shared_down is not None:
         shared_both = hidden @ shared_gate_up.t()
@@ -93,7 +93,7 @@ def _mixture(
     expert_output = F.grouped_mm(swiglu(both, p.weight, p.order, p.ends), down.transpose(1, 2), offs=p.ends)
     output = sum_rows(expert_output, p.position, shared_output)
     results = output, p.mean_probability, p.z_loss, p.counts
-    return *results, p.logits, p.chosen, index, p.weight, p.order, p.position, p.ends, rows, both, shared_both
+    return *results, p.logits, p.chosen, final, p.weight, p.order, p.position, p.ends, rows, both, shared_both
 
 
 @_mixture.register_fake

@@ -23,7 +23,7 @@ class Placement(NamedTuple):
 
     logits: Tensor  # (T, E) float32
     chosen: Tensor  # (T, K) int32, the router's choices
-    index: Tensor  # (T, K) int32, the experts that compute; E where a choice is dropped
+    final: Tensor  # (T, K) int32, the experts that compute; E where a choice is dropped
     weight: Tensor  # (T, K) float32, 0 where a choice is dropped
     order: Tensor  # (N,) int32, the choices by expert, then by token
     position: Tensor  # (T, K) int32, the row of each choice in that order; -1 where it is dropped

@@ -58,7 +58,7 @@ def test_every_choice_has_the_place_of_the_sort(kernels, device, tokens, experts
     found, wanted = both(kernels, logits, top_k, policy, factor)
     plan = plan_dispatch(wanted, may_drop=True)
     assert torch.equal(found.chosen.long(), wanted.chosen)
-    assert torch.equal(found.index.long(), wanted.expert_index)
+    assert torch.equal(found.final.long(), wanted.expert_index)
     torch.testing.assert_close(found.weight, wanted.expert_weight)
     assert torch.equal(found.ends, plan.ends)
     total = int(found.ends[-1])
@@ -74,7 +74,7 @@ def test_every_choice_has_the_place_of_the_sort(kernels, device, tokens, experts
 def test_a_selection_bias_chooses_and_does_not_weigh(kernels, device):
     logits, bias = logits_of(50, 6, device), torch.linspace(0, 2, 6).to(device)
     found, wanted = both(kernels, logits, 2, "dropless", 1.0, bias)
-    assert torch.equal(found.index.long(), wanted.expert_index)
+    assert torch.equal(found.final.long(), wanted.expert_index)
     torch.testing.assert_close(found.weight, wanted.expert_weight)
 
 
@@ -100,7 +100,7 @@ def test_the_gradient_of_logits(kernels, device, tokens, experts, top_k, policy,
     gradient = kernels("router_gradient").logits_gradient(
         logits.detach(),
         found.chosen,
-        found.index,
+        found.final,
         torch.where(kept, d_weight, torch.nan).contiguous(),  # what is said of a dropped choice is not read
         d_mean,
         torch.tensor(0.1, device=device),
