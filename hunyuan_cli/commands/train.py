@@ -1,6 +1,7 @@
 """`hunyuan train`: pre-train a model from a preset, a run file, given weights, or settings on the command line."""
 
 import shlex
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -74,6 +75,7 @@ def train(
         chosen, name = new_settings(config, changes, new_length=bool(steps or tokens or flops))
         out = out or _free_folder(name)
         run_folder.refuse_other_run(out)
+        _refuse_in_use(out, chosen.data.all_sources)
 
     with ExitStack() as stack:
         reporter = stack.enter_context(run_reporter(quiet, tensorboard))
@@ -87,6 +89,17 @@ def train(
         raise typer.Exit(130)
     if not quiet:
         stderr(f"next: hunyuan infer {shlex.quote(run_folder.first_prompt(out))} --checkpoint {folder}")
+
+
+def _refuse_in_use(out: Path, sources: Iterable[str]) -> None:
+    """ConfigError where a run's files would mix with those of a sweep, or become its own text."""
+    from model.errors import ConfigError
+    from model.sweep.runner import plan_of
+
+    if plan_of(out) is not None:
+        raise ConfigError([f"{out} holds a sweep: choose another folder with --out"])
+    if any(Path(source).expanduser().resolve() == out.resolve() for source in sources):
+        raise ConfigError([f"{out} is also a folder of the text: choose another one with --out"])
 
 
 def _free_folder(name: str) -> Path:

@@ -2,7 +2,8 @@
 
 Empty documents are skipped, a source without any is an error. A folder is read recursively in sorted order, without hidden
 names. What else is left out is counted by its reason: files of other kinds, a data set's card (README.md over data files),
-a .json of another use, empty documents. Paths are as the user gave them, so that a message names what the user can look up.
+a .json of another use, empty documents, run folders: what training writes is no text, and would change the data under it.
+Paths are as the user gave them, so that a message names what the user can look up.
 """
 
 import glob
@@ -28,6 +29,7 @@ from model.errors import DataError, MissingExtraError
 
 STDLIB = "stdlib"
 HUB_PREFIX = "hf:"
+RUN_RECORDS = {"run.toml", "config.json"}  # what tells a run folder
 STDLIB_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 
 
@@ -75,7 +77,7 @@ def _read_paths(spec: str, text_key: str, encoding: str, left_out: Counter[str])
                 raise DataError(f"{spec} is empty: give a file with text in it")
             files = [path]
         elif path.is_dir():
-            files = _readable(_walk(path), left_out)
+            files = _readable(_walk(path, left_out=left_out), left_out)
         elif glob.has_magic(spec):
             names = (Path(name) for name in glob.glob(str(path), recursive=True))  # noqa: PTH207 (may be absolute)
             files = _readable(sorted(file for file in names if file.is_file()), left_out)
@@ -108,14 +110,19 @@ def _readable(files: list[Path], left_out: Counter[str]) -> list[Path]:
     return chosen
 
 
-def _walk(folder: Path, without: Set[str] = frozenset()) -> list[Path]:
-    """The files below `folder`, sorted, without hidden ones and without the folders named in `without`."""
+def _walk(folder: Path, without: Set[str] = frozenset(), left_out: Counter[str] | None = None) -> list[Path]:
+    """The files below `folder`, sorted, without hidden ones, the folders named in `without`, and run folders below."""
+    left_out = Counter() if left_out is None else left_out
 
     def fail(error: OSError) -> None:
         raise error
 
     files = []
     for parent, folders, names in os.walk(folder, onerror=fail):  # os.walk: what is left out is not entered
+        if Path(parent) != folder and set(names) >= RUN_RECORDS:
+            left_out["run folders"] += 1
+            folders.clear()
+            continue
         folders[:] = [name for name in folders if not name.startswith(".") and name not in without]
         files += [Path(parent, name) for name in names if not name.startswith(".")]
     return sorted(file for file in files if file.is_file())

@@ -260,6 +260,8 @@ class Sweep:
     def _check_same_plan(self) -> None:
         """Refuses a plan that changes what the folder's has, or lacks one of its cells."""
         if not (self.folder / PLAN).exists():
+            if (self.folder / "run.toml").exists():
+                raise CheckpointError(f"{self.folder} holds a run, not a sweep: choose another folder with --out")
             return
         before = SweepPlan.from_sections(read_plan(self.folder / PLAN))
         if difference := _first_difference(before.to_sections(), self.plan.to_sections(), GROWING):

@@ -3,6 +3,7 @@
 import json
 import sys
 import types
+from collections import Counter
 
 import pytest
 
@@ -35,6 +36,19 @@ def test_folder_is_sorted_recursive_and_leaves_out_hidden_and_other_files(tmp_pa
         path.write_text(name)
     (tmp_path / "empty.txt").touch()
     assert texts(tmp_path) == ["a/b/c.PY", "a/z.md", "b.txt"]
+
+
+def test_what_training_wrote_below_a_folder_is_left_out_and_counted(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    for file in ("run.toml", "config.json", "metrics.jsonl", "checkpoints/step-1/notes.txt"):
+        path = tmp_path / "runs" / "toy-1" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('{"step": 1}')
+    (tmp_path / "run.toml").touch()  # a run file beside the text, which makes no run of it
+    (tmp_path / "config.json").write_text("{}")
+    left_out = Counter()
+    assert [one.text for one in read_source(str(tmp_path), left_out=left_out)] == ["text"]
+    assert left_out["run folders"] == 1
 
 
 def test_glob_is_sorted_and_a_name_with_brackets_is_a_name(tmp_path):

@@ -230,6 +230,12 @@ def test_other_text_is_refused(sweep, home, tmp_path):
         sweep(Pretended(), **own)
 
 
+def test_the_folder_of_a_run_is_not_swept(home, tmp_path):
+    (tmp_path / "run.toml").touch()
+    with pytest.raises(CheckpointError, match="holds a run, not a sweep: choose another folder"):
+        Sweep(tmp_path, SweepPlan.from_sections(sections(home)))
+
+
 def test_a_folder_is_swept_by_one_process(sweep, tmp_path):
     grid, _ = sweep(Pretended())
     with hold(grid.folder / ".lock"), pytest.raises(CheckpointError, match="is being swept by another process: wait"):
