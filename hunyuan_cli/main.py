@@ -31,6 +31,8 @@ def main() -> None:
             signal.signal(signal.SIGINT, handler)
 
     on_interrupt(leave)
+    # A stream that the caller has closed (`>&-`) is None: what would go there is not wanted.
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that cannot show "±" is no reason to fail
@@ -101,7 +103,12 @@ def _sentence(error: Exception, arguments: list[str]) -> str:
         return "the device is out of memory: lower the batch size or the sequence length, or take a smaller model"
     if isinstance(error, OSError) and error.strerror:
         where = f"'{error.filename}': " if error.filename else ""
-        advice = ", free some space or write elsewhere" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        full = {
+            errno.ENOSPC: "free some space",
+            errno.EDQUOT: "free some space",
+            errno.EFBIG: "raise its limit (ulimit -f)",
+        }
+        advice = f", {full[error.errno]} or write elsewhere" if error.errno in full else ""
         return f"{where}{error.strerror[0].lower()}{error.strerror[1:]}{advice}"
     what = _one_line(f"{type(error).__name__}: {error}")
     return f"this is a bug in hunyuan ({what}); rerun as hunyuan --debug {shlex.join(arguments)} to see where"

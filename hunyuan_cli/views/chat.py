@@ -29,7 +29,9 @@ Ctrl-C ends an answer early."""
 
 
 def refuse_taken(file: Path, own: "set[Path]") -> None:
-    """DataError where a conversation would take the place of another file than its own ones."""
+    """DataError where a conversation cannot be kept, or would take the place of another file than its own ones."""
+    if not file.absolute().parent.is_dir():
+        raise DataError(f"{file} cannot be written: there is no folder {file.parent}; check the path, or make it")
     if file.is_file() and file.resolve() not in own:
         raise DataError(f"{file} is there already: load it to go on with it, or name another file")
 

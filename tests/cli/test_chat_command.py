@@ -220,10 +220,13 @@ LONG = "word " * 300
         ("/load absent.json", "absent.json cannot be read: No such file or directory"),
         ("/load .", ". cannot be read: Is a directory"),
         ("/load damaged.json", "damaged.json is not a conversation, a JSON document: "),
-        ("/save absent/talk.json", "the conversation could not be saved to absent/talk.json: No such file"),
+        (
+            "/save absent/talk.json",
+            "absent/talk.json cannot be written: there is no folder absent; check the path, or make it",
+        ),
         (
             "/save damaged.json/talk.json",
-            "the conversation could not be saved to damaged.json/talk.json: Not a directory",
+            "damaged.json/talk.json cannot be written: there is no folder damaged.json",
         ),
         ("/save .", ". is a folder: name a file for the conversation"),
         ("/save damaged.json", "damaged.json is there already: load it to go on with it, or name another file"),

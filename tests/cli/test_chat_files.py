@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from hunyuan_cli import main
+from hunyuan_cli.views.chat import ChatSession
 from model.generation.conversation import Conversation
 from tests.cli.speaking import write_released
 
@@ -121,10 +122,19 @@ def test_another_conversation_is_never_replaced(chat, tmp_path):
     assert (tmp_path / "talk.json").read_bytes() == before
 
 
-def test_a_file_that_cannot_be_written_does_not_end_the_conversation(chat):
-    status, out, err = chat("hello", "why", options="--save absent/talk.json")
+def test_a_file_that_cannot_be_written_does_not_end_the_conversation(chat, tmp_path, monkeypatch):
+    (tmp_path / "kept").mkdir()
+    begin = ChatSession.run
+    monkeypatch.setattr(ChatSession, "run", lambda session: ((tmp_path / "kept").rmdir(), begin(session)))
+    status, out, err = chat("hello", "why", options="--save kept/talk.json")
     assert (status, out.count("\n")) == (0, 2)
-    assert err == "error: the conversation could not be saved to absent/talk.json: No such file or directory\n" * 2
+    assert err == "error: the conversation could not be saved to kept/talk.json: No such file or directory\n" * 2
+
+
+def test_a_folder_that_is_not_there_does_not_end_the_conversation(chat):
+    _, out, err = chat("hello", "/save absent/talk.json", "why")
+    assert out.count("\n") == 2
+    assert err == "error: absent/talk.json cannot be written: there is no folder absent; check the path, or make it\n"
 
 
 def test_one_file_is_gone_on_with(chat, tmp_path):
@@ -152,6 +162,7 @@ def test_a_system_message_of_the_command_line_stands_in_place_of_the_loaded_one(
         (1, "--load robot.json", "robot.json: message 1: the role 'robot' is not known"),
         (2, "--load .", "is a directory"),
         (2, "--save .", "is a directory"),
+        (1, "--save absent/talk.json", "absent/talk.json cannot be written: there is no folder absent"),
         (1, "--top-p 0", "top_p is 0.0: give a share above 0 and up to 1"),
         (1, "--min-p 1", "min_p is 1.0"),
         (1, "--repetition-penalty 0", "repetition_penalty is 0.0"),

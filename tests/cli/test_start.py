@@ -144,3 +144,23 @@ def test_an_ignored_ctrl_c_stays_ignored():
     )  # fmt: skip
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and out.startswith("hunyuan")
+
+
+# --- where it writes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("closed", "arguments"), [(">&-", "params"), (">&-", "params --format csv"), ("2>&-", "params x")]
+)
+def test_a_closed_stream_is_no_bug(closed, arguments):
+    command = f"{SCRIPT} {arguments} {closed}"
+    process = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert process.returncode == (2 if arguments.endswith("x") else 0)
+    assert (process.stdout, process.stderr) == ("", "")
+
+
+def test_a_file_beyond_its_limit_says_what_to_do(tmp_path):
+    command = f"ulimit -f 0; {SCRIPT} params --output {tmp_path}/table.txt | cat; exit ${{PIPESTATUS[0]}}"
+    process = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert process.returncode == 1 and not list(tmp_path.iterdir())
+    assert process.stderr == "error: file too large, raise its limit (ulimit -f) or write elsewhere\n"
