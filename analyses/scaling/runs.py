@@ -214,12 +214,12 @@ def _cost_of(sizes: Mapping[str, np.ndarray], cost: CostRule | None, whole: bool
         if rule.worst_fraction <= 0.5:
             return rule, None
         reason = f"FLOPs per token are up to {rule.worst_fraction:.0%} off any K1 N + K2: check the columns"
-        return rule, Finding("cost_mismatch", reason)
+        return rule, Finding("cost_mismatch", reason, suspect=True)
     ratio = float(np.median(flops / tokens / np.exp(rule.log_flops_per_token(np.log(params)))))
     if abs(ratio - 1) <= 0.05:
         return rule, None
     reason = f"the runs cost {ratio:.3g} times what --cost {rule.name} says: leave it out to take their own cost"
-    return rule, Finding("cost_mismatch", reason)
+    return rule, Finding("cost_mismatch", reason, suspect=not 0.5 <= ratio <= 2)
 
 
 def _check_rows(

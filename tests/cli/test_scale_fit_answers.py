@@ -103,7 +103,13 @@ def test_the_raw_minimum_never_stands_in(shape, tmp_path, capsys):
 def test_flops_that_fit_no_cost_are_told(tmp_path, capsys):
     columns = study(noise=1e-3)
     columns["tokens"] = [tokens * (1 if row % 2 else 9) for row, tokens in enumerate(columns["tokens"])]
-    found, _ = fit(capsys, write_csv(tmp_path / "odd.csv", columns))
+    found, _ = fit(capsys, write_csv(tmp_path / "odd.csv", columns), status=3)
+    assert [warning["code"] for warning in found["warnings"]] == ["cost_mismatch"]
+
+
+@pytest.mark.parametrize(("rule", "status"), [("9,0", 0), ("30,0", 3)])
+def test_a_rule_more_than_twice_off_the_tables_cost_is_a_doubt(clean, capsys, rule, status):
+    found, _ = fit(capsys, clean, "--cost", rule, status=status)
     assert [warning["code"] for warning in found["warnings"]] == ["cost_mismatch"]
 
 

@@ -96,7 +96,7 @@ def test_a_thousand_damaged_files_give_a_document_or_one_sentence(tmp_path, monk
             except Exception as error:
                 failures.append(f"{path.name}: {type(error).__name__}: {error}"[:150])
     assert not failures, f"{len(failures)} of 1000, such as\n" + "\n".join(failures[:20])
-    assert min(statuses.values()) >= 5, statuses  # the files are of every kind
+    assert min(statuses.values()) >= 3, statuses  # the files are of every kind
 
 
 def test_damaged_files_at_the_command_line(tmp_path, monkeypatch, capsys):
