@@ -261,10 +261,13 @@ def serving_notes(variants: Iterable[Variant], serving: Serving) -> list[str]:
         if copies > 1:
             heads = max(layer.attention.cache_heads for layer in variant.shape.layers)
             fewer = math.gcd(heads, serving.replica_devices)
+            if heads > serving.replica_devices:
+                held = f"which does not divide evenly: the fullest device holds {copies:.3g} times its share"
+            else:
+                held = f"so each key and value is held {copies:.3g} times"
             notes.append(
                 f"{variant.shape.name} {variant.name}: the cache has {heads} head{'s' * (heads > 1)} for "
-                f"{serving.replica_devices} devices, so each key and value is held {copies:.3g} times; --tensor-parallel "
-                f"{fewer} or --dp-attention avoids it"
+                f"{serving.replica_devices} devices, {held}; --tensor-parallel {fewer} or --dp-attention avoids it"
             )
     return notes
 

@@ -244,13 +244,9 @@ def test_a_latent_is_on_every_device():
     ("model", "devices", "attention", "says"),
     [
         ("hunyuan-large", 8, False, None),
-        (
-            "hunyuan-large",
-            16,
-            False,
-            "8 heads for 16 devices, so each key and value is held 2 times; --tensor-parallel 8",
-        ),
+        ("hunyuan-large", 16, False, "for 16 devices, so each key and value is held 2 times; --tensor-parallel 8"),
         ("hunyuan-large", 12, False, "held 1.5 times; --tensor-parallel 4 or --dp-attention"),  # 8 would not divide 12
+        ("hunyuan-large", 6, False, "8 heads for 6 devices, which does not divide evenly: the fullest"),
         ("hunyuan-large", 16, True, None),
         ("deepseek-v2", 8, False, "the cache has 1 head for 8 devices, so each key and value is held 8 times"),
         ("deepseek-v2", 8, True, None),
