@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from analyses.bench import decoding as decode_benchmark
+from analyses.bench import layer as layer_benchmark
 from analyses.bench import training as benchmark
 from analyses.bench.decoding import LIMIT, SHAPES, DecodeWork
 from analyses.bench.training import CEILING, SHAPE, Workload
@@ -82,6 +83,18 @@ def test_json_is_one_document_of_facts_and_contenders(asked, capsys):
     assert ours == {
         "contender": "hunyuan float32", "flops_per_second": 1e11, "tokens_per_second": 12345, "of_ceiling": 0.5,
     }  # fmt: skip
+
+
+def test_a_layer_is_timed_on_the_processor_by_default(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(
+        layer_benchmark, "layer_table", lambda works, **options: asked.append((works, options)) or TABLE
+    )
+    assert run(["bench", "layer", "--rounds", "2", "--peer", "--format", "json"]) == 0
+    ((works, options),) = asked
+    assert works == layer_benchmark.workloads("cpu") and (options["rounds"], options["peer"]) == (2, True)
+    document = json.loads(capsys.readouterr().out)
+    assert document["device"] == "cpu" and len(document["contenders"]) == len(TABLE)
 
 
 def test_csv_is_the_contenders_and_goes_to_the_file(asked, tmp_path, capsys):
