@@ -203,9 +203,10 @@ def _head_bytes(shape: ModelShape, tokens: int, value: int) -> int:
         forward += FLOAT * rows * shape.vocab_size  # in place, in one buffer
     else:
         forward += value * weight  # cast, too
-        forward += (2 * value + FLOAT) * rows * shape.vocab_size  # logits as computed, in float32, and their gradient
-        # Then the weight's gradient of the chunk is made, or the next chunk's logits while this one's are still there.
-        forward += max(value * weight, FLOAT * next_rows * shape.vocab_size)
+        forward += 2 * value * rows * shape.vocab_size  # logits, and their gradient
+        # It is made in float32. Then the weight's gradient is made, or the next chunk's logits and theirs.
+        next_logits = (value + FLOAT) * next_rows * shape.vocab_size
+        forward += max(FLOAT * rows * shape.vocab_size, value * weight, next_logits)
     return gradients + max(forward, gradients)  # backward scales the gradients into new tensors
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.device import matmul_dtype
+from model.kernels.choice import uses_triton
 
 CHUNK_VALUES = 1 << 21  # logits per chunk on a processor: 8 MiB in float32
 CHUNK_VALUES_DEVICE = 1 << 27  # on an accelerator: enough rows to fill it
@@ -42,22 +43,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
             buffer = torch.empty(min(rows, len(labels)), weight.shape[0], dtype=dtype, device=hidden.device)
             for start in range(0, len(labels), rows):
                 part, label = hidden[start : start + rows].to(dtype), labels[start : start + rows]
-                logits = torch.mm(part, weight.t(), out=buffer[: len(part)]).float()  # (rows, V), overwritten below
-                counted = (label >= 0)[:, None]
-                target = label.clamp(min=0)[:, None]
-                logits.sub_(logits.amax(dim=-1, keepdim=True))
-                target_logit = logits.gather(1, target)
-                normalizer = logits.exp_().sum(dim=-1, keepdim=True)
-                total += (normalizer.log() - target_logit).masked_fill(~counted, 0.0).sum()
-                if d_hidden is None or d_weight is None:
-                    continue
-                scale = counted / count  # (rows, 1): zero for a label that is left out
-                d_logits = logits.mul_(scale / normalizer).scatter_add_(1, target, -scale).to(dtype)
-                d_hidden[start : start + rows] = d_logits @ weight
-                if dtype == torch.float32:
-                    torch.addmm(d_weight, d_logits.t(), part, out=d_weight)
-                else:
-                    d_weight += d_logits.t() @ part
+                logits = torch.mm(part, weight.t(), out=buffer[: len(part)])
+                losses, d_logits = _losses_of(logits, label, count, gradient=needs_gradient)
+                total += losses.sum()
+                if d_hidden is not None and d_weight is not None:
+                    d_hidden[start : start + rows] = d_logits @ weight
+                    _add_product(d_weight, d_logits.t(), part)
         ctx.save_for_backward(d_hidden, d_weight)
         return total / count
 
@@ -65,6 +56,43 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         d_hidden, d_weight = ctx.saved_tensors
         return d_hidden * grads[0], d_weight * grads[0], None, None, None
+
+
+def _losses_of(logits: Tensor, labels: Tensor, count: Tensor, *, gradient: bool) -> tuple[Tensor, Tensor]:
+    """The losses (T,) and, in the place and the precision of the logits (T, V), their gradient where it is wanted."""
+    if uses_triton(logits):
+        from model.kernels.cross_entropy_triton import loss_and_gradient_
+
+        return loss_and_gradient_(logits, labels, count, gradient=gradient), logits
+    return loss_and_gradient(logits, labels, count, gradient=gradient)
+
+
+def loss_and_gradient(logits: Tensor, labels: Tensor, count: Tensor, *, gradient: bool) -> tuple[Tensor, Tensor]:
+    """logits (T, V), labels (T,) -> losses (T,) in float32, 0 where a label is negative, and the gradient of sum / count.
+
+    float32 logits are overwritten.
+    """
+    dtype, logits = logits.dtype, logits.float()
+    counted = (labels >= 0)[:, None]
+    target = labels.clamp(min=0)[:, None]
+    logits.sub_(logits.amax(dim=-1, keepdim=True))
+    target_logit = logits.gather(1, target)
+    normalizer = logits.exp_().sum(dim=-1, keepdim=True)
+    losses = (normalizer.log() - target_logit).masked_fill(~counted, 0.0)[:, 0]
+    if gradient:
+        scale = counted / count  # (T, 1): zero for a label that is left out
+        logits.mul_(scale / normalizer).scatter_add_(1, target, -scale)
+    return losses, logits.to(dtype)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total (M, N) float32 += left (M, K) @ right (K, N), whose products are summed in float32."""
+    if left.dtype == torch.float32:
+        torch.addmm(total, left, right, out=total)
+    elif left.is_cuda:  # the sum leaves the product's kernel unrounded
+        torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
+    else:
+        total += left @ right
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -28,10 +28,10 @@ def routing_key(
     words = [part for value in (seed, step, micro_batch) for part in (value & WORD, (value >> 32) & WORD)]
     low: Any = 0
     for word in words:
-        low = _mix((low + word + GOLDEN) & WORD)
+        low = hash_word((low + word + GOLDEN) & WORD)
     high = low
     for word in words:  # again, from where the first pass ended: 64 bits that all words have a part in
-        high = _mix((high + word + GOLDEN) & WORD)
+        high = hash_word((high + word + GOLDEN) & WORD)
     key = ((high & (WORD >> 1)) << 32) | low
     return key if isinstance(key, Tensor) else torch.full((), key, dtype=torch.int64, device=device)
 
@@ -44,12 +44,12 @@ def place_keys(key: Tensor, layers: int, places: int) -> Tensor:
     layer = torch.arange(layers, device=key.device)[:, None]
     place = torch.arange(places, device=key.device)
     # A compiler for accelerators may hold indices in 32 bits: the first thing that each meets is an int64 tensor.
-    first = _mix((layer + (key & WORD)) & WORD)  # (layers, 1)
-    second = _mix(first ^ ((key >> 32) & WORD))
-    return _mix(_mix((place + first) & WORD) ^ second)  # three bijections of 32-bit words, one after the other
+    first = hash_word((layer + (key & WORD)) & WORD)  # (layers, 1)
+    second = hash_word(first ^ ((key >> 32) & WORD))
+    return hash_word(hash_word((place + first) & WORD) ^ second)  # three bijections of 32-bit words, one after the other
 
 
-def _mix(word: Any) -> Any:
+def hash_word(word: Any) -> Any:
     """A bijection of 32-bit words (int, or int64 tensor): each bit of the input flips half the bits of the output."""
     word = word ^ (word >> 16)
     word = (word * 0x7FEB352D) & WORD

@@ -1,0 +1,143 @@
+"""AdamW over all weights of a model in three kinds of launch, with nothing for the host to wait for.
+
+    1. each chunk of gradients -> the sum of its squares
+    2. one program: the norm, whether it is finite, the factor that clips it, the bias corrections
+    3. each chunk of weights -> their update, or nothing where a norm was not finite, now or in an earlier step
+
+Chunks are found through tables: of tensors, their addresses; of chunks, their tensor and place. The arithmetic, the halves of a
+weight and the rounding of moments are those of model/kernels/adamw.py, the oracle.
+"""
+
+import triton
+import triton.language as tl
+
+CHUNK, BLOCK = 16384, 2048  # values of a program, and of one of its turns
+COLUMNS = 6  # of the table of tensors: weight, remainder, moments, number of values, its first value's number in the model
+CLIP, GOES_ON, BIAS1, BIAS2, NORM, RATE = range(6)  # places in the float32 scalars of a step
+
+
+@triton.jit
+def _typed(address, kind: tl.constexpr):
+    return tl.multiple_of(address.to(tl.pointer_type(kind)), 16)
+
+
+@triton.jit
+def _square_sums(tensors, gradients, chunks, sums, COLUMNS: tl.constexpr, GRADIENT: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
+    program = tl.program_id(0).to(tl.int64)
+    tensor = tl.load(chunks + 2 * program)
+    first = tl.load(chunks + 2 * program + 1) * CHUNK
+    size = tl.load(tensors + tensor * COLUMNS + 4)
+    gradient = _typed(tl.load(gradients + tensor), GRADIENT)
+    total = tl.zeros((BLOCK,), tl.float32)
+    if first + CHUNK <= size:  # no mask, so that loads are of 16 bytes
+        for turn in range(CHUNK // BLOCK):
+            value = tl.load(gradient + first + turn * BLOCK + tl.arange(0, BLOCK)).to(tl.float32)
+            total += value * value
+    else:
+        for turn in range(CHUNK // BLOCK):
+            place = first + turn * BLOCK + tl.arange(0, BLOCK)
+            value = tl.load(gradient + place, mask=place < size, other=0.0).to(tl.float32)
+            total += value * value
+    tl.store(sums + program, tl.sum(total, axis=0))
+
+
+@triton.jit
+def _decide(sums, scalars, steps, loss, count, max_norm, log_beta1, log_beta2, TURNS: tl.constexpr, BLOCK: tl.constexpr):
+    total = tl.zeros((BLOCK,), tl.float32)
+    for turn in range(TURNS):
+        place = turn * BLOCK + tl.arange(0, BLOCK)
+        total += tl.load(sums + place, mask=place < count, other=0.0)
+    norm = tl.sqrt(tl.sum(total, axis=0))
+    seen = norm + tl.load(loss)
+    goes_on = tl.where((seen - seen == 0) & (tl.load(scalars + 1) > 0), 1.0, 0.0)  # once it is 0 it stays
+    step = tl.load(steps) + goes_on
+    tl.store(steps, step)
+    tl.store(scalars + 0, tl.where(norm > max_norm, max_norm / (norm + 1e-6), 1.0))
+    tl.store(scalars + 1, goes_on)
+    tl.store(scalars + 2, 1.0 - tl.exp(step * log_beta1))
+    tl.store(scalars + 3, 1.0 - tl.exp(step * log_beta2))
+    tl.store(scalars + 4, norm)
+
+
+@triton.jit
+def _hash_word(word):
+    word = word ^ (word >> 16)
+    word = word * 0x7FEB352D
+    word = word ^ (word >> 15)
+    word = word * 0x846CA68B
+    return word ^ (word >> 16)
+
+
+@triton.jit
+def _round_stochastically(value, noise):
+    return ((value.to(tl.uint32, bitcast=True) + noise) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+
+
+@triton.jit
+def _turn(
+    weight, low, first_moment, second_moment, gradient, place, size, start, key,
+    rate, decay, clip, bias1, bias2, beta1, beta2, epsilon,
+    SPLIT: tl.constexpr, NARROW: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    mask = place < size if MASKED else None
+    grad = tl.load(gradient + place, mask=mask).to(tl.float32) * clip
+    old = tl.load(weight + place, mask=mask)
+    if SPLIT:
+        rest = tl.load(low + place, mask=mask).to(tl.int32)
+        old = ((old.to(tl.int16, bitcast=True).to(tl.int32) << 16) + rest).to(tl.float32, bitcast=True)
+    first = tl.load(first_moment + place, mask=mask).to(tl.float32)
+    second = tl.load(second_moment + place, mask=mask).to(tl.float32)
+    first = first + (1 - beta1) * (grad - first)
+    second = beta2 * second + (1 - beta2) * grad * grad
+    new = old * (1 - rate * decay) - rate / bias1 * first / (tl.sqrt(second / bias2) + epsilon)
+    if SPLIT:
+        bits = new.to(tl.int32, bitcast=True)
+        tl.store(weight + place, ((bits + 0x8000) >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True), mask=mask)
+        tl.store(low + place, bits.to(tl.int16), mask=mask)
+    else:
+        tl.store(weight + place, new, mask=mask)
+    if NARROW:
+        number = start + place
+        noise = _hash_word(_hash_word(number.to(tl.uint32) + key) ^ (number >> 32).to(tl.uint32))
+        first = _round_stochastically(first, noise & 0xFFFF)
+        second = _round_stochastically(second, noise >> 16)
+    tl.store(first_moment + place, first, mask=mask)
+    tl.store(second_moment + place, second, mask=mask)
+
+
+@triton.jit
+def _update(
+    tensors, gradients, scales, chunks, scalars, steps, seed, beta1, beta2, epsilon,
+    COLUMNS: tl.constexpr, SPLIT: tl.constexpr, GRADIENT: tl.constexpr, NARROW: tl.constexpr,
+    CHUNK: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    if tl.load(scalars + 1) > 0:
+        program = tl.program_id(0).to(tl.int64)
+        tensor = tl.load(chunks + 2 * program)
+        chunk = tl.load(chunks + 2 * program + 1) * CHUNK
+        row = tensors + tensor * COLUMNS
+        weight = _typed(tl.load(row), tl.bfloat16 if SPLIT else tl.float32)
+        low = _typed(tl.load(row + 1), tl.int16)
+        first_moment = _typed(tl.load(row + 2), tl.bfloat16 if NARROW else tl.float32)
+        second_moment = _typed(tl.load(row + 3), tl.bfloat16 if NARROW else tl.float32)
+        size, start = tl.load(row + 4), tl.load(row + 5)
+        gradient = _typed(tl.load(gradients + tensor), GRADIENT)
+        rate = tl.load(scalars + 5) * tl.load(scales + 2 * tensor)
+        decay = tl.load(scales + 2 * tensor + 1)
+        clip, bias1, bias2 = tl.load(scalars), tl.load(scalars + 2), tl.load(scalars + 3)
+        step = tl.load(steps).to(tl.int64).to(tl.uint32)
+        key = _hash_word(seed.to(tl.uint32) + step * 0x9E3779B9)
+        if chunk + CHUNK <= size:
+            for turn in range(CHUNK // BLOCK):
+                place = chunk + turn * BLOCK + tl.arange(0, BLOCK)
+                _turn(
+                    weight, low, first_moment, second_moment, gradient, place, size, start, key,
+                    rate, decay, clip, bias1, bias2, beta1, beta2, epsilon, SPLIT, NARROW, False,
+                )  # fmt: skip
+        else:
+            for turn in range(CHUNK // BLOCK):
+                place = chunk + turn * BLOCK + tl.arange(0, BLOCK)
+                _turn(
+                    weight, low, first_moment, second_moment, gradient, place, size, start, key,
+                    rate, decay, clip, bias1, bias2, beta1, beta2, epsilon, SPLIT, NARROW, True,
+                )  # fmt: skip
