@@ -1,14 +1,12 @@
-"""AdamW on weights whose products run in bfloat16: their upper 16 bits are the parameter, their lower 16 the optimizer's.
+"""AdamW on weights whose products run in bfloat16: the upper 16 bits are the parameter, the lower 16 the optimizer's.
 
-A float32 weight of such a model is read rounded to bfloat16 in every product, and read whole by the optimizer alone. Kept in two
-halves it takes 4 bytes, not the 6 of a float32 master with a bfloat16 copy, and the forward pass casts nothing. The halves are
-exact: `join(*split(weight))` is the weight, bit for bit. Ties are rounded up and not to the nearest even number, because then the
-remainder fits 16 bits with a sign. Transformer Engine knows the idea as `store_param_remainders`.
+Products read such a weight rounded to bfloat16; the optimizer alone reads it whole. In two halves it takes 4 bytes, where a
+float32 master with a bfloat16 copy takes 6, and the forward pass casts nothing. The halves are exact: `join(*split(weight))`
+is the weight, bit for bit. Ties are rounded up, not to the even number, so that the remainder fits 16 bits with a sign.
+Transformer Engine knows the idea as `store_param_remainders`.
 
-Moments may be bfloat16 as well (DeepSeek-V3, arXiv:2412.19437), rounded stochastically: to the nearest, a second moment that moves
-by less than half a unit a step would stand still. The noise of a rounding is a hash of seed, step and place.
-
-`update` is the oracle of model/kernels/adamw_triton.py.
+Moments may be bfloat16 as well (DeepSeek-V3, arXiv:2412.19437). They are rounded stochastically: to the nearest, a second
+moment that moves by less than half a unit a step would stand still. The noise is a hash of seed, step and place.
 """
 
 from typing import NamedTuple

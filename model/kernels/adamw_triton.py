@@ -12,7 +12,9 @@ import triton
 import triton.language as tl
 
 CHUNK, BLOCK = 16384, 2048  # values of a program, and of one of its turns
-COLUMNS = 6  # of the table of tensors: weight, remainder, moments, number of values, its first value's number in the model
+COLUMNS = (
+    6  # of the table of tensors: weight, remainder, moments, number of values, its first value's number in the model
+)
 CLIP, GOES_ON, BIAS1, BIAS2, NORM, RATE = range(6)  # places in the float32 scalars of a step
 
 
@@ -22,7 +24,16 @@ def _typed(address, kind: tl.constexpr):
 
 
 @triton.jit
-def _square_sums(tensors, gradients, chunks, sums, COLUMNS: tl.constexpr, GRADIENT: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
+def _square_sums(
+    tensors,
+    gradients,
+    chunks,
+    sums,
+    COLUMNS: tl.constexpr,
+    GRADIENT: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     program = tl.program_id(0).to(tl.int64)
     tensor = tl.load(chunks + 2 * program)
     first = tl.load(chunks + 2 * program + 1) * CHUNK
@@ -42,7 +53,9 @@ def _square_sums(tensors, gradients, chunks, sums, COLUMNS: tl.constexpr, GRADIE
 
 
 @triton.jit
-def _decide(sums, scalars, steps, loss, count, max_norm, log_beta1, log_beta2, TURNS: tl.constexpr, BLOCK: tl.constexpr):
+def _decide(
+    sums, scalars, steps, loss, count, max_norm, log_beta1, log_beta2, TURNS: tl.constexpr, BLOCK: tl.constexpr
+):
     total = tl.zeros((BLOCK,), tl.float32)
     for turn in range(TURNS):
         place = turn * BLOCK + tl.arange(0, BLOCK)

@@ -13,7 +13,9 @@ BLOCK = 8192  # logits at a time
 
 
 @triton.jit
-def _kernel(logits, labels, count, losses, stride, size, BLOCKS: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr):
+def _kernel(
+    logits, labels, count, losses, stride, size, BLOCKS: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr
+):
     row = tl.program_id(0).to(tl.int64)
     logits += row * stride
     label = tl.load(labels + row)

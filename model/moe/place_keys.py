@@ -46,7 +46,9 @@ def place_keys(key: Tensor, layers: int, places: int) -> Tensor:
     # A compiler for accelerators may hold indices in 32 bits: the first thing that each meets is an int64 tensor.
     first = hash_word((layer + (key & WORD)) & WORD)  # (layers, 1)
     second = hash_word(first ^ ((key >> 32) & WORD))
-    return hash_word(hash_word((place + first) & WORD) ^ second)  # three bijections of 32-bit words, one after the other
+    return hash_word(
+        hash_word((place + first) & WORD) ^ second
+    )  # three bijections of 32-bit words, one after the other
 
 
 def hash_word(word: Any) -> Any:
