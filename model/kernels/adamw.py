@@ -9,6 +9,7 @@ Moments may be bfloat16 as well (DeepSeek-V3, arXiv:2412.19437). They are rounde
 moment that moves by less than half a unit a step would stand still. The noise is a hash of seed, step and place.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -76,3 +77,8 @@ def update(
             value = round_stochastically(value, (bits.view(value.shape) >> shift) & 0xFFFF)
         moment.copy_(value)
     return weight
+
+
+def log_of(beta: float) -> float:
+    """The logarithm of a moment's decay; of 0, which forgets at once, a number whose exponential is 0."""
+    return math.log(beta) if beta else -1e4

@@ -8,8 +8,14 @@ Chunks are found through tables: of tensors, their addresses; of chunks, their t
 weight and the rounding of moments are those of model/kernels/adamw.py, the oracle.
 """
 
+from typing import Any
+
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from model.kernels.adamw import log_of
 
 CHUNK, BLOCK = 16384, 2048  # values of a program, and of one of its turns
 COLUMNS = (
@@ -118,7 +124,7 @@ def _turn(
     tl.store(second_moment + place, second, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed"])
 def _update(
     tensors, gradients, scales, chunks, scalars, steps, seed, beta1, beta2, epsilon,
     COLUMNS: tl.constexpr, SPLIT: tl.constexpr, GRADIENT: tl.constexpr, NARROW: tl.constexpr,
@@ -154,3 +160,90 @@ def _update(
                     weight, low, first_moment, second_moment, gradient, place, size, start, key,
                     rate, decay, clip, bias1, bias2, beta1, beta2, epsilon, SPLIT, NARROW, True,
                 )  # fmt: skip
+
+
+class Launch:
+    """The tables of one optimizer, and its steps. A parameter that has no gradient in the first step must never have one."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+        self.kinds: list[_Kind] | None = None
+        self.scalars = torch.zeros(6, device=optimizer.done.device)
+        self.scalars[GOES_ON] = 1.0
+
+    def __call__(self, gradients: dict[Any, Tensor], learning_rate: float, loss: Tensor) -> Tensor:
+        """Updates weights, remainders and moments in place; the norm ()."""
+        optimizer = self.optimizer
+        if self.kinds is None:
+            self.kinds = _kinds(optimizer, gradients)
+            chunks = sum(len(kind.chunks) for kind in self.kinds)
+            self.sums = torch.empty(chunks, device=loss.device)
+        self.scalars[RATE].copy_(_on_its_way(torch.tensor(learning_rate), loss.device))
+        first = 0
+        for kind in self.kinds:
+            kind.find(gradients)
+            sums = self.sums[first : first + len(kind.chunks)]
+            _square_sums[(len(kind.chunks),)](
+                kind.tensors, kind.addresses, kind.chunks, sums,
+                COLUMNS=COLUMNS, GRADIENT=kind.gradient, CHUNK=CHUNK, BLOCK=BLOCK,
+            )  # fmt: skip
+            first += len(kind.chunks)
+        rates = optimizer.rates
+        turns = triton.cdiv(first, BLOCK)
+        _decide[(1,)](
+            self.sums, self.scalars, optimizer.done, loss, first, optimizer.max_grad_norm,
+            log_of(rates.beta1), log_of(rates.beta2), TURNS=turns, BLOCK=BLOCK,
+        )  # fmt: skip
+        narrow = optimizer.moments == torch.bfloat16
+        for kind in self.kinds:
+            _update[(len(kind.chunks),)](
+                kind.tensors, kind.addresses, kind.scales, kind.chunks, self.scalars, optimizer.done, self.seed_of(),
+                *rates, COLUMNS=COLUMNS, SPLIT=kind.split, GRADIENT=kind.gradient, NARROW=narrow, CHUNK=CHUNK, BLOCK=BLOCK,
+            )  # fmt: skip
+        optimizer.goes_on = self.scalars[GOES_ON]
+        return self.scalars[NORM].clone()
+
+    def seed_of(self) -> int:
+        return self.optimizer.seed & 0x7FFFFFFF
+
+
+class _Kind:
+    """Parameters that one launch serves: split or whole, with gradients of one precision."""
+
+    def __init__(self, split: bool, gradient: torch.dtype, members: list[tuple[Any, Any, int]], state: Any) -> None:
+        self.split, self.gradient = split, {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}[gradient]
+        self.parameters = [parameter for _, parameter, _ in members]
+        device = self.parameters[0].device
+        rows, chunks = [], []
+        for number, (_, parameter, start) in enumerate(members):
+            own = state[parameter]
+            low = own["low"] if split else parameter
+            tensors = (parameter, low, own["exp_avg"], own["exp_avg_sq"])
+            rows.append([*(tensor.data_ptr() for tensor in tensors), parameter.numel(), start])
+            chunks += [[number, chunk] for chunk in range(triton.cdiv(parameter.numel(), CHUNK))]
+        self.tensors = torch.tensor(rows, device=device)
+        self.chunks = torch.tensor(chunks, device=device)
+        scales = [[group["lr_scale"], group["weight_decay"]] for group, _, _ in members]
+        self.scales = torch.tensor(scales, device=device)
+        self._found: list[int] = []
+
+    def find(self, gradients: dict[Any, Tensor]) -> None:
+        """Takes up where this step's gradients lie."""
+        found = [gradients[parameter].data_ptr() for parameter in self.parameters]
+        if found != self._found:
+            self._found = found
+            self.addresses = _on_its_way(torch.tensor(found), self.tensors.device)
+
+
+def _kinds(optimizer: Any, gradients: dict[Any, Tensor]) -> list[_Kind]:
+    members: dict[tuple[bool, torch.dtype], list[tuple[Any, Any, int]]] = {}
+    for group, parameter, start in optimizer.places():
+        if parameter in gradients and parameter.numel():
+            key = ("low" in optimizer.state[parameter], gradients[parameter].dtype)
+            members.setdefault(key, []).append((group, parameter, start))
+    return [_Kind(*key, found, optimizer.state) for key, found in members.items()]
+
+
+def _on_its_way(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy on the device, which the host does not wait for."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

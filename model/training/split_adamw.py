@@ -1,0 +1,140 @@
+"""The AdamW of a GPU: weights in two halves, the norm and the clipping inside, and nothing for the host to wait for.
+
+The large weights become bfloat16 parameters as soon as they are all in place (`begin`). The optimizer keeps the remainder of
+their float32 value (model/kernels/adamw.py). Embedding, head, routers and vectors stay float32: they are few, and they decide.
+Checkpoints hold the joined float32 value.
+
+A step whose loss or gradient is not finite writes nothing, and neither does a later one: the host learns of it afterwards.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.kernels.adamw import Rates, join, noise, split, update
+from model.kernels.choice import uses_triton
+
+WHOLE = (".router.", "embed_tokens.", "lm_head.")  # in the names of weights that stay float32
+
+
+class SplitAdamW(torch.optim.Optimizer):
+    """AdamW over groups of parameters with `names`, `lr_scale` and `weight_decay`; steps are taken with `update`."""
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        rates: Rates,
+        max_grad_norm: float,
+        split_weights: bool,
+        moments: torch.dtype = torch.float32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(groups, {})
+        self.rates, self.max_grad_norm, self.moments, self.seed = rates, max_grad_norm, moments, seed
+        self._split_weights = split_weights
+        self._sums: dict[nn.Parameter, Tensor] = {}  # of gradients of several micro-batches, in float32
+        self._launch: Any = None
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Splits the weights, once they are those to go on with, and makes what is missing of the moments."""
+        device = self.param_groups[0]["params"][0].device
+        done = next((float(state["step"]) for state in self.state.values() if "step" in state), 0.0)
+        self.done = torch.tensor(done, device=device)  # steps, in float32 as torch's AdamW has them
+        for name, parameter in self._named():
+            state = self.state[parameter]
+            for key in ("exp_avg", "exp_avg_sq"):
+                moment = state.get(key)
+                state[key] = torch.zeros_like(parameter) if moment is None else moment
+                state[key] = state[key].to(self.moments).contiguous()
+            state["step"] = self.done
+            if self._split_weights and parameter.dim() >= 2 and not any(part in name for part in WHOLE):
+                high, state["low"] = split(parameter.detach())
+                parameter.data = high
+        self.goes_on = torch.ones((), device=device)
+
+    def collect(self) -> None:
+        """Adds the gradients of a micro-batch to float32 sums: bfloat16 would lose what several add."""
+        for parameter in self._halved():
+            if parameter.grad is not None:
+                total = self._sums.get(parameter)
+                self._sums[parameter] = parameter.grad.float() if total is None else total.add_(parameter.grad)
+                parameter.grad = None
+
+    def whole(self, parameter: nn.Parameter) -> Tensor:
+        """The float32 value of a weight, on the processor."""
+        low = self.state[parameter].get("low")
+        value = parameter.detach().cpu()
+        return value if low is None else join(value, low.cpu())
+
+    @torch.no_grad()
+    def update(self, learning_rate: float, loss: Tensor) -> Tensor:
+        """One step from the gradients, which are given up; the norm () before clipping. `loss` () is looked at with it."""
+        gradients = {p: self._sums.get(p, p.grad) for _, p in self._named()}
+        present = {p: g.contiguous() for p, g in gradients.items() if g is not None}
+        if uses_triton(loss):
+            if self._launch is None:
+                from model.kernels.adamw_triton import Launch
+
+                self._launch = Launch(self)
+            norm = self._launch(present, learning_rate, loss)
+        else:
+            norm = self._plainly(present, learning_rate, loss)
+        self._sums.clear()
+        self.zero_grad(set_to_none=True)
+        return norm
+
+    def _plainly(self, gradients: dict[nn.Parameter, Tensor], learning_rate: float, loss: Tensor) -> Tensor:
+        """The oracle of the kernels, tensor by tensor."""
+        norm = torch.stack([g.float().square().sum() for g in gradients.values()]).sum().sqrt()
+        self.goes_on *= (norm + loss).isfinite()
+        if not self.goes_on:
+            return norm
+        clip = self.max_grad_norm / (norm + 1e-6) if norm > self.max_grad_norm else 1.0
+        self.done += 1
+        step = int(self.done)
+        for group, parameter, start in self.places():
+            if parameter not in gradients:
+                continue
+            state = self.state[parameter]
+            bits = None
+            if self.moments == torch.bfloat16:
+                bits = noise(self.seed, step, start, parameter.numel(), parameter.device)
+            low = state.get("low")
+            new = update(
+                parameter if low is None else join(parameter, low),
+                gradients[parameter],
+                state["exp_avg"],
+                state["exp_avg_sq"],
+                self.rates,
+                step=step,
+                learning_rate=learning_rate * group["lr_scale"],
+                weight_decay=group["weight_decay"],
+                clip=clip,
+                bits=bits,
+            )
+            if low is None:
+                parameter.copy_(new)
+            else:
+                high, rest = split(new)
+                parameter.copy_(high)
+                low.copy_(rest)
+        return norm
+
+    def places(self) -> Iterator[tuple[dict[str, Any], nn.Parameter, int]]:
+        """Each group and parameter, with the number of its first value in the model."""
+        start = 0
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                yield group, parameter, start
+                start += parameter.numel()
+
+    def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for group in self.param_groups:
+            yield from zip(group["names"], group["params"], strict=True)
+
+    def _halved(self) -> Iterator[nn.Parameter]:
+        return (parameter for _, parameter in self._named() if "low" in self.state[parameter])
