@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from model.config.hunyuan import HunyuanConfig
 from model.errors import CheckpointError
 from model.files import folder_aside, read_json, sha256, write_json
+from model.kernels.adamw import join
 
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 STATE, MANIFEST = "state.json", "manifest.json"
@@ -49,7 +50,7 @@ def save_checkpoint(
         with folder_aside(
             folder
         ) as aside:  # the same step may be there, of a run that was taken back to an earlier one
-            _save_tensors(net.state_dict(), aside / MODEL)
+            _save_tensors(_weights(net, optimizer), aside / MODEL)
             _save_tensors(_moments(net, optimizer), aside / OPTIMIZER)
             write_json(aside / STATE, state | {"step": step})
             write_json(aside / MANIFEST, {name: sha256(aside / name) for name in (MODEL, OPTIMIZER, STATE)})
@@ -228,8 +229,17 @@ def _folder(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
 
+def _weights(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """In float32, whatever the optimizer has made of the parameters (model/training/split_adamw.py)."""
+    split = {name: p for name, p in net.named_parameters() if "low" in optimizer.state[p]}
+    return net.state_dict() | {
+        name: join(p.detach().cpu(), optimizer.state[p]["low"].cpu()) for name, p in split.items()
+    }
+
+
 def _moments(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {f"{name}.{key}": value for name, p in net.named_parameters() for key, value in optimizer.state[p].items()}
+    states = ((name, optimizer.state[p]) for name, p in net.named_parameters())
+    return {f"{name}.{key}": value for name, state in states for key, value in state.items() if key != "low"}
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:

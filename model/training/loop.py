@@ -1,9 +1,7 @@
 """The training loop, the only one: any task that gives micro-batches and their loss is trained by it."""
 
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +13,17 @@ from model.counts import activated_params, total_params, training_flops_per_toke
 from model.device import autocast, compute_dtype, keep_freed_memory, measure_peak_flops, synchronize
 from model.errors import CheckpointError, TrainingError
 from model.files import write_json
-from model.moe.layer import MoE, MoEStats
-from model.moe.place_keys import routing_key
-from model.moe.router import update_expert_bias
 from model.training.events import Reporter, RunPlan
 from model.training.initial import load_weights
-from model.training.metrics import RoutingWatch, merge_stats, routing_metrics
-from model.training.optimizer import build_optimizer, describe_groups, set_learning_rate
+from model.training.metrics import RoutingWatch, routing_metrics
+from model.training.optimizer import build_optimizer, describe_groups
 from model.training.prepare import prepare, warm_up
 from model.training.run_folder import MetricsLog
 from model.training.schedule import describe_lengthening, learning_rate_ratio
 from model.training.settings import RunSettings
-from model.training.task import Task, share
+from model.training.split_adamw import SplitAdamW
+from model.training.step import Launched, StepResult, TrainStep
+from model.training.task import Task
 from model.transformer import Hunyuan
 
 # Of the last line of metrics.jsonl, which is an evaluated one when the run is finished.
@@ -38,17 +35,6 @@ OLD_PLACES = (
     "this run began in an older version of hunyuan, which drew the random places of recycle routing from a generator: it goes "
     "on with places that follow from the seed and the step, as good but not the same, so it will not repeat to the bit"
 )
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """One optimizer step: its mean losses, its gradient norm before clipping, and what routing did in its micro-batches."""
-
-    tokens: int  # that went through the model
-    loss: float
-    aux_loss: float
-    grad_norm: float
-    routing: MoEStats | None
 
 
 def train(
@@ -100,9 +86,10 @@ class _Session:
         seed = self.config.seed
         # Drawn on the processor, so that a seed means the same weights on every device.
         self.net = Hunyuan(settings.model, torch.Generator().manual_seed(seed)).to(device)
-        self.optimizer = build_optimizer(self.net, settings.model, self.config)
-        prepare(self.net, self.config, device)
         self.dtype = compute_dtype(self.config.precision, device)
+        self.optimizer = build_optimizer(self.net, settings.model, self.config, begin=False)
+        prepare(self.net, self.config, device)
+        self.train_step = TrainStep(self.net, self.optimizer, settings, task, device, self.dtype)
         self.peak_flops = measure_peak_flops(device, self.dtype)
         self.flops_per_token = training_flops_per_token(settings.model, self.config.sequence_length)
         self.activated_params = activated_params(settings.model)
@@ -117,6 +104,8 @@ class _Session:
             self._restore()
         elif self.config.init_from:
             load_weights(self.net, Path(self.config.init_from))
+        if isinstance(self.optimizer, SplitAdamW):
+            self.optimizer.begin()
         self.log = MetricsLog(self.folder, self.step)
 
     def _restore(self) -> None:
@@ -151,15 +140,22 @@ class _Session:
     def run(self, should_stop: Callable[[], bool]) -> None:
         c, status = self.config, "finished"
         mark_time, mark_tokens = time.perf_counter(), self.tokens
+        before: Launched | None = None  # a step that is not looked at yet: a GPU may still be at it
         while self.step < self.steps:
             if should_stop():
                 status = "interrupted"
                 break
-            result = self._train_step()
-            self.step, self.tokens = self.step + 1, self.tokens + result.tokens
+            launched = self._train_step()
+            if before is not None:
+                self._read(before)
+            before = launched
+            if not launched.is_under_way:
+                self._read(launched)
+            self.step, self.tokens = self.step + 1, self.tokens + launched.tokens
             last = self.step == self.steps
             evaluated = last or (c.evaluate_every > 0 and self.step % c.evaluate_every == 0)
             if self.step % c.log_every == 0 or evaluated:
+                result, before = self._read(launched), None
                 synchronize(self.device)
                 elapsed = time.perf_counter() - mark_time
                 self.seconds += elapsed
@@ -171,54 +167,28 @@ class _Session:
                     self.reporter.note(f"step {self.step}: {warning}")
                 mark_time, mark_tokens = time.perf_counter(), self.tokens
             if last or (c.checkpoint_every > 0 and self.step % c.checkpoint_every == 0):
+                self._read(launched)
                 self.seconds += time.perf_counter() - mark_time  # since the last line
                 self._save()
                 mark_time, mark_tokens = time.perf_counter(), self.tokens
+        if before is not None:
+            self._read(before)
         if self.saved_step != self.step:
             self.seconds += time.perf_counter() - mark_time
             self._save()
         self._finish(status)
 
-    def _train_step(self) -> StepResult:
-        """Gradients of every micro-batch, the check for finite values, then the update."""
-        self.net.train()
-        losses, aux_losses, routing = [], [], []
-        batches = list(self.task.micro_batches(self.step))  # all at once: each weighs what it has of the whole
-        targets, tokens = sum(batch.targets for batch in batches), sum(batch.tokens for batch in batches)
-        if targets == 0:
-            raise TrainingError(f"step {self.step + 1} has nothing to learn: every label of its batch is masked")
-        for index, batch in enumerate(batches):
-            key = routing_key(self.config.seed, self.step, index, device=self.device)
-            with autocast(self.device, self.dtype):
-                output = self.task.forward(self.net, batch.data, key)
-            assert output.loss is not None and output.aux_loss is not None, "a task's forward pass is given labels"
-            loss = share(output.loss, batch.targets, targets)
-            aux_loss = share(output.aux_loss, batch.tokens, tokens)
-            (loss + aux_loss).backward()
-            losses.append(loss.detach())
-            aux_losses.append(aux_loss.detach())
-            if output.stats is not None:
-                routing.append(output.stats)
-        gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        result = StepResult(
-            tokens=tokens,
-            loss=float(torch.stack(losses).sum()),
-            aux_loss=float(torch.stack(aux_losses).sum()),
-            grad_norm=float(norm),
-            routing=merge_stats(routing, [batch.tokens for batch in batches]),
-        )
-        if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
+    def _train_step(self) -> Launched:
+        return self.train_step(self.step, self._learning_rate(self.step))
+
+    def _read(self, launched: Launched) -> StepResult:
+        """What a step came to; TrainingError where that is not finite."""
+        result = launched.result()
+        if not result.is_finite:
             raise TrainingError(
-                f"the loss is {result.loss} and the gradient norm {result.grad_norm} at step {self.step + 1}: stopped before "
-                f"the update; {self._last_good()}; start a new run with a lower training.learning_rate"
+                f"the loss is {result.loss} and the gradient norm {result.grad_norm} at step {launched.step + 1}: stopped "
+                f"before the update; {self._last_good()}; start a new run with a lower training.learning_rate"
             )
-        if result.grad_norm > self.config.max_grad_norm:  # most steps are spared a pass over every gradient
-            torch.nn.utils.clip_grads_with_norm_(self.net.parameters(), self.config.max_grad_norm, norm)
-        set_learning_rate(self.optimizer, self._learning_rate(self.step))
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self._balance(result.routing)
         return result
 
     def _last_good(self) -> str:
@@ -228,16 +198,6 @@ class _Session:
 
     def _learning_rate(self, step: int) -> float:
         return self.config.learning_rate * learning_rate_ratio(self.config, step, self.steps)
-
-    def _balance(self, routing: MoEStats | None) -> None:
-        """Moves the routers' selection biases, where the model balances its experts that way."""
-        rate = self.settings.model.expert_bias_update_rate
-        if routing is None or rate == 0:
-            return
-        routers = [layer.mlp.router for layer in self.net.layers if isinstance(layer.mlp, MoE)]
-        for router, choices in zip(routers, routing.choices_per_expert, strict=True):
-            if router.expert_bias is not None:
-                update_expert_bias(router.expert_bias, choices, rate)
 
     def _row(self, result: StepResult, speed: float) -> dict[str, Any]:
         return {

@@ -6,8 +6,11 @@ import torch
 from torch import nn
 
 from model.config.hunyuan import HunyuanConfig
+from model.device import compute_dtype
+from model.kernels.adamw import Rates
 from model.training.config import TrainingConfig
 from model.training.schedule import expert_lr_scale
+from model.training.split_adamw import SplitAdamW
 
 
 def role(name: str, parameter: nn.Parameter) -> str:
@@ -46,8 +49,24 @@ def parameter_groups(net: nn.Module, model: HunyuanConfig, config: TrainingConfi
     return groups
 
 
-def build_optimizer(net: nn.Module, model: HunyuanConfig, config: TrainingConfig) -> torch.optim.AdamW:
+def build_optimizer(
+    net: nn.Module, model: HunyuanConfig, config: TrainingConfig, *, begin: bool = True
+) -> torch.optim.Optimizer:
+    """torch's AdamW on a processor; on a GPU SplitAdamW, which `begin` has take up the weights as they are."""
     groups = parameter_groups(net, model, config)
+    device = next(net.parameters()).device
+    if device.type == "cuda":
+        optimizer = SplitAdamW(
+            groups,
+            rates=Rates(config.beta1, config.beta2, config.epsilon),
+            max_grad_norm=config.max_grad_norm,
+            split_weights=compute_dtype(config.precision, device) == torch.bfloat16,
+            moments={"float32": torch.float32, "bfloat16": torch.bfloat16}[config.moments],
+            seed=config.seed,
+        )
+        if begin:
+            optimizer.begin()
+        return optimizer
     return torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=config.epsilon, fused=True)
 
 

@@ -64,12 +64,6 @@ class SplitAdamW(torch.optim.Optimizer):
                 self._sums[parameter] = parameter.grad.float() if total is None else total.add_(parameter.grad)
                 parameter.grad = None
 
-    def whole(self, parameter: nn.Parameter) -> Tensor:
-        """The float32 value of a weight, on the processor."""
-        low = self.state[parameter].get("low")
-        value = parameter.detach().cpu()
-        return value if low is None else join(value, low.cpu())
-
     @torch.no_grad()
     def update(self, learning_rate: float, loss: Tensor) -> Tensor:
         """One step from the gradients, which are given up; the norm () before clipping. `loss` () is looked at with it."""
@@ -86,6 +80,11 @@ class SplitAdamW(torch.optim.Optimizer):
         self._sums.clear()
         self.zero_grad(set_to_none=True)
         return norm
+
+    def step(self, closure: Any = None) -> Any:
+        """One step at the rate that the groups hold, for callers that know no more than torch's optimizers."""
+        group = self.param_groups[0]
+        self.update(group["lr"] / group["lr_scale"], torch.zeros_like(self.done))
 
     def _plainly(self, gradients: dict[nn.Parameter, Tensor], learning_rate: float, loss: Tensor) -> Tensor:
         """The oracle of the kernels, tensor by tensor."""

@@ -1,0 +1,137 @@
+"""One optimizer step: gradients of every micro-batch, a look at whether they are finite, the update.
+
+On a processor the look comes before the update. On a GPU the update looks for itself (model/training/split_adamw.py) and the
+host does not wait: it reads what a step came to when the next one is under way.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.device import autocast
+from model.errors import TrainingError
+from model.moe.layer import MoE, MoEStats
+from model.moe.place_keys import routing_key
+from model.moe.router import update_expert_bias
+from model.training.metrics import merge_stats
+from model.training.optimizer import set_learning_rate
+from model.training.settings import RunSettings
+from model.training.split_adamw import SplitAdamW
+from model.training.task import MicroBatch, Task, share
+from model.transformer import Hunyuan
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One optimizer step: its mean losses, its gradient norm before clipping, and what routing did in its micro-batches."""
+
+    tokens: int  # that went through the model
+    loss: float
+    aux_loss: float
+    grad_norm: float
+    routing: MoEStats | None
+
+    @property
+    def is_finite(self) -> bool:
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+class Launched:
+    """A step that a GPU may still be computing."""
+
+    def __init__(self, step: int, tokens: int, numbers: Tensor, routing: MoEStats | None) -> None:
+        """numbers (3,): loss, auxiliary loss, gradient norm."""
+        self.step, self.tokens, self._routing = step, tokens, routing
+        self._event: torch.cuda.Event | None = None
+        self._numbers = numbers
+        if numbers.is_cuda:
+            self._numbers = torch.empty(numbers.shape, pin_memory=True)
+            self._numbers.copy_(numbers, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def result(self) -> StepResult:
+        """What it came to, as soon as that is known."""
+        if self._event is not None:
+            self._event.synchronize()
+        loss, aux_loss, norm = self._numbers.tolist()
+        return StepResult(self.tokens, loss, aux_loss, norm, self._routing)
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether reading it may have to wait for a GPU."""
+        return self._event is not None
+
+
+class TrainStep:
+    """step(number, learning_rate) moves the model's weights by one batch of the task."""
+
+    def __init__(
+        self,
+        net: Hunyuan,
+        optimizer: torch.optim.Optimizer,
+        settings: RunSettings,
+        task: Task,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.net, self.optimizer, self.task, self.device, self.dtype = net, optimizer, task, device, dtype
+        self.config, self.bias_rate = settings.training, settings.model.expert_bias_update_rate
+
+    def __call__(self, number: int, learning_rate: float) -> Launched:
+        """Step `number`, from 0. Where its loss or a gradient is not finite, no weight is touched."""
+        self.net.train()
+        batches = list(self.task.micro_batches(number))  # all at once: each weighs what it has of the whole
+        if sum(batch.targets for batch in batches) == 0:
+            raise TrainingError(f"step {number + 1} has nothing to learn: every label of its batch is masked")
+        loss, aux_loss, routing = self._gradients(number, batches)
+        tokens = sum(batch.tokens for batch in batches)
+        if isinstance(self.optimizer, SplitAdamW):
+            norm = self.optimizer.update(learning_rate, loss)
+            launched = Launched(number, tokens, torch.stack([loss, aux_loss, norm]), routing)
+        else:
+            gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+            launched = Launched(number, tokens, torch.stack([loss, aux_loss, norm]), routing)
+            if not launched.result().is_finite:
+                return launched
+            if norm > self.config.max_grad_norm:  # most steps are spared a pass over every gradient
+                torch.nn.utils.clip_grads_with_norm_(self.net.parameters(), self.config.max_grad_norm, norm)
+            set_learning_rate(self.optimizer, learning_rate)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        self._balance(routing)
+        return launched
+
+    def _gradients(self, number: int, batches: list[MicroBatch]) -> tuple[Tensor, Tensor, MoEStats | None]:
+        """Leaves them in the parameters, those of the mean over the whole step; the losses () and the routing."""
+        losses, aux_losses, routing = [], [], []
+        targets, tokens = sum(batch.targets for batch in batches), sum(batch.tokens for batch in batches)
+        for index, batch in enumerate(batches):
+            key = routing_key(self.config.seed, number, index, device=self.device)
+            with autocast(self.device, self.dtype):
+                output = self.task.forward(self.net, batch.data, key)
+            assert output.loss is not None and output.aux_loss is not None, "a task's forward pass is given labels"
+            loss = share(output.loss, batch.targets, targets)
+            aux_loss = share(output.aux_loss, batch.tokens, tokens)
+            (loss + aux_loss).backward()
+            if isinstance(self.optimizer, SplitAdamW) and len(batches) > 1:
+                self.optimizer.collect()
+            losses.append(loss.detach())
+            aux_losses.append(aux_loss.detach())
+            if output.stats is not None:
+                routing.append(output.stats)
+        merged = merge_stats(routing, [batch.tokens for batch in batches])
+        return torch.stack(losses).sum(), torch.stack(aux_losses).sum(), merged
+
+    def _balance(self, routing: MoEStats | None) -> None:
+        """Moves the routers' selection biases, where the model balances its experts that way."""
+        if routing is None or self.bias_rate == 0:
+            return
+        mixtures: list[Any] = [layer.mlp for layer in self.net.layers if isinstance(layer.mlp, MoE)]
+        for mixture, choices in zip(mixtures, routing.choices_per_expert, strict=True):
+            if mixture.router.expert_bias is not None:
+                update_expert_bias(mixture.router.expert_bias, choices, self.bias_rate)
