@@ -52,6 +52,15 @@ def matmul_dtype(tensor: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
 
 
+def residual_dtype(tensor: Tensor) -> torch.dtype:
+    """The precision of the residual stream, and with it of all between products: on a GPU that of the products.
+
+    Every product rounds its inputs to it anyhow, so what is lost is the rounding of the sums; statistics, the router and
+    the loss compute in float32 from it. A processor keeps the stream in its own precision.
+    """
+    return matmul_dtype(tensor) if tensor.is_cuda else tensor.dtype
+
+
 def memory_bytes(device: torch.device) -> int | None:
     """Bytes of the device's memory, None where the system does not say."""
     if device.type == "cuda":

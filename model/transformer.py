@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config.hunyuan import HunyuanConfig
+from model.device import residual_dtype
 from model.kernels.cross_entropy import linear_cross_entropy
 from model.layers.attention import Attention, KeysValues
 from model.layers.kv_cache import CachePass, KVCache
@@ -134,7 +135,7 @@ class Hunyuan(nn.Module):
             return Output(logits, None, None, None)
         hidden, losses, stats = self._blocks(input_ids, self._place_keys(input_ids.numel(), routing_key), None)
         hidden = self.norm(hidden[:, -1:] if last_only else hidden)
-        aux = torch.stack(losses).sum() if losses else hidden.new_zeros(())
+        aux = torch.stack(losses).sum() if losses else self.embed_tokens.weight.new_zeros(())
         stacked = MoEStats(*map(torch.stack, zip(*stats, strict=True))) if stats else None
         if labels is None:
             return Output(self._logits(hidden), None, aux, stacked)
@@ -152,7 +153,8 @@ class Hunyuan(nn.Module):
         """input_ids (B, S) -> hidden (B, S, D), and the routing losses and statistics of the mixture layers."""
         positions = torch.arange(input_ids.shape[1], device=input_ids.device) if cache is None else cache.positions
         rope, losses, stats = rope_table(self.config, positions), [], []
-        hidden, shared = self.embed_tokens(input_ids), None
+        embedded, shared = self.embed_tokens(input_ids), None
+        hidden = embedded.to(residual_dtype(embedded))
         for index, layer in enumerate(self.layers):
             keys = None if keys_by_layer is None else keys_by_layer[index]
             hidden, shared, aux_loss, layer_stats = layer(hidden, rope, shared, keys, cache)

@@ -7,7 +7,9 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from model import transformer
 from model.config import HunyuanConfig
+from model.device import matmul_dtype, residual_dtype
 from model.layers.kv_cache import KVCache
 from model.layers.mlp import SwiGLU
 from model.layers.norm import RMSNorm
@@ -226,6 +228,28 @@ def test_bfloat16_autocast_stays_near_float32():
         output = net(IDS, LABELS)
     assert output.loss.dtype == output.aux_loss.dtype == torch.float32
     assert output.loss.item() == pytest.approx(exact.loss.item(), rel=2e-2) and output.loss != exact.loss
+
+
+def test_a_stream_in_the_precision_of_products_stays_near_float32(monkeypatch):
+    """As on a GPU: what a block reads is bfloat16, the router's logits and the losses are float32, gradients have their own."""
+    net = build(moe_routing="dropless")
+    exact, seen, logits = net(IDS, LABELS), [], []
+    monkeypatch.setattr(transformer, "residual_dtype", matmul_dtype)
+    for layer in net.layers:
+        layer.register_forward_hook(lambda _, inputs, output: seen.extend((inputs[0].dtype, output[0].dtype)))
+        layer.mlp.router.register_forward_hook(lambda _, __, output: logits.append(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        output = net(IDS, LABELS)
+    (output.loss + output.aux_loss).backward()
+    assert set(seen) == {torch.bfloat16} and set(logits) == {torch.float32}
+    assert output.loss.dtype == output.aux_loss.dtype == torch.float32
+    assert output.loss.item() == pytest.approx(exact.loss.item(), rel=2e-2)
+    assert all(parameter.grad.dtype == torch.float32 for parameter in net.parameters())
+
+
+def test_a_processor_keeps_the_stream_in_float32():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert residual_dtype(torch.zeros(1)) == torch.float32
 
 
 def test_output_names_are_the_public_ones():
