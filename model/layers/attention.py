@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from model.config.hunyuan import HunyuanConfig
 from model.layers.kv_cache import CachePass
-from model.layers.linear import Linear
+from model.layers.linear import Linear, project_together
 from model.layers.norm import rms_normalize
 from model.layers.rope import rotate
 
@@ -60,9 +60,11 @@ class Attention(nn.Module):
         """With a cache the new tokens see those before them, and the keys and values are all that are stored."""
         batch, tokens, _ = hidden.shape
         weight = None if self.query_norm is None or self.key_norm is None else self.query_norm * self.key_norm
-        queries = self._turned(self.q_proj(hidden), rope, weight)
+        layers = [self.q_proj, self.k_proj, self.v_proj] if self.owns_cache else [self.q_proj]
+        projected = project_together(hidden, layers)
+        queries = self._turned(projected[0], rope, weight)
         if self.owns_cache:
-            shared = self._own_keys_values(hidden, rope)
+            shared = self._own_keys_values(projected[1], projected[2], rope)
             if cache is not None:
                 shared = KeysValues(*cache.store(self.layer, *shared))
         assert shared is not None, "a layer that borrows keys and values comes after their owner"
@@ -70,8 +72,8 @@ class Attention(nn.Module):
         attended = causal_attention(queries.transpose(1, 2), *shared, mask=mask)
         return self.o_proj(attended.transpose(1, 2).reshape(batch, tokens, -1)), shared
 
-    def _own_keys_values(self, hidden: Tensor, rope: tuple[Tensor, Tensor]) -> KeysValues:
-        keys, values = self._turned(self.k_proj(hidden), rope), self.v_proj(hidden)
+    def _own_keys_values(self, keys: Tensor, values: Tensor, rope: tuple[Tensor, Tensor]) -> KeysValues:
+        keys = self._turned(keys, rope)
         return KeysValues(keys.transpose(1, 2), values.view(keys.shape).transpose(1, 2))
 
     def _turned(self, projected: Tensor, rope: tuple[Tensor, Tensor], weight: Tensor | None = None) -> Tensor:

@@ -1,5 +1,7 @@
 """The linear map of every projection: torch's own, or oneDNN's where that is the faster (model/kernels/onednn.py)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,6 +27,23 @@ def project(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     else:
         return F.linear(hidden, weight, bias)
     return output if bias is None else output + bias
+
+
+def project_together(hidden: Tensor, layers: Sequence[Linear]) -> Sequence[Tensor]:
+    """What each of the layers, all with a bias or none, makes of hidden (..., D): (..., O) of each."""
+    if len(layers) == 1 or not stacks(hidden):
+        return [layer(hidden) for layer in layers]
+    weight = torch.cat(tuple(layer.weight for layer in layers))
+    bias = None if layers[0].bias is None else torch.cat(tuple(layer.bias for layer in layers))
+    return F.linear(hidden, weight, bias).split([layer.out_features for layer in layers], dim=-1)
+
+
+def stacks(hidden: Tensor) -> bool:
+    """Whether layers that read the same rows share one product: in training on a GPU, which a narrow one leaves half idle.
+
+    Their weights are copied for it, which is little against the rows of a training step and much against those of decoding.
+    """
+    return hidden.is_cuda and torch.is_grad_enabled()
 
 
 def streams(hidden: Tensor) -> bool:

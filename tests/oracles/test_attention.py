@@ -13,7 +13,7 @@ import torch
 from model.config import HunyuanConfig
 from model.config.storage import STORAGE
 from model.counts import kv_cache_bytes
-from model.layers import attention
+from model.layers import attention, linear
 from model.layers.attention import Attention
 from model.layers.kv_cache import KVCache
 from model.layers.rope import rope_base, rope_table, rotate
@@ -113,6 +113,23 @@ def test_repeated_heads_attend_as_groups_do(heads, monkeypatch):
         results.append((output, *torch.autograd.grad(output, (queries, *keys_values), cotangent)))
     for grouped, repeated in zip(*results, strict=True):
         torch.testing.assert_close(repeated, grouped, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [False, True], ids=["no-bias", "bias"])
+@every_variant
+def test_one_product_for_queries_keys_and_values_is_theirs(variant, bias, monkeypatch):
+    """Outputs, keys and values, and the gradient of every parameter under its own name."""
+    config = SMALL.replace(**VARIANTS[variant], attention_bias=bias)
+    layer, hidden = randomized(Attention(config, 0)).double(), torch.randn(2, 7, config.hidden_size).double()
+    results = []
+    for together in (False, True):
+        monkeypatch.setattr(linear, "stacks", lambda _, together=together: together)
+        layer.zero_grad()
+        output, shared = layer(hidden, rope_table(config, torch.arange(7)), None)
+        (output.square().sum() + shared.values.sum()).backward()
+        gradients = {name: parameter.grad.clone() for name, parameter in layer.named_parameters()}
+        results.append((output, *shared, gradients))
+    torch.testing.assert_close(results[0], results[1])
 
 
 @every_variant
