@@ -51,8 +51,8 @@ class DecoderLayer(nn.Module):
     ) -> tuple[Tensor, KeysValues, Tensor | None, MoEStats | None]:
         """With a cache, after the tokens in it, and without aux_loss and stats."""
         attended, shared = self.self_attn(self.input_layernorm(hidden), rope, shared, cache)
-        hidden = hidden + attended
-        tokens = self.post_attention_layernorm(hidden).view(-1, hidden.shape[-1])  # (T, D)
+        hidden, tokens = self.post_attention_layernorm.after_adding(hidden, attended)
+        tokens = tokens.view(-1, hidden.shape[-1])  # (T, D)
         if isinstance(self.mlp, SwiGLU):
             return hidden + self.mlp(tokens).view_as(hidden), shared, None, None
         output, aux_loss, stats = self.mlp(tokens, place_keys, answering=cache is not None)
