@@ -21,7 +21,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tens
     """Mean negative log-likelihood in nats of labels (T,) under softmax(hidden (T, D) @ weight (V, D).T), in float32.
 
     Negative labels, such as -100, are left out of the mean. A label of V or more is torch's error of an index out
-    of bounds.
+    of bounds; in the kernel, which cannot raise, it makes the loss NaN.
     """
     return _LinearCrossEntropy.apply(hidden, weight, labels, matmul_dtype(hidden), torch.is_grad_enabled())
 

@@ -28,7 +28,8 @@ def _kernel(
         higher = tl.maximum(top, tl.max(value, axis=0))
         total = total * tl.exp(top - higher) + tl.sum(tl.exp(value - higher), axis=0)
         top = higher
-    target = tl.load(logits + tl.where(counted, label, 0)).to(tl.float32)
+    known = counted & (label < size)  # any other has no logit: its loss is NaN
+    target = tl.load(logits + tl.where(known, label, 0), mask=known, other=float("nan")).to(tl.float32)
     tl.store(losses + row, tl.where(counted, tl.log(total) + top - target, 0.0))
     if GRADIENT:
         scale = tl.where(counted, 1.0 / tl.load(count).to(tl.float32), 0.0)
@@ -41,7 +42,7 @@ def _kernel(
 
 
 def loss_and_gradient_(logits: Tensor, labels: Tensor, count: Tensor, *, gradient: bool) -> Tensor:
-    """logits (T, V) of any precision, labels (T,) int64 -> the losses (T,) in float32, 0 where a label is negative.
+    """logits (T, V) of any precision, labels (T,) int64 -> the losses (T,) in float32, 0 where a label is negative, NaN where it is V or more.
 
     With `gradient` the logits are overwritten by that of the sum of losses over `count` ().
     """

@@ -53,3 +53,11 @@ def test_every_label_left_out(kernels, device):
         wide[:, :33], labels.fill_(-100), torch.tensor(1, device=device), gradient=True
     )
     assert not found.any() and not wide[:, :33].any()
+
+
+def test_a_label_that_is_no_token_makes_its_loss_nan(kernels, device):
+    wide, labels, count = operands(4, 33, torch.float32, device)
+    labels[2], labels[3] = 33, 34
+    wide[:, 33:] = 0.0  # what lies behind a row is a number, and must not be taken for its logit
+    found = kernels("cross_entropy").loss_and_gradient_(wide[:, :33], labels, count, gradient=True)
+    assert found.isnan().tolist() == [False, False, True, True]
