@@ -42,8 +42,9 @@ def _kernel(
 
 
 def loss_and_gradient_(logits: Tensor, labels: Tensor, count: Tensor, *, gradient: bool) -> Tensor:
-    """logits (T, V) of any precision, labels (T,) int64 -> the losses (T,) in float32, 0 where a label is negative, NaN where it is V or more.
+    """logits (T, V) of any precision, labels (T,) int64 -> the losses (T,) in float32.
 
+    A negative label has the loss 0, one of V or more NaN.
     With `gradient` the logits are overwritten by that of the sum of losses over `count` ().
     """
     losses = torch.empty(len(labels), dtype=torch.float32, device=logits.device)
