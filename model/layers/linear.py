@@ -31,7 +31,8 @@ def project(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
 
 def project_together(hidden: Tensor, layers: Sequence[Linear]) -> Sequence[Tensor]:
     """What each of the layers, all with a bias or none, makes of hidden (..., D): (..., O) of each."""
-    if len(layers) == 1 or not stacks(hidden):
+    aligned = all(layer.out_features % 8 == 0 for layer in layers)  # else a part of the gradient starts off 16 bytes
+    if len(layers) == 1 or not aligned or not stacks(hidden):
         return [layer(hidden) for layer in layers]
     weight = torch.cat(tuple(layer.weight for layer in layers))
     bias = None if layers[0].bias is None else torch.cat(tuple(layer.bias for layer in layers))

@@ -132,6 +132,16 @@ def test_one_product_for_queries_keys_and_values_is_theirs(variant, bias, monkey
     torch.testing.assert_close(results[0], results[1])
 
 
+@pytest.mark.parametrize(("width", "together"), [(8, True), (7, False)])
+def test_one_product_only_where_each_gradient_begins_at_16_bytes(width, together, monkeypatch):
+    """Kernels of the optimizer read a gradient from an address of 16 bytes, and those of one product lie behind each other."""
+    monkeypatch.setattr(linear, "stacks", lambda _: True)
+    layers = [linear.Linear(24, size) for size in (16, width, 8)]
+    outputs = linear.project_together(torch.randn(3, 24), layers)
+    assert [output.shape for output in outputs] == [(3, 16), (3, width), (3, 8)]
+    assert (len({output.untyped_storage().data_ptr() for output in outputs}) == 1) == together
+
+
 @every_variant
 @with_and_without_qk_norm
 @torch.no_grad()
