@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from model.config.hunyuan import HunyuanConfig
 from model.device import residual_dtype
 from model.kernels.cross_entropy import linear_cross_entropy
+from model.kernels.embedding import embed
 from model.layers.attention import Attention, KeysValues
 from model.layers.kv_cache import CachePass, KVCache
 from model.layers.linear import Linear, project
@@ -153,8 +154,8 @@ class Hunyuan(nn.Module):
         """input_ids (B, S) -> hidden (B, S, D), and the routing losses and statistics of the mixture layers."""
         positions = torch.arange(input_ids.shape[1], device=input_ids.device) if cache is None else cache.positions
         rope, losses, stats = rope_table(self.config, positions), [], []
-        embedded, shared = self.embed_tokens(input_ids), None
-        hidden = embedded.to(residual_dtype(embedded))
+        weight = self.embed_tokens.weight
+        hidden, shared = embed(weight, input_ids, residual_dtype(weight)), None
         for index, layer in enumerate(self.layers):
             keys = None if keys_by_layer is None else keys_by_layer[index]
             hidden, shared, aux_loss, layer_stats = layer(hidden, rope, shared, keys, cache)
