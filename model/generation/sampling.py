@@ -13,6 +13,7 @@ from torch import Tensor
 from model.errors import ConfigError, HunyuanError
 
 INFINITY = float("inf")
+GOLDEN = -0x61C8864680B583EB  # 2^64 over the golden ratio, as int64
 SMALLEST, LARGEST = 1e-30, 1e30  # of the settings as computed with: 1e-300 means the same, but is 0 to float32
 
 
@@ -108,6 +109,37 @@ def draw(probabilities: Tensor, generators: Sequence[torch.Generator | None]) ->
         for generator in generators
     ]
     return (probabilities / torch.stack(times).clamp(min=2.0**-60)).argmax(dim=-1)
+
+
+def counter_token(
+    logits: Tensor, sampling: Sampling, seeds: Tensor, positions: Tensor, seen: Tensor | None = None
+) -> Tensor:
+    """logits (B, V), seeds and positions (B,) int64 -> token ids (B,), -1 where logits are not finite.
+
+    The noise of a row is a function of its seed and its token's position alone: no generator, no wait for the device, and
+    no dependence on the other rows. The same distribution as `next_token`, but other draws than a torch.Generator's.
+    """
+    if sampling.temperature == 0:
+        chosen = penalised(logits, sampling, seen).argmax(dim=-1)
+    else:
+        times = counter_times(seeds, positions, logits.shape[-1])
+        chosen = (distribution(logits, sampling, seen) / times).argmax(dim=-1)
+    return torch.where(logits.isfinite().all(dim=-1), chosen, -1)
+
+
+def counter_times(seeds: Tensor, positions: Tensor, size: int) -> Tensor:
+    """Exponential arrival times (B, size) in float64 from seeds and positions (B,), by SplitMix64 (Steele et al., 2014)."""
+    key = _mixed(_mixed(seeds) + positions)[:, None]
+    bits = _mixed(key + GOLDEN * torch.arange(1, size + 1, device=seeds.device))
+    uniform = ((bits >> 11 & (1 << 53) - 1).double() + 0.5) * 2.0**-53
+    return -uniform.log()
+
+
+def _mixed(bits: Tensor) -> Tensor:
+    """The finalizer of SplitMix64 on int64, whose products wrap around."""
+    bits = (bits ^ (bits >> 30 & (1 << 34) - 1)) * -0x40A7B892E31B1A47
+    bits = (bits ^ (bits >> 27 & (1 << 37) - 1)) * -0x6B2FB644ECCEEE15
+    return bits ^ (bits >> 31 & (1 << 33) - 1)
 
 
 def top_logprobs(logits: Tensor, chosen: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
