@@ -58,10 +58,10 @@ def decode_bytes(config: HunyuanConfig, context: int, storage: Storage) -> int:
 def contenders(work: DecodeWork, *, peer: bool, compiled: bool) -> list[str]:
     """The names of those that take part: of the peer's implementations of experts the two fastest, at `large` the faster.
 
-    The compiled step is for a batch of one, and needs a C++ compiler.
+    The compiled step is for a batch of one on a processor, and needs a C++ compiler; a GPU's steps are recorded.
     """
     names = [LIMIT, *(f"hunyuan {precision}" for precision in PRECISIONS)]
-    if compiled and work.batch == 1:
+    if compiled and work.batch == 1 and work.device == "cpu":
         names += [f"hunyuan compiled {precision}" for precision in PRECISIONS]
     peers = ["grouped_mm", "eager"] if work.shape == "small" else ["grouped_mm"]
     return names + [f"transformers {experts} float32" for experts in peers if peer]
@@ -160,13 +160,18 @@ def _hunyuan(work: DecodeWork, precision: str, prompts: Any, device: Any, *, com
     from model.generation.generate import generate_batch
     from model.generation.request import Request
     from model.generation.sampling import Sampling
+    from model.generation.session import Session
     from model.transformer import Hunyuan
 
     net = Hunyuan(work.config, torch.Generator().manual_seed(0)).to(device, getattr(torch, precision)).eval()
+    session = Session(net)
 
     def turn() -> None:
+        session.kept = []  # the prompt is read again
         requests = [Request(prompt, work.new_tokens) for prompt in prompts.tolist()]
-        for _ in generate_batch(net, requests, sampling=Sampling(), slots=work.batch, compiled=compiled):
+        for _ in generate_batch(
+            net, requests, sampling=Sampling(), slots=work.batch, compiled=compiled, session=session
+        ):
             pass
 
     return turn

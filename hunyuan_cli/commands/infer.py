@@ -70,6 +70,8 @@ def infer(
     variables = {} if thinking is None else {"enable_thinking": thinking}
     for note in without_effect(engine, given, variables, chat=chat):
         stderr(note)
+    if compiled and engine.session.records:
+        stderr("--compile has no effect on a GPU: steps are recorded as CUDA graphs without it")
     limit = engine.defaults.token_limit(max_new_tokens, TOKENS)
     texts: dict[str, Any] = {"max_new_tokens": limit.tokens, "fit": max_new_tokens is None, "stop": stop or []}
     requests = [
@@ -80,7 +82,8 @@ def infer(
     measured = GenerationStats()
     events = generate_batch(
         engine.net, requests, sampling=merge(engine.defaults, **choices), slots=batch_size,
-        prefill_chunk=prefill_chunk, logprobs=logprobs, compiled=compiled, stats=measured,
+        prefill_chunk=prefill_chunk, logprobs=logprobs, compiled=compiled, session=engine.session,
+        stats=measured,
     )  # fmt: skip
     show(form, events, requests, given, output, chat=chat, facts=lambda: stats_of(engine, measured, limit))
     if stats:

@@ -62,7 +62,11 @@ ExpertCache = Annotated[
 ]
 Compiled = Annotated[
     bool,
-    typer.Option("--compile", help="Compile the step of one sequence: half a minute, then several times faster."),
+    typer.Option(
+        "--compile",
+        help="On a processor, compile the step of one sequence: half a minute, then several times faster. "
+        "On a GPU steps are recorded without it.",
+    ),
 ]
 Stats = Annotated[bool, typer.Option("--stats", help="Speed, cache and first token on standard error.")]
 DEFAULT_EXPERT_CACHE = "1GB"

@@ -121,7 +121,9 @@ class ChatSession:
         )
         measured, said = GenerationStats(), ""
         try:
-            for _, piece in generate_batch(self.engine.net, [request], sampling=self.sampling, stats=measured):
+            for _, piece in generate_batch(
+                self.engine.net, [request], sampling=self.sampling, session=self.engine.session, stats=measured
+            ):
                 sys.stdout.write(printable(piece))
                 sys.stdout.flush()
                 said += piece

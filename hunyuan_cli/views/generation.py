@@ -63,7 +63,10 @@ def expert_cache_of(engine: "Engine") -> Any:
 def show_stats(facts: dict[str, Any]) -> None:
     """The facts as four or five lines on standard error."""
     first, prefill, decode = (facts[f"{name}_seconds"] for name in ("first_token", "prefill", "decode"))
-    stderr(f"prefill: {_speed(facts, 'prompt_tokens', prefill, 'prefill')}, first token after {first or 0:.3f} s")
+    reused = f", {facts['reused_tokens']:,} more were in the cache" if facts["reused_tokens"] else ""
+    stderr(
+        f"prefill: {_speed(facts, 'prompt_tokens', prefill, 'prefill')}{reused}, first token after {first or 0:.3f} s"
+    )
     stderr(f"decode: {_speed(facts, 'decoded_tokens', decode, 'decode')}; {facts['new_tokens']:,} new in all")
     stderr(
         f"cache: {facts['cache_bytes']:,} bytes allocated, {facts['cache_formula_bytes']:,} by formula "

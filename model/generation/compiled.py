@@ -3,7 +3,8 @@
 A batch of one reads every activated weight once and computes next to nothing, so its speed is that of reading memory. Eager
 products of a single row stop and start a hundred times a token; here each is a sum over rows that the compiler fuses with what
 stands around it, reading weights in one stream. The program is `Hunyuan.step` as it stands, over all places of a cache, so that
-its shapes are the same at every token. Compilation takes half a minute or more, and a C++ compiler on a processor.
+its shapes are the same at every token. Compilation takes half a minute or more, and a C++ compiler. It is for a processor: on
+a GPU steps are recorded (model/generation/session.py).
 
 V vocabulary.
 """
@@ -32,43 +33,16 @@ class CompiledStep:
             raise ConfigError(["a compiled step needs its experts in memory: leave out --compile, or --experts disk"])
         self._net = net
         self._program = _program()
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._recorded: Slots = {}
 
     def __call__(self, token: Tensor, cache: KVCache) -> Tensor:
         try:
-            logits = self._run(token, cache.begin(1).positions, cache.slots)
+            logits: Tensor = self._program(self._net, token, cache.begin(1).positions, cache.slots)
         except torch._dynamo.exc.TorchDynamoException as error:  # what the compiler of programs and that of C++ raise
             reason = " ".join(str(error).split())[:200]
             said = missing_compiler(error) or f"the step cannot be compiled here ({reason}): leave out --compile"
             raise ConfigError([said]) from error
         cache.advance(1)
         return logits
-
-    def _run(self, token: Tensor, position: Tensor, slots: Slots) -> Tensor:
-        if token.device.type != "cuda":
-            return self._program(self._net, token, position, slots)
-        # On a GPU the launches of a token's kernels would take longer than the kernels: they are recorded once a cache.
-        if self._graph is None or self._recorded[0][0].data_ptr() != slots[0][0].data_ptr():
-            self._graph = self._record(token, position, slots)
-        self._token.copy_(token)
-        self._position.copy_(position)
-        self._graph.replay()
-        return self._logits
-
-    def _record(self, token: Tensor, position: Tensor, slots: Slots) -> torch.cuda.CUDAGraph:
-        self._token, self._position = token.clone(), position.clone()
-        self._recorded = slots  # held, so that no other cache can come to lie there
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):  # compiles, and allocates what the recording must not
-            for _ in range(3):
-                self._program(self._net, self._token, self._position, slots)
-        torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._logits: Tensor = self._program(self._net, self._token, self._position, slots)
-        return graph
 
 
 @cache

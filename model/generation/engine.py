@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from model.checkpoint.load import home_of, load_located, locate
 from model.errors import ConfigError
 from model.generation.defaults import GenerationDefaults, read_generation_config
 from model.generation.request import Request
+from model.generation.session import Session
 from model.generation.stopping import StopStrings
 from model.tokenizer.chat_template import ChatTemplate, plain_template
 from model.tokenizer.folder import check_tokenizer_fits, load_chat_template, load_folder_tokenizer
@@ -67,6 +69,11 @@ class Engine:
             trained_here,
             tuple(found.notes),
         )
+
+    @cached_property
+    def session(self) -> Session:
+        """The cache and the recorded steps, for all that is generated with this engine."""
+        return Session(self.net)
 
     @property
     def end_ids(self) -> frozenset[int]:

@@ -7,48 +7,23 @@ its own length, its own generator, and no expert ever refuses a token.
 B requests in the batch, V vocabulary.
 """
 
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from model.errors import ConfigError
+from model.generation.batch import Batch, GenerationStats
 from model.generation.compiled import CompiledStep
-from model.generation.request import Request, TokenLogprob, check_requests
-from model.generation.sampling import Sampling, next_token, top_logprobs
-from model.layers.kv_cache import KVCache
+from model.generation.recorded import RecordedBatch
+from model.generation.request import Request, check_requests
+from model.generation.sampling import Sampling
+from model.generation.session import Session
 from model.transformer import Hunyuan
 
+__all__ = ["GenerationStats", "generate", "generate_batch"]
+
 PREFILL_CHUNK = 512  # tokens of a prompt in one pass: scores take chunk * length, not length squared
-
-
-@dataclass
-class GenerationStats:
-    """Filled while tokens are generated; seconds on the clock, over all requests."""
-
-    prompt_tokens: int = 0
-    new_tokens: int = 0
-    decoded_tokens: int = 0  # new ones less those that came out of a prefill
-    prefill_seconds: float = 0.0
-    decode_seconds: float = 0.0
-    first_token_seconds: float | None = None  # from the start to the first token of the first request
-    cache_bytes: int = 0  # allocated
-    cache_tokens: int = 0  # that it has room for, in each of `slots` sequences
-    slots: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {
-            "prefill_tokens_per_second": _rate(self.prompt_tokens, self.prefill_seconds),
-            "decode_tokens_per_second": _rate(self.decoded_tokens, self.decode_seconds),
-        }
-
-
-def _rate(count: int, seconds: float) -> float | None:
-    return count / seconds if count and seconds else None
 
 
 def generate(
@@ -79,25 +54,34 @@ def generate_batch(
     prefill_chunk: int = PREFILL_CHUNK,
     logprobs: int | None = None,
     compiled: bool = False,
+    session: Session | None = None,
     stats: GenerationStats | None = None,
 ) -> Iterator[tuple[Request, str]]:
     """Runs the requests, `slots` at a time, and yields each with the text that its newest token made safe to show.
 
     `logprobs` K adds to every token its log probability and those of the K likeliest. `compiled` has a request that runs
-    alone decode through a compiled program (model/generation/compiled.py). ConfigError, before anything is
-    computed, when a request does not fit the model's context.
+    alone decode through a compiled program (model/generation/compiled.py), where steps are not recorded. With a `session` of
+    the model the cache, and on a GPU the recorded steps, are those of earlier calls, and the beginning of a prompt that is
+    there is not read again. On a GPU drawn tokens are a function of a request's seed and their positions, and
+    differ from a processor's. ConfigError, before anything is computed, when a request does not fit the model's context.
     """
     check_requests(requests, net.config.max_position_embeddings, net.config.vocab_size)
     _check_sizes(net, slots, prefill_chunk, logprobs)
     stats = GenerationStats() if stats is None else stats
     waiting = deque(requests)
-    step = CompiledStep(net) if compiled else None
-    batch = _Batch(net, requests, min(slots, len(requests)), sampling, logprobs, step, stats)
-    while waiting or batch.running:
-        while waiting and len(batch.running) < batch.slots:
-            yield from batch.admit(_alike(waiting, batch.slots - len(batch.running)), prefill_chunk)
-        if batch.running:
-            yield from batch.decode()
+    session = Session(net) if session is None else session
+    step = CompiledStep(net) if compiled and not session.records else None
+    kind = RecordedBatch if session.records else Batch
+    batch = kind(session, requests, min(slots, len(requests)), sampling, logprobs, step, stats)
+    try:
+        while waiting or batch.running:
+            while waiting and len(batch.running) < batch.slots:
+                yield from batch.admit(_alike(waiting, batch.slots - len(batch.running)), prefill_chunk)
+            if batch.running:
+                yield from batch.decode()
+    finally:  # also where the caller leaves early
+        if len(requests) == 1:
+            session.kept = (requests[0].prompt + requests[0].token_ids)[: session.filled(0)]
 
 
 def _check_sizes(net: Hunyuan, slots: int, prefill_chunk: int, logprobs: int | None) -> None:
@@ -115,105 +99,3 @@ def _alike(waiting: deque[Request], most: int) -> list[Request]:
     while waiting and len(taken) < most and len(waiting[0].prompt) == len(taken[0].prompt):
         taken.append(waiting.popleft())
     return taken
-
-
-class _Batch:
-    """The requests that run, in the first rows of one cache."""
-
-    def __init__(
-        self,
-        net: Hunyuan,
-        requests: Sequence[Request],
-        slots: int,
-        sampling: Sampling,
-        logprobs: int | None,
-        step: CompiledStep | None,
-        stats: GenerationStats,
-    ) -> None:
-        self.net, self.slots, self.sampling, self.logprobs, self.stats = net, slots, sampling, logprobs, stats
-        self._step, self._begin = step, time.perf_counter()
-        weight = net.embed_tokens.weight
-        self.device = weight.device
-        longest = max((len(request.prompt) + request.max_new_tokens for request in requests), default=0)
-        self.cache = KVCache(net.config, batch=slots, max_tokens=longest, dtype=weight.dtype, device=self.device)
-        stats.cache_bytes, stats.cache_tokens, stats.slots = self.cache.bytes, longest, slots
-        self.running: list[Request] = []
-        self._rows = self.cache.rows(0, 0)  # the cache of those that run
-        self._seen: Tensor | None = None  # (slots, V): tokens of prompt and answer, for the repetition penalty
-        if sampling.repetition_penalty != 1:
-            self._seen = torch.zeros(slots, net.config.vocab_size, dtype=torch.bool, device=self.device)
-
-    def admit(self, requests: list[Request], chunk: int) -> Iterator[tuple[Request, str]]:
-        """Prefills prompts of one length into the next free rows; yields them with their first token."""
-        mark = time.perf_counter()
-        first = len(self.running)
-        rows = self.cache.rows(first, first + len(requests))
-        rows.lengths = [0] * len(requests)
-        prompts = torch.tensor([request.prompt for request in requests], device=self.device)
-        for part in prompts.split(chunk, dim=1):
-            logits = self.net(part, cache=rows, last_only=True).logits
-        self.running += requests
-        self.cache.lengths[first : first + len(requests)] = rows.lengths
-        if self._seen is not None:
-            self._seen[first : first + len(requests)] = False
-            self._seen[first : first + len(requests)].scatter_(1, prompts, True)
-        self.stats.prompt_tokens += prompts.numel()
-        yield from self._choose(logits[:, -1], first, mark, prefill=True)
-
-    def decode(self) -> Iterator[tuple[Request, str]]:
-        """One token for every request that runs."""
-        mark = time.perf_counter()
-        newest = torch.tensor([request.token_ids[-1] for request in self.running], device=self.device)
-        if self._step is not None and len(newest) == 1:
-            logits = self._step(newest, self._rows)
-        else:
-            logits = self.net(newest[:, None], cache=self._rows, last_only=True).logits[:, -1]
-        self.cache.lengths[: len(self.running)] = self._rows.lengths
-        yield from self._choose(logits, 0, mark, prefill=False)
-
-    def _choose(self, logits: Tensor, first: int, mark: float, *, prefill: bool) -> Iterator[tuple[Request, str]]:
-        """Chooses the next token of the requests from row `first` on, from logits (B, V), and lets those go that are over."""
-        requests, stats = self.running[first:], self.stats
-        seen = None if self._seen is None else self._seen[first : first + len(requests)]
-        generators = [request.generator for request in requests]
-        chosen = next_token(logits, self.sampling, generators, seen)
-        if seen is not None:
-            seen.scatter_(1, chosen[:, None], True)
-        details = None if self.logprobs is None else _details(logits, chosen, self.logprobs)
-        tokens = chosen.tolist()
-        if prefill:
-            stats.prefill_seconds += time.perf_counter() - mark
-            if stats.first_token_seconds is None:
-                stats.first_token_seconds = time.perf_counter() - self._begin
-        else:
-            stats.decode_seconds += time.perf_counter() - mark
-            stats.decoded_tokens += len(tokens)
-        pieces = []
-        for index, (request, token) in enumerate(zip(requests, tokens, strict=True)):
-            pieces.append(request.take(token))
-            stats.new_tokens += 1
-            if details is not None and len(request.logprobs) < len(request.token_ids):
-                request.logprobs.append(details[index])
-        self._release()
-        yield from zip(requests, pieces, strict=True)
-
-    def _release(self) -> None:
-        """Frees the rows of requests that are over: the last running one moves into each."""
-        for row in reversed(range(len(self.running))):
-            if self.running[row].stop_reason is not None:
-                last = len(self.running) - 1
-                if row != last:
-                    self.cache.move(last, row)
-                    self.running[row] = self.running[last]
-                    if self._seen is not None:
-                        self._seen[row] = self._seen[last]
-                self.running.pop()
-        self._rows = (
-            self.cache.rows(0, len(self.running)) if len(self._rows.lengths) != len(self.running) else self._rows
-        )
-
-
-def _details(logits: Tensor, chosen: Tensor, k: int) -> list[TokenLogprob]:
-    own, ids, values = (tensor.tolist() for tensor in top_logprobs(logits, chosen, k))
-    tops = [dict(zip(row, scores, strict=True)) for row, scores in zip(ids, values, strict=True)]
-    return [TokenLogprob(*entry) for entry in zip(chosen.tolist(), own, tops, strict=True)]

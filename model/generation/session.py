@@ -9,12 +9,11 @@ B rows, V vocabulary, S' places of the cache that a step looks at.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from model.errors import ConfigError
 from model.generation.sampling import Sampling, counter_token
 from model.layers.kv_cache import CachePass, KVCache, visible
 from model.moe.experts import Experts
@@ -37,7 +36,7 @@ class Rows(NamedTuple):
         return Rows(*(tensor[:count] for tensor in self))
 
     def move(self, source: int, target: int) -> None:
-        for tensor in self:
+        for tensor in self[:3]:  # the batch moves `seen`
             tensor[target] = tensor[source]
 
 
@@ -55,20 +54,18 @@ class Session:
     kept: the tokens in the first row of the cache, of which a longer prompt that begins alike need not be read again.
     """
 
-    def __init__(self, net: Hunyuan) -> None:
+    def __init__(self, net: Hunyuan, *, records: bool | None = None) -> None:
+        """`records` is whether steps are recorded; by default where they can be. Elsewhere they are played without it."""
+        mixtures = [layer.mlp for layer in net.layers if isinstance(layer.mlp, MoE)]
+        in_memory = all(isinstance(mixture.experts, Experts) for mixture in mixtures)
         self.net = net
         self.device = net.embed_tokens.weight.device
+        self.records = self.device.type == "cuda" and in_memory if records is None else records
         self.cache: KVCache | None = None
         self.kept: list[int] = []
         self._rows: Rows | None = None
         self._steps: dict[tuple[int, int, Sampling], Step] = {}
-        self._pool: tuple[int, int] | None = None
-
-    @property
-    def records(self) -> bool:
-        """The one switch of recorded steps: a GPU, with the experts in its memory."""
-        mixtures = [layer.mlp for layer in self.net.layers if isinstance(layer.mlp, MoE)]
-        return self.device.type == "cuda" and all(isinstance(mixture.experts, Experts) for mixture in mixtures)
+        self._pool: Any = None
 
     def reserve(self, slots: int, tokens: int) -> KVCache:
         """A cache of at least so many rows and tokens; what was kept stays where a larger one takes its place."""
@@ -96,14 +93,20 @@ class Session:
             count += 1
         return count
 
+    def filled(self, row: int) -> int:
+        """Tokens of a row of the cache."""
+        return 0 if self.cache is None else self.cache.lengths[row]
+
     def rows(self, penalised: bool) -> Rows:
         """The state of all rows of the cache, fresh where their number or the penalty changed."""
         assert self.cache is not None
         count, vocabulary = len(self.cache.lengths), self.net.config.vocab_size if penalised else 0
         if self._rows is None or self._rows.seen.shape != (count, vocabulary):
             self._steps.clear()
-            zeros = [torch.zeros(count, dtype=torch.int64, device=self.device) for _ in range(3)]
-            self._rows = Rows(*zeros, torch.zeros(count, vocabulary, dtype=torch.bool, device=self.device))
+            tokens, positions, seeds = torch.zeros(3, count, dtype=torch.int64, device=self.device)
+            self._rows = Rows(
+                tokens, positions, seeds, torch.zeros(count, vocabulary, dtype=torch.bool, device=self.device)
+            )
         return self._rows
 
     def step(self, running: int, longest: int, sampling: Sampling) -> Step:
@@ -123,6 +126,8 @@ class Session:
             layer: (keys[:count].narrow(2, 0, places), values[:count].narrow(2, 0, places))
             for layer, (keys, values) in self.cache.slots.items()
         }
+        if self.device.type != "cuda":
+            return _played(lambda: _advance(self.net, rows, slots, places, sampling), count, self.net.config.vocab_size)
         before = [tensor.clone() for tensor in rows]
         # A step writes the cache at its rows' positions only, where the first replay writes the same again.
         aside = torch.cuda.Stream()
@@ -139,6 +144,17 @@ class Session:
         with torch.cuda.graph(graph, pool=self._pool):
             chosen, logits = _advance(self.net, rows, slots, places, sampling)
         return Step(graph.replay, chosen, logits)
+
+
+def _played(advance: Callable[[], tuple[Tensor, Tensor]], count: int, vocabulary: int) -> Step:
+    """What a recorded step does, without a recording."""
+    results = torch.zeros(count, dtype=torch.int64), torch.zeros(count, vocabulary)
+
+    def replay() -> None:
+        for there, new in zip(results, advance(), strict=True):
+            there.copy_(new)
+
+    return Step(replay, *results)
 
 
 def bucket(count: int, least: int, most: int | None = None) -> int:
@@ -164,9 +180,3 @@ def _advance(
     if seen is not None:
         seen.scatter_(1, rows.tokens[:, None], True)
     return chosen, logits
-
-
-def refuse_compiling(session: Session) -> None:
-    """ConfigError where --compile is asked for and steps are recorded without it."""
-    if session.device.type == "cuda" and not session.records:
-        raise ConfigError(["a compiled step needs its experts in memory: leave out --compile, or --experts disk"])

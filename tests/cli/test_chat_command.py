@@ -110,7 +110,7 @@ def test_an_answer_ends_before_a_stop_text(chat, folder):
 def test_a_transcript_ends_where_the_users_turn_begins(chat, plain, monkeypatch):
     """The transcript's own stop text is not part of the answer."""
     tokens = iter(load_folder_tokenizer(plain).encode(" fine.\nUser: no more"))
-    monkeypatch.setattr(generation, "next_token", lambda logits, *_: torch.full((1,), next(tokens)))
+    monkeypatch.setattr("model.generation.batch.next_token", lambda logits, *_: torch.full((1,), next(tokens)))
     status, out, err = chat("hello\n/history\n", checkpoint=plain, tokens=40)
     assert (status, out) == (0, " fine.\n")
     assert err == TRANSCRIPT + "user: hello\nassistant: fine.\n"

@@ -14,7 +14,6 @@ from hunyuan_cli import main
 from model import Hunyuan
 from model.checkpoint.run import run_of
 from model.generation import compiled
-from model.generation import generate as generation
 from model.generation.generate import generate, generate_batch
 from model.generation.request import Request
 from model.generation.sampling import Sampling
@@ -105,7 +104,7 @@ def test_a_prompt_from_standard_input(infer, run, monkeypatch):
 
 def test_a_character_that_is_cut_short_is_shown_as_such(infer, run, monkeypatch):
     first_byte = load_tokenizer(run / "tokenizer.json").encode("é")[0]
-    monkeypatch.setattr(generation, "next_token", lambda logits, *_: torch.full((len(logits),), first_byte))
+    monkeypatch.setattr("model.generation.batch.next_token", lambda logits, *_: torch.full((len(logits),), first_byte))
     assert infer(PROMPT, "--checkpoint", run, "--tokens", 1)[1] == PROMPT + "\ufffd\n"
 
 
