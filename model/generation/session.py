@@ -126,8 +126,8 @@ class Session:
             layer: (keys[:count].narrow(2, 0, places), values[:count].narrow(2, 0, places))
             for layer, (keys, values) in self.cache.slots.items()
         }
-        if self.device.type != "cuda":
-            return _played(lambda: _advance(self.net, rows, slots, places, sampling), count, self.net.config.vocab_size)
+        if not recordable(self.net):
+            return _played(lambda: _advance(self.net, rows, slots, places, sampling), count, self.net)
         before = [tensor.clone() for tensor in rows]
         # A step writes the cache at its rows' positions only, where the first replay writes the same again.
         aside = torch.cuda.Stream()
@@ -146,9 +146,19 @@ class Session:
         return Step(graph.replay, chosen, logits)
 
 
-def _played(advance: Callable[[], tuple[Tensor, Tensor]], count: int, vocabulary: int) -> Step:
+def recordable(net: Hunyuan) -> bool:
+    """Whether a step can be a CUDA graph: torch's grouped product in another precision than bfloat16 waits for its sizes."""
+    weight = net.embed_tokens.weight
+    return weight.is_cuda and (net.config.is_dense or weight.dtype == torch.bfloat16)
+
+
+def _played(advance: Callable[[], tuple[Tensor, Tensor]], count: int, net: Hunyuan) -> Step:
     """What a recorded step does, without a recording."""
-    results = torch.zeros(count, dtype=torch.int64), torch.zeros(count, vocabulary)
+    place = net.embed_tokens.weight.device
+    results = (
+        torch.zeros(count, dtype=torch.int64, device=place),
+        torch.zeros(count, net.config.vocab_size, device=place),
+    )
 
     def replay() -> None:
         for there, new in zip(results, advance(), strict=True):
