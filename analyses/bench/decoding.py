@@ -20,7 +20,8 @@ from typing import Any
 
 import pandas as pd
 
-from analyses.bench.training import SHAPE, Step, peer_model, worker
+from analyses.bench.training import SHAPE, peer_model
+from analyses.bench.worker import Step, worker
 from model.config.hunyuan import HunyuanConfig
 from model.config.storage import STORAGE, Storage
 from model.counts import kv_cache_bytes, parameter_counts

@@ -1,28 +1,29 @@
 """Training speed against the machine's own ceiling and against a peer, in one run.
 
-Every contender lives in a process of its own (so that peak memory is its own) and they take turns, round after round, so
-that a machine whose speed drifts treats them alike: the ratios are medians over rounds.
+Every contender lives in a process of its own. On a processor they take turns, round after round, so that a machine whose speed
+drifts treats them alike. On a GPU they follow one another, for the card holds one at a time, with the ceiling timed before
+every turn. A share of the ceiling is the median over rounds; the ratio to the peer is that of the shares. FLOPs count the full
+square of attention, by the field's convention; of_ceiling_causal counts the half that a causal model has to compute.
 
-    hunyuan            this project's model and optimizer, in the precision named, with and without torch.compile
-    transformers       HunYuanMoEV1 of the same shape, the fastest of its experts implementations
-    matmul ceiling     the better of torch's and oneDNN's square float32 product
+    hunyuan            this project's model and optimizer; on a processor in the precision named, with and without
+                       torch.compile, on a GPU the whole step of `hunyuan train`
+    transformers       HunYuanMoEV1 of the same shape, on a processor the faster of two of its experts implementations, on a GPU
+                       compiled, with weights and moments in bfloat16 (its grouped product takes no float32 there)
+    matmul ceiling     a square product: the better of torch's and oneDNN's in float32, on a GPU in bfloat16
 """
 
 import contextlib
-import multiprocessing
-import signal
+import itertools
 import statistics
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from multiprocessing import resource_tracker
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
+from analyses.bench.worker import Step, machine, worker
 from model.config.hunyuan import HunyuanConfig
 from model.counts import activated_params, training_flops_per_token
-from model.errors import HunyuanError, missing_compiler
 
 # The shape that the README quotes, and that a laptop finishes.
 SHAPE = HunyuanConfig(
@@ -36,7 +37,6 @@ SHAPE = HunyuanConfig(
     num_experts=8,
 )
 CEILING = "matmul ceiling"
-PEER_EXPERTS = ("grouped_mm", "eager")  # its batched_mm copies weights per token: 40 times slower here
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,62 @@ class Workload:
     sequence_length: int = 256  # tokens
     device: str = "cpu"
     threads: int = 2
+    shape: str = "small"
 
     @property
     def tokens(self) -> int:
         return self.batch * self.sequence_length
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.startswith("cuda")
+
+
+def workload(shape: str | None, device: str, threads: int) -> Workload:
+    """small: 5M activated parameters. large: 273M, 1.83B in all. toy: the preset. None: large on a GPU, else small."""
+    shape = shape or ("large" if device.startswith("cuda") else "small")
+    if shape == "large":
+        config = HunyuanConfig.from_name("base", cla_share_factor=1, max_position_embeddings=2048)
+        return Workload(config, 16, 2048, device, threads, shape)
+    if shape == "toy":
+        return Workload(HunyuanConfig.from_name("toy"), 16, 256, device, threads, shape)
+    return Workload(SHAPE, 8, 256, device, threads, shape)
+
+
+@dataclass(frozen=True)
+class Ours:
+    """How one of this project's contenders differs from a run with nothing set."""
+
+    model: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+OURS = {
+    "hunyuan float32": Ours(training={"precision": "float32", "compile": False}),
+    "hunyuan bfloat16": Ours(training={"precision": "bfloat16", "compile": False}),
+    "hunyuan float32 compiled": Ours(training={"precision": "float32", "compile": True}),
+    "hunyuan dropless": Ours(),
+    "hunyuan recycle 1.25": Ours(model={"moe_routing": "recycle", "capacity_factor": 1.25}),
+    "hunyuan bfloat16 moments": Ours(training={"moments": "bfloat16"}),
+}
+
+
+def contenders(work: Workload, *, peer: bool, compiled: bool) -> list[str]:
+    """The names of those that take part; compilation needs a C++ compiler, the peer its extra.
+
+    The peer's batched_mm is left out: it copies weights for each token, and is 40 times slower. On a GPU all are compiled.
+    """
+    if work.on_gpu:
+        names = [CEILING, "hunyuan dropless", "hunyuan recycle 1.25", "hunyuan bfloat16 moments"]
+        return names + (["transformers grouped_mm bfloat16 compiled"] if peer else [])
+    names = [CEILING, "hunyuan float32", "hunyuan bfloat16"]
+    names += ["hunyuan float32 compiled"] if compiled else []
+    return names + (["transformers grouped_mm float32", "transformers eager float32"] if peer else [])
+
+
+def turns(work: Workload, names: list[str], rounds: int) -> int:
+    """How often training_table calls its `progress`."""
+    return rounds * (2 * len(names[1:]) if work.on_gpu else len(names))
 
 
 def training_table(
@@ -64,170 +116,112 @@ def training_table(
     progress: Callable[[int], None] = lambda done: None,
 ) -> pd.DataFrame:
     """One row a contender: tokens/s (median, least, most), FLOP/s, ratios to the ceiling and to the fastest peer, memory."""
-    names = contenders(peer=peer, compiled=compiled)
-    rates: dict[str, list[float]] = {name: [] for name in names}
+    names = contenders(work, peer=peer, compiled=compiled)[1:]
+    rates: dict[str, list[float]] = {name: [] for name in [CEILING, *names]}
+    ceilings: dict[str, list[float]] = {name: [] for name in names}
     memory = {}
-    with contextlib.ExitStack() as stack:
-        workers = {name: stack.enter_context(worker(name, work, _contender)) for name in names}
-        for _ in range(rounds):
-            for name, ask in workers.items():
-                seconds, memory[name] = ask(steps)
-                rates[name].append(1 / statistics.median(seconds))
-                progress(1)
-    return _table(work, rates, memory)
+    with worker(CEILING, work, _contender) as ask_ceiling:
+        for together in [[name] for name in names] if work.on_gpu else [names]:
+            with contextlib.ExitStack() as stack:
+                workers = {name: stack.enter_context(worker(name, work, _contender)) for name in together}
+                for _ in range(rounds):
+                    rates[CEILING].append(1 / statistics.median(ask_ceiling(steps)[0]))
+                    progress(1)
+                    for name, ask in workers.items():
+                        seconds, memory[name] = ask(steps)
+                        rates[name].append(1 / statistics.median(seconds))
+                        ceilings[name].append(rates[CEILING][-1])
+                        progress(1)
+    return _table(work, rates, ceilings, memory)
 
 
-def contenders(*, peer: bool, compiled: bool) -> list[str]:
-    """The names of those that take part; compilation needs a C++ compiler, the peer its extra."""
-    names = [CEILING, "hunyuan float32", "hunyuan bfloat16"]
-    names += ["hunyuan float32 compiled"] if compiled else []
-    return names + ([f"transformers {experts} float32" for experts in PEER_EXPERTS] if peer else [])
-
-
-def _table(work: Workload, rates: dict[str, list[float]], memory: dict[str, int]) -> pd.DataFrame:
-    """rates: steps per second of each round (of the ceiling, FLOP/s)."""
-    peers = [name for name in rates if name.startswith("transformers")]
-    best = max(peers, key=lambda name: statistics.median(rates[name]), default=None)
+def _table(
+    work: Workload, rates: dict[str, list[float]], ceilings: dict[str, list[float]], memory: dict[str, int]
+) -> pd.DataFrame:
+    """rates: steps per second of each round (of the ceiling, FLOP/s). ceilings: what a contender's rounds found it to be."""
     step_flops = work.tokens * training_flops_per_token(work.config, work.sequence_length)
-    rows = []
-    for name, values in rates.items():
-        flops = values if name == CEILING else [rate * step_flops for rate in values]
-        row: dict[str, Any] = {"contender": name}
-        if name != CEILING:
-            speeds = [rate * work.tokens for rate in values]
-            row |= {"tokens_per_second": statistics.median(speeds), "least": min(speeds), "most": max(speeds)}
-        row |= {"flops_per_second": statistics.median(flops)}
-        if name != CEILING:
-            row |= {"of_ceiling": _paired(flops, rates[CEILING]), "peak_memory_bytes": memory[name]}
+    causal = causal_flops(work) * work.tokens / step_flops
+    shares = {
+        name: [rate * step_flops / ceiling for rate, ceiling in zip(rates[name], found, strict=True)]
+        for name, found in ceilings.items()
+    }
+    peers = [name for name in shares if name.startswith("transformers")]
+    best = max(peers, key=lambda name: statistics.median(rates[name]), default=None)
+    rows: list[dict[str, Any]] = [{"contender": CEILING, "flops_per_second": statistics.median(rates[CEILING])}]
+    for name, values in shares.items():
+        speeds = [rate * work.tokens for rate in rates[name]]
+        row: dict[str, Any] = {"contender": name, "tokens_per_second": statistics.median(speeds)}
+        row |= {"least": min(speeds), "most": max(speeds)}
+        row |= {"flops_per_second": statistics.median(rates[name]) * step_flops}
+        row |= {"of_ceiling": statistics.median(values), "of_ceiling_causal": statistics.median(values) * causal}
+        row |= {"peak_memory_bytes": memory[name]}
         if best is not None and name.startswith("hunyuan"):
-            row |= {"of_peer": _paired(values, rates[best])}
+            row |= {"of_peer": statistics.median(one / other for one, other in zip(values, shares[best], strict=True))}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _paired(values: list[float], base: list[float]) -> float:
-    """The median over rounds of one contender's rate over another's in the same round."""
-    return statistics.median(value / other for value, other in zip(values, base, strict=True))
+def causal_flops(work: Workload) -> int:
+    """Of a token in training, where the mean query sees half of the sequence."""
+    return training_flops_per_token(work.config, work.sequence_length // 2)
 
 
 def describe(work: Workload) -> dict[str, Any]:
     """The facts that a reader needs beside the table."""
-    return {
-        "device": work.device,
+    return machine(work.device) | {
         "threads": work.threads,
+        "shape": work.shape,
         "batch": work.batch,
         "sequence_length": work.sequence_length,
         "activated_params": activated_params(work.config),
         "training_flops_per_token": training_flops_per_token(work.config, work.sequence_length),
+        "causal_flops_per_token": causal_flops(work),
     }
 
 
 # --- contenders, each in its own process ---------------------------------------------------------------------------
 
 
-Step = Callable[[], float | None]  # what a contender does in a turn; a rate of its own, or None to be timed
-
-
-@contextlib.contextmanager
-def worker(
-    name: str, work: Any, build: Callable[[str, Any, Any], Step]
-) -> Iterator[Callable[[int], tuple[list[float], int]]]:
-    """A process that is ready to run the steps of one contender; yields the function that asks it for some.
-
-    `work` is a workload, with its `device` and `threads`; `build(name, work, device)` makes the step, in that process.
-    """
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(name, work, build, there), daemon=True)
-    # Ctrl-C is for this process, which ends that one: what is blocked here stays blocked there. The tracker of resources is
-    # started before, for its start lets SIGINT through again.
-    resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    there.close()
-
-    def ask(steps: int) -> tuple[list[float], int]:
-        here.send(steps)
-        try:
-            answer = here.recv()
-        except (EOFError, ConnectionError) as error:
-            raise RuntimeError(f"the process of {name!r} ended early") from error
-        if isinstance(answer, Exception):
-            raise answer
-        seconds, memory = answer
-        return seconds, memory
-
-    try:
-        ask(2)  # warm up
-        yield ask
-    finally:
-        process.terminate()  # first: a process that finds the pipe closed would complain
-        process.join()
-        here.close()
-
-
-def _serve(name: str, work: Any, build: Callable[[str, Any, Any], Step], pipe: Any) -> None:
-    import torch
-
-    from model.device import synchronize
-
-    torch.set_num_threads(work.threads)
-    device = torch.device(work.device)
-    with contextlib.suppress(EOFError):  # the asker is done
-        try:
-            run = build(name, work, device)
-            while True:
-                seconds = []
-                for _ in range(pipe.recv()):
-                    synchronize(device)
-                    start = time.perf_counter()
-                    rate = run()
-                    synchronize(device)
-                    seconds.append(time.perf_counter() - start if rate is None else 1 / rate)
-                pipe.send((seconds, _peak_memory(device)))
-        except EOFError:  # the asker is done
-            return
-        except HunyuanError as error:
-            pipe.send(error)
-        except Exception as error:
-            reason = missing_compiler(error) or " ".join(str(error).split())[:200]
-            pipe.send(HunyuanError(f"{name} cannot run here ({reason}): leave it out"))
-
-
 def _contender(name: str, work: Workload, device: Any) -> Step:
     """One step of a contender as a function; the ceiling's returns its FLOP/s."""
     import torch
 
-    from model.device import measure_peak_flops
+    from model.device import compute_dtype, measure_peak_flops
 
     if name == CEILING:
-        return lambda: measure_peak_flops(device, torch.float32)
+        return lambda: measure_peak_flops(device, compute_dtype("auto", device))
     generator = torch.Generator().manual_seed(0)
     shape = (work.batch, work.sequence_length + 1)
     ids = torch.randint(work.config.vocab_size, shape, generator=generator).to(device)
-    if name.startswith("hunyuan"):
-        return _hunyuan_step(work, name.split()[1], ids, device, compiled=name.endswith("compiled"))
-    return _peer_step(work, name.split()[1], ids, device)
+    return _our_step(work, OURS[name], ids, device) if name in OURS else _peer_step(work, name, ids, device)
 
 
-def _hunyuan_step(work: Workload, precision: str, ids: Any, device: Any, *, compiled: bool) -> Callable[[], None]:
+def _our_step(work: Workload, ours: Ours, ids: Any, device: Any) -> Callable[[], None]:
+    """On a GPU the step of training itself; on a processor without the norm of the gradients, which the peer lacks as well."""
     import torch
 
     from model.device import autocast, compute_dtype, keep_freed_memory
-    from model.training.config import Precision, TrainingConfig
+    from model.training.config import TrainingConfig
     from model.training.optimizer import build_optimizer
-    from model.training.prepare import prepare
+    from model.training.prepare import check_memory, prepare
+    from model.training.settings import RunSettings
+    from model.training.step import TrainStep
     from model.transformer import Hunyuan
 
     keep_freed_memory(device)
-    training = TrainingConfig(precision=cast(Precision, precision), compile=compiled)
-    net = Hunyuan(work.config, torch.Generator().manual_seed(0)).to(device).train()
+    config = work.config.replace(**ours.model)
+    sizes: dict[str, Any] = {"sequence_length": work.sequence_length, "micro_batch_size": work.batch}
+    training = TrainingConfig(**sizes, **ours.training, global_batch_tokens=work.tokens)
+    check_memory(config, device)
+    with device:
+        net = Hunyuan(config, torch.Generator(device).manual_seed(0)).train()
     prepare(net, training, device)
-    optimizer = build_optimizer(net, work.config, training)
+    optimizer = build_optimizer(net, config, training)
     dtype = compute_dtype(training.precision, device)
+    if work.on_gpu:
+        settings, numbers = RunSettings(model=config, training=training), itertools.count()
+        train_step = TrainStep(net, optimizer, settings, SameBatch(ids), device, dtype)
+        return lambda: void(train_step(next(numbers), training.learning_rate))
 
     def step() -> None:
         with autocast(device, dtype):
@@ -239,10 +233,36 @@ def _hunyuan_step(work: Workload, precision: str, ids: Any, device: Any, *, comp
     return step
 
 
-def _peer_step(work: Workload, experts: str, ids: Any, device: Any) -> Callable[[], None]:
+def void(_: Any) -> None:
+    return None
+
+
+class SameBatch:
+    """A task whose every batch is ids (B, S + 1)."""
+
+    def __init__(self, ids: Any) -> None:
+        self.ids = ids
+
+    def micro_batches(self, step: int) -> Iterator[Any]:
+        from model.training.task import MicroBatch
+
+        tokens = self.ids[:, 1:].numel()
+        yield MicroBatch(self.ids, targets=tokens, tokens=tokens)
+
+    def forward(self, net: Any, data: Any, routing_key: Any) -> Any:
+        return net(data[:, :-1], data[:, 1:], routing_key=routing_key)
+
+    def evaluate(self, net: Any) -> dict[str, float]:
+        return {}
+
+
+def _peer_step(work: Workload, name: str, ids: Any, device: Any) -> Callable[[], None]:
     import torch
 
-    net = peer_model(work.config, experts, device).train()
+    _, experts, precision, *compiled = name.split()
+    net = peer_model(work.config, experts, device, getattr(torch, precision)).train()
+    if compiled:
+        net.compile()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
     inputs = ids[:, :-1].contiguous()
 
@@ -254,8 +274,8 @@ def _peer_step(work: Workload, experts: str, ids: Any, device: Any) -> Callable[
     return step
 
 
-def peer_model(config: HunyuanConfig, experts: str, device: Any) -> Any:
-    """transformers' HunYuanMoEV1 of the same shape, with one of its experts implementations."""
+def peer_model(config: HunyuanConfig, experts: str, device: Any, dtype: Any = None) -> Any:
+    """transformers' HunYuanMoEV1 of the same shape, with one of its experts implementations; float32 without `dtype`."""
     import torch
 
     from model.errors import MissingExtraError
@@ -271,19 +291,8 @@ def peer_model(config: HunyuanConfig, experts: str, device: Any) -> Any:
     sizes = {key: getattr(config, key) for key in f"{shared} num_experts moe_topk max_position_embeddings".split()}
     peer_config = transformers.HunYuanMoEV1Config(**sizes, tie_word_embeddings=True, pad_token_id=0)
     torch.manual_seed(0)
-    net = transformers.HunYuanMoEV1ForCausalLM(peer_config).to(device)
+    with device:
+        net: Any = transformers.HunYuanMoEV1ForCausalLM(peer_config)
+    net.to(dtype or torch.float32)
     net.set_experts_implementation(experts)
     return net
-
-
-def _peak_memory(device: Any) -> int:
-    """Most bytes this process held: resident memory, or the accelerator's."""
-    import resource
-    import sys
-
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts in KiB

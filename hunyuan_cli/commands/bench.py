@@ -17,6 +17,7 @@ from hunyuan_cli.options.bench import (
     StartedCheckpoint,
     Steps,
     Threads,
+    TrainShape,
 )
 from hunyuan_cli.options.common import Format, Output
 from hunyuan_cli.options.sizes import parse_count, parse_list
@@ -32,6 +33,7 @@ def bench() -> None:
 
 @app.command("train")
 def train(
+    shape: TrainShape = None,
     rounds: Rounds = 5,
     steps: Steps = 3,
     threads: Threads = 2,
@@ -41,18 +43,19 @@ def train(
     format: Format = "table",
     output: Output = None,
 ) -> None:
-    """Time a training step: forward, backward and update of a small mixture on 8 x 256 tokens.
+    """Time a training step: forward, backward and update of a mixture.
 
-    Ratios are medians over rounds in which the contenders take turns.
+    Ratios are medians over rounds. On a processor the contenders take turns. On a GPU they are compiled and follow one
+    another, with the ceiling timed before every turn.
 
-    Example: hunyuan bench train --peer --rounds 5 --format json
+    Example: hunyuan bench train --device cuda --peer --format json
     """
-    from analyses.bench.training import Workload, contenders, describe, training_table
+    from analyses.bench.training import contenders, describe, training_table, turns, workload
     from model.device import pick_device
 
-    work = Workload(device=str(pick_device(device)), threads=threads)
-    turns = rounds * len(contenders(peer=peer, compiled=compiled))
-    with progress("timing training steps", total=turns) as advance:
+    work = workload(shape, str(pick_device(device)), threads)
+    total = turns(work, contenders(work, peer=peer, compiled=compiled), rounds)
+    with progress("timing training steps", total=total) as advance:
         table = training_table(work, rounds=rounds, steps=steps, peer=peer, compiled=compiled, progress=advance)
     emit(describe(work) | {"contenders": table}, format=format, output=output)
 
@@ -76,6 +79,7 @@ def layer(
     import torch
 
     from analyses.bench.layer import contenders, layer_table, workloads
+    from analyses.bench.worker import machine
     from model.device import pick_device
 
     place = str(pick_device(device))
@@ -83,7 +87,7 @@ def layer(
     works = workloads(place)
     with progress("timing layers", total=rounds * len(works) * len(contenders(peer=peer))) as advance:
         table = layer_table(works, rounds=rounds, steps=steps, peer=peer, progress=advance)
-    emit({"device": place, "threads": threads, "contenders": table}, format=format, output=output)
+    emit(machine(place) | {"threads": threads, "contenders": table}, format=format, output=output)
 
 
 @app.command("decode")
@@ -107,6 +111,7 @@ def decode(
     Example: hunyuan bench decode --shape small --peer --compile --rounds 5
     """
     from analyses.bench.decoding import SHAPES, DecodeWork, contenders, decode_table
+    from analyses.bench.worker import machine
     from model.device import pick_device
 
     place = str(pick_device(device))
@@ -123,7 +128,7 @@ def decode(
     turns = rounds * sum(len(contenders(work, peer=peer, compiled=compiled)) for work in works)
     with progress("timing generation", total=turns) as advance:
         table = decode_table(works, rounds=rounds, peer=peer, compiled=compiled, progress=advance)
-    facts = {"device": place, "threads": threads, "prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
+    facts = machine(place) | {"threads": threads, "prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
     emit(facts | {"contenders": table}, format=format, output=output)
 
 

@@ -10,12 +10,21 @@ Steps = Annotated[int, typer.Option("--steps", min=1, help="Training steps per t
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Processor threads of each contender.")]
 Peer = Annotated[bool, typer.Option("--peer/--no-peer", help="Also run transformers' HunYuanMoEV1 (extra: hf).")]
 Compiled = Annotated[
-    bool, typer.Option("--compile/--no-compile", help="Also time torch.compile (needs a C++ compiler).")
+    bool,
+    typer.Option("--compile/--no-compile", help="Also time torch.compile (needs a C++ compiler; no more on cuda)."),
 ]
 BenchDevice = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 Shape = Annotated[
     Literal["small", "large", "both"],
     typer.Option("--shape", help="small: 5M activated parameters, within a cache. large: 273M, beyond any."),
+]
+TrainShape = Annotated[
+    Literal["small", "large", "toy"] | None,
+    typer.Option(
+        "--shape",
+        help="small: 5M activated parameters, 8 x 256 tokens. large: 273M of 1.83B, 16 x 2048. toy: the preset, 16 x 256. "
+        "[default: large on cuda, else small]",
+    ),
 ]
 Batches = Annotated[str, typer.Option("--batch", metavar="SIZES", help="Sequences at a time, with commas: 1,8.")]
 NewTokens = Annotated[int, typer.Option("--new-tokens", min=1, help="Tokens that are generated in a turn.")]
