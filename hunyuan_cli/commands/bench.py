@@ -8,6 +8,7 @@ from hunyuan_cli.console import progress
 from hunyuan_cli.options.bench import (
     Batches,
     BenchDevice,
+    BenchRuns,
     Compiled,
     NewTokens,
     Peer,
@@ -153,3 +154,14 @@ def startup(
     with progress("timing starts", total=rounds * len(commands)) as advance:
         table = startup_table(commands, rounds=rounds, progress=advance)
     emit({"rounds": rounds, "commands": table}, format=format, output=output)
+
+
+@app.command("report")
+def report(runs: BenchRuns, format: Format = "table", output: Output = None) -> None:
+    """Put runs that were written with --format json side by side: each contender's figures, with the card.
+
+    Example: hunyuan bench report train.json layer.json --format csv
+    """
+    from analyses.bench.report import read_runs, report_table
+
+    emit(report_table(read_runs(runs)), format=format, output=output)

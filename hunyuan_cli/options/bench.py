@@ -33,3 +33,9 @@ StartedCheckpoint = Annotated[
     Path | None,
     typer.Option("--checkpoint", exists=True, help="Also time infer: one token of the model in this folder."),
 ]
+BenchRuns = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="RUN.json...", exists=True, dir_okay=False, show_default=False, help="Files of hunyuan bench."
+    ),
+]
