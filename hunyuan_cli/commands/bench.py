@@ -46,8 +46,7 @@ def train(
 ) -> None:
     """Time a training step: forward, backward and update of a mixture.
 
-    Ratios are medians over rounds. On a processor the contenders take turns. On a GPU they are compiled and follow one
-    another, with the ceiling timed before every turn.
+    Contenders take turns; on a GPU they are compiled and follow one another, with the ceiling timed before every turn.
 
     Example: hunyuan bench train --device cuda --peer --format json
     """
