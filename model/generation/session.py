@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from model.generation.one_token import applies, one_token_step
 from model.generation.sampling import Sampling, counter_token
 from model.layers.kv_cache import CachePass, KVCache, visible
 from model.moe.experts import Experts
@@ -126,7 +127,7 @@ class Session:
             layer: (keys[:count].narrow(2, 0, places), values[:count].narrow(2, 0, places))
             for layer, (keys, values) in self.cache.slots.items()
         }
-        if not recordable(self.net):
+        if not recordable(self.net, count):
             return _played(lambda: _advance(self.net, rows, slots, places, sampling), count, self.net)
         before = [tensor.clone() for tensor in rows]
         # A step writes the cache at its rows' positions only, where the first replay writes the same again.
@@ -146,10 +147,10 @@ class Session:
         return Step(graph.replay, chosen, logits)
 
 
-def recordable(net: Hunyuan) -> bool:
+def recordable(net: Hunyuan, rows: int) -> bool:
     """Whether a step can be a CUDA graph: torch's grouped product in another precision than bfloat16 waits for its sizes."""
     weight = net.embed_tokens.weight
-    return weight.is_cuda and (net.config.is_dense or weight.dtype == torch.bfloat16)
+    return weight.is_cuda and (net.config.is_dense or weight.dtype == torch.bfloat16 or applies(net, rows))
 
 
 def _played(advance: Callable[[], tuple[Tensor, Tensor]], count: int, net: Hunyuan) -> Step:
@@ -181,8 +182,12 @@ def _advance(
 
     A row without a request goes on too, and stays within its places: nobody reads what it says.
     """
-    positions = rows.positions.clamp(max=places - 1)[:, None]
-    logits = net.step(rows.tokens[:, None], CachePass(slots, positions, visible(positions, places)))[:, -1]
+    positions = rows.positions.clamp(max=places - 1)
+    if applies(net, len(positions)):
+        logits = one_token_step(net, rows.tokens, positions, slots)
+    else:
+        seen_by = visible(positions[:, None], places)
+        logits = net.step(rows.tokens[:, None], CachePass(slots, positions[:, None], seen_by))[:, -1]
     seen = rows.seen if rows.seen.shape[1] else None
     rows.positions.add_(1)
     chosen = counter_token(logits, sampling, rows.seeds, rows.positions, seen)

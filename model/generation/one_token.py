@@ -1,0 +1,106 @@
+"""One new token of every row through the whole model by the kernels of model/kernels/decode.py: six a layer for one row.
+
+    norm, queries, keys, values | rotation, cache, attention | output projection, residual
+    norm, router, shared gate and up | gate and up of the chosen experts | both `down`, weights, residual
+
+`Hunyuan.step` computes the same and is the oracle; `applies` is the one place that says which of the two serves. Sums are
+float32 inside; what goes from kernel to kernel has the precision of the model.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.kernels import decode
+from model.kernels.choice import uses_triton
+from model.kernels.decode import Matrix
+from model.layers.attention import Attention
+from model.layers.mlp import SwiGLU
+from model.layers.rope import inverse_frequencies
+from model.moe.experts import Experts
+from model.moe.layer import MoE
+from model.moe.router import sums_to_one
+from model.transformer import Hunyuan
+
+KERNELS = True  # the one switch: False sends every device through the plain path
+Slots = dict[int, tuple[Tensor, Tensor]]
+
+
+def applies(net: Hunyuan, rows: int) -> bool:
+    """Whether the kernels serve: on a GPU with Triton, for a small batch, in float32 or bfloat16, with the experts in memory."""
+    weight = net.embed_tokens.weight
+    in_memory = all(isinstance(layer.mlp.experts, Experts) for layer in net.layers if isinstance(layer.mlp, MoE))
+    known = weight.dtype in (torch.float32, torch.bfloat16) and in_memory
+    return KERNELS and known and rows <= decode.MOST_ROWS and uses_triton(weight)
+
+
+def one_token_step(net: Hunyuan, tokens: Tensor, positions: Tensor, slots: Slots) -> Tensor:
+    """tokens (B,) at positions (B,) after what the cache's places (B, G, S', P) hold -> logits (B, V); the cache is written."""
+    config = net.config
+    frequencies = inverse_frequencies(config, tokens.device)
+    arrived = torch.zeros(len(tokens) * config.num_key_value_heads, dtype=torch.int32, device=tokens.device)
+    hidden, owner = F.embedding(tokens, net.embed_tokens.weight), 0
+    for index, layer in enumerate(net.layers):
+        attention: Attention = layer.self_attn
+        owner = index if attention.owns_cache else owner
+        names = ("q_proj", "k_proj", "v_proj") if attention.owns_cache else ("q_proj",)
+        projected = decode.project(
+            hidden, tuple(_matrix(getattr(attention, name)) for name in names), norm=_norm(layer.input_layernorm)
+        )
+        attended = attend(attention, projected, frequencies, positions, slots[owner], arrived, config)
+        hidden = decode.project(attended, (_matrix(attention.o_proj),), addend=hidden)
+        hidden = _feed_forward(layer.mlp, hidden, _norm(layer.post_attention_layernorm), arrived)
+    return decode.project(hidden, (Matrix(net.head_weight),), norm=_norm(net.norm))
+
+
+def attend(
+    attention: Attention,
+    projected: Tensor,
+    frequencies: Tensor,
+    positions: Tensor,
+    slot: tuple[Tensor, Tensor],
+    arrived: Tensor,
+    config: Any,
+) -> Tensor:
+    from model.kernels.decode_attention_triton import attend
+
+    query_norm, key_norm = attention.query_norm, attention.key_norm
+    norms = None if query_norm is None or key_norm is None else (query_norm, key_norm)
+    return attend(
+        projected, norms, frequencies, positions, slot, arrived,
+        heads=config.num_attention_heads, owns=attention.owns_cache, eps=attention.eps,
+    )  # fmt: skip
+
+
+def _feed_forward(mlp: MoE | SwiGLU, hidden: Tensor, norm: tuple[Tensor, float], arrived: Tensor) -> Tensor:
+    if isinstance(mlp, SwiGLU):
+        activated, _ = decode.gate_up_and_choose(hidden, norm, _matrix(mlp.gate_up_proj), None, None, arrived)
+        assert activated is not None
+        return decode.project(activated, (_matrix(mlp.down_proj),), addend=hidden)
+    shared, experts = mlp.shared_mlp, mlp.experts
+    assert isinstance(experts, Experts)
+    activated, choices = decode.gate_up_and_choose(
+        hidden,
+        norm,
+        None if shared is None else _matrix(shared.gate_up_proj),
+        mlp.router.weight,
+        mlp.router.expert_bias,
+        arrived,
+        top_k=mlp.top_k,
+        sum_to_one=sums_to_one(mlp.top_k, mlp.config.convention),
+    )
+    assert choices is not None
+    routed = decode.routed_gate_up(hidden, norm, Matrix(experts.gate_up), choices)
+    return decode.down(
+        hidden, activated, None if shared is None else _matrix(shared.down_proj), routed, Matrix(experts.down), choices
+    )
+
+
+def _norm(norm: Any) -> tuple[Tensor, float]:
+    return norm.weight, norm.eps
+
+
+def _matrix(layer: Any) -> Matrix:
+    return Matrix(layer.weight, None, layer.bias)

@@ -1,0 +1,182 @@
+"""The kernels of one new token a row (decode_triton.py, decode_attention_triton.py), launched on tensors.
+
+B rows, D hidden, F intermediate, E experts, K choices a row. Nothing is kept for a backward pass and nothing waits for a value,
+so all of it can stand in a recorded graph. `arrived` holds int32 zeros, and zeros again after each call.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+AHEAD = False  # whether a kernel comes onto the device while the one before it ends
+MOST_ROWS = 64  # of a batch: beyond it products are no longer bound by reading weights
+
+
+class Matrix(NamedTuple):
+    """A weight (O, D), or (E, O, D), in the precision of the model, or int8 with scales (O,) or (E, O); a bias (O,) is added."""
+
+    weight: Tensor
+    scale: Tensor | None = None
+    bias: Tensor | None = None
+
+
+class Choices(NamedTuple):
+    """The experts of every row."""
+
+    index: Tensor  # (B, K) int32
+    weight: Tensor  # (B, K) float32
+
+
+class Tile(NamedTuple):
+    """What a program holds at a time: outputs, values of each; its warps, and how many turns it reads ahead."""
+
+    rows: int
+    block: int
+    warps: int = 4
+    stages: int = 3
+
+
+TILES = {  # the one place that says how large a program is, by kernel; for one row and for several
+    "project": (Tile(8, 512), Tile(32, 128)),
+    "gate_up": (Tile(4, 512), Tile(32, 128)),
+    "down": (Tile(8, 512), Tile(32, 128)),
+}
+ROUTER = Tile(4, 512)
+
+
+def project(
+    hidden: Tensor,
+    matrices: tuple[Matrix, ...],
+    *,
+    norm: tuple[Tensor, float] | None = None,
+    addend: Tensor | None = None,
+) -> Tensor:
+    """hidden (B, D) through one matrix (O, D), or through those of queries, keys and values -> (B, all O side by side).
+
+    norm: the weight (D,) and epsilon of an RMS norm before it; `addend` (B, O) is added.
+    """
+    from model.kernels.decode_triton import _project_kernel
+
+    (batch, size), first = hidden.shape, matrices[0]
+    keys, values = matrices[1:] if len(matrices) > 1 else (Matrix(first.weight), Matrix(first.weight))
+    outputs, kv_size = len(first.weight), len(keys.weight) if len(matrices) > 1 else 0
+    output = hidden.new_empty(batch, outputs + 2 * kv_size)
+    tile, padded = _tile("project", batch), _padded(batch)
+    blocks = _blocks(outputs, tile.rows) + 2 * _blocks(kv_size, tile.rows)
+    weight, eps = (None, 0.0) if norm is None else norm
+    _project_kernel[(blocks,)](
+        hidden, weight, *first, *keys, *values, addend, output, batch, eps, size, outputs, kv_size,
+        tile.rows, _block(tile, size), padded, tile.stages, AHEAD, num_warps=tile.warps, launch_pdl=AHEAD,
+    )  # fmt: skip
+    return output
+
+
+def gate_up_and_choose(
+    hidden: Tensor,
+    norm: tuple[Tensor, float],
+    matrix: Matrix | None,
+    router: Tensor | None,
+    bias: Tensor | None,
+    arrived: Tensor,
+    *,
+    top_k: int = 1,
+    sum_to_one: bool = False,
+) -> tuple[Tensor | None, Choices | None]:
+    """The activation (B, F) of a SwiGLU over the normalised hidden (B, D), and what the router (E, D) chooses from the same.
+
+    matrix: gate and up (2F, D), None where there is no shared expert; without a router nothing is chosen. `bias` (E,) counts
+    for the choice alone. The router computes in float32. arrived (B,).
+    """
+    from model.kernels.decode_triton import _gate_up_kernel
+
+    batch, size = hidden.shape
+    experts = 0 if router is None else len(router)
+    width = 0 if matrix is None else len(matrix.weight) // 2
+    tile = _tile("gate_up", batch)
+    output = hidden.new_empty(batch, width)
+    logits = hidden.new_empty(batch, experts, dtype=torch.float32)
+    index = hidden.new_empty(batch, top_k, dtype=torch.int32)
+    weight = hidden.new_empty(batch, top_k, dtype=torch.float32)
+    given, scale = (None, None) if matrix is None else matrix[:2]
+    blocks = _blocks(experts, ROUTER.rows) * batch + _blocks(width, tile.rows)
+    _gate_up_kernel[(blocks,)](
+        hidden, norm[0], given, scale, output, router, bias, logits, index, weight, arrived, batch, norm[1],
+        size, width, experts, top_k, sum_to_one, ROUTER.rows, _block(ROUTER, size), _power(experts), _power(top_k),
+        tile.rows, _block(tile, size), _padded(batch), tile.stages, AHEAD, num_warps=tile.warps, launch_pdl=AHEAD,
+    )  # fmt: skip
+    return (None if matrix is None else output), (None if router is None else Choices(index, weight))
+
+
+def routed_gate_up(hidden: Tensor, norm: tuple[Tensor, float], matrix: Matrix, choices: Choices) -> Tensor:
+    """The activations (B, K, F) of each row's experts, times their weights. matrix: gate and up (E, 2F, D)."""
+    from model.kernels.decode_triton import _routed_gate_up_kernel
+
+    (batch, size), top_k = hidden.shape, choices.index.shape[1]
+    experts, width = len(matrix.weight), matrix.weight.shape[1] // 2
+    tile = _tile("gate_up", batch)
+    output = hidden.new_empty(batch, top_k, width)
+    _routed_gate_up_kernel[(_blocks(width, tile.rows), top_k if batch == 1 else experts)](
+        hidden, norm[0], matrix.weight, matrix.scale, output, *choices, batch, norm[1],
+        size, width, top_k, _power(top_k), tile.rows, _block(tile, size), _padded(batch), tile.stages,
+        AHEAD, num_warps=tile.warps, launch_pdl=AHEAD,
+    )  # fmt: skip
+    return output
+
+
+def down(
+    hidden: Tensor,
+    shared: Tensor | None,
+    shared_matrix: Matrix | None,
+    routed: Tensor,
+    matrix: Matrix,
+    choices: Choices,
+) -> Tensor:
+    """hidden (B, D) + shared (B, S) through its matrix (D, S) + each row of routed (B, K, F) through its expert's (E, D, F)."""
+    from model.kernels.decode_triton import _add_kernel, _down_kernel, _routed_down_kernel
+
+    (batch, size), (top_k, width) = hidden.shape, routed.shape[1:]
+    tile, output = _tile("down", batch), torch.empty_like(hidden)
+    if batch == 1:
+        shared_width = 0 if shared is None else shared.shape[1]
+        weight, scale = (None, None) if shared_matrix is None else shared_matrix[:2]
+        _down_kernel[(_blocks(size, tile.rows),)](
+            shared, weight, scale, routed, matrix.weight, matrix.scale, choices.index, hidden, output,
+            shared_width, size, width, top_k, tile.rows, _block(tile, shared_width), _block(tile, width), tile.stages,
+            AHEAD, num_warps=tile.warps, launch_pdl=AHEAD,
+        )  # fmt: skip
+        return output
+    if shared is not None and shared_matrix is not None:
+        hidden = project(shared, (shared_matrix,), addend=hidden)
+    parts = hidden.new_empty(top_k, batch, size, dtype=torch.float32)
+    _routed_down_kernel[(_blocks(size, tile.rows), len(matrix.weight))](
+        routed, matrix.weight, matrix.scale, choices.index, parts, batch,
+        width, size, top_k, _power(top_k), tile.rows, _block(tile, width), _padded(batch), tile.stages,
+        AHEAD, num_warps=tile.warps, launch_pdl=AHEAD,
+    )  # fmt: skip
+    _add_kernel[(_blocks(hidden.numel(), 1024),)](
+        hidden, parts, output, hidden.numel(), top_k, 1024, AHEAD, launch_pdl=AHEAD
+    )
+    return output
+
+
+def _tile(kernel: str, batch: int) -> Tile:
+    return TILES[kernel][batch > 1]
+
+
+def _block(tile: Tile, size: int) -> int:
+    """Values of a row at a time: the largest power of two that leaves no rest, unless that is small."""
+    whole = size & -size
+    return min(tile.block, whole if whole >= 128 else max(16, _power(size)))
+
+
+def _padded(batch: int) -> int:
+    return 1 if batch == 1 else max(16, _power(batch))
+
+
+def _power(count: int) -> int:
+    return 1 << max(0, count - 1).bit_length()
+
+
+def _blocks(count: int, size: int) -> int:
+    return -(-count // size)
