@@ -29,7 +29,7 @@ Slots = dict[int, tuple[Tensor, Tensor]]
 
 
 def applies(net: Hunyuan, rows: int) -> bool:
-    """Whether the kernels serve: on a GPU with Triton, for a small batch, in float32 or bfloat16, with the experts in memory."""
+    """Whether the kernels serve: a GPU with Triton, a small batch, float32 or bfloat16, and the experts in memory."""
     weight = net.embed_tokens.weight
     in_memory = all(isinstance(layer.mlp.experts, Experts) for layer in net.layers if isinstance(layer.mlp, MoE))
     known = weight.dtype in (torch.float32, torch.bfloat16) and in_memory

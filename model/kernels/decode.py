@@ -14,7 +14,7 @@ MOST_ROWS = 64  # of a batch: beyond it products are no longer bound by reading 
 
 
 class Matrix(NamedTuple):
-    """A weight (O, D), or (E, O, D), in the precision of the model, or int8 with scales (O,) or (E, O); a bias (O,) is added."""
+    """A weight (O, D) or (E, O, D), in the precision of the model, or int8 with scales (O,) or (E, O); a bias (O,) is added."""
 
     weight: Tensor
     scale: Tensor | None = None
@@ -24,7 +24,7 @@ class Matrix(NamedTuple):
 class Choices(NamedTuple):
     """The experts of every row."""
 
-    index: Tensor  # (B, K) int32
+    expert: Tensor  # (B, K) int32
     weight: Tensor  # (B, K) float32
 
 
@@ -112,7 +112,7 @@ def routed_gate_up(hidden: Tensor, norm: tuple[Tensor, float], matrix: Matrix, c
     """The activations (B, K, F) of each row's experts, times their weights. matrix: gate and up (E, 2F, D)."""
     from model.kernels.decode_triton import _routed_gate_up_kernel
 
-    (batch, size), top_k = hidden.shape, choices.index.shape[1]
+    (batch, size), top_k = hidden.shape, choices.expert.shape[1]
     experts, width = len(matrix.weight), matrix.weight.shape[1] // 2
     tile = _tile("gate_up", batch)
     output = hidden.new_empty(batch, top_k, width)
@@ -141,7 +141,7 @@ def down(
         shared_width = 0 if shared is None else shared.shape[1]
         weight, scale = (None, None) if shared_matrix is None else shared_matrix[:2]
         _down_kernel[(_blocks(size, tile.rows),)](
-            shared, weight, scale, routed, matrix.weight, matrix.scale, choices.index, hidden, output,
+            shared, weight, scale, routed, matrix.weight, matrix.scale, choices.expert, hidden, output,
             shared_width, size, width, top_k, tile.rows, _block(tile, shared_width), _block(tile, width), tile.stages,
             AHEAD, num_warps=tile.warps, launch_pdl=AHEAD,
         )  # fmt: skip
@@ -150,7 +150,7 @@ def down(
         hidden = project(shared, (shared_matrix,), addend=hidden)
     parts = hidden.new_empty(top_k, batch, size, dtype=torch.float32)
     _routed_down_kernel[(_blocks(size, tile.rows), len(matrix.weight))](
-        routed, matrix.weight, matrix.scale, choices.index, parts, batch,
+        routed, matrix.weight, matrix.scale, choices.expert, parts, batch,
         width, size, top_k, _power(top_k), tile.rows, _block(tile, width), _padded(batch), tile.stages,
         AHEAD, num_warps=tile.warps, launch_pdl=AHEAD,
     )  # fmt: skip

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from model.kernels import decode
-from model.kernels.decode_triton import _begin
+from model.kernels.decode_triton import _begin, _dot
 
 LOG2E = tl.constexpr(1.4426950408889634)
 PROGRAMS = 256  # enough splits for so many, which is about two for each multiprocessor of a large GPU
@@ -46,7 +46,8 @@ def _attend_kernel(
     projected, query_norm, key_norm, frequencies, positions, keys, values, output, parts, sums, arrived,
     row_stride, head_stride, scale, eps,
     HEADS: tl.constexpr, GROUPS: tl.constexpr, HEAD: tl.constexpr, PADDED: tl.constexpr, OWNS: tl.constexpr,
-    SPLITS: tl.constexpr, TURNS: tl.constexpr, BLOCK: tl.constexpr, QUERIES: tl.constexpr, WIDE: tl.constexpr, AHEAD: tl.constexpr,
+    SPLITS: tl.constexpr, TURNS: tl.constexpr, BLOCK: tl.constexpr, QUERIES: tl.constexpr, WIDE: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):  # fmt: skip
     _begin(AHEAD)
     pair, split = tl.program_id(0), tl.program_id(1)
@@ -107,7 +108,7 @@ def _attend_kernel(
             where = start + at[:, None] * HEAD + column[None, :]
             mask = seen[:, None] & inside[None, :]
             key = tl.load(keys + where, mask=mask, other=0.0)
-            scores = tl.dot(query, tl.trans(key), input_precision="ieee") * (scale * LOG2E)
+            scores = _dot(query, tl.trans(key), tl.zeros((QUERIES, BLOCK), tl.float32)) * (scale * LOG2E)
             scores = tl.where(seen[None, :], scores, float("-inf"))
             higher = tl.maximum(most, tl.max(scores, axis=1))
             base = tl.where(higher == float("-inf"), 0.0, higher)  # nothing seen so far
@@ -115,13 +116,11 @@ def _attend_kernel(
             fade = tl.exp2(most - base)
             total = total * fade + tl.sum(weight, axis=1)
             value = tl.load(values + where, mask=mask, other=0.0)
-            result = tl.dot(weight.to(dtype), value, result * fade[:, None], input_precision="ieee")
+            result = _dot(weight.to(dtype), value, result * fade[:, None])
             most = higher
         into = output + row * (HEADS * HEAD) + (group * REPEATS + head)[:, None] * HEAD + column[None, :]
         mask = known[:, None] & inside[None, :]
-        if SPLITS == 1:
-            tl.store(into, (result / total[:, None]).to(output.dtype.element_ty), mask=mask)
-        elif busy == 1:
+        if busy == 1:
             tl.store(into, (result / total[:, None]).to(output.dtype.element_ty), mask=mask)
         else:
             part = (pair * SPLITS + split) * REPEATS + head
@@ -193,6 +192,7 @@ def attend(
     _attend_kernel[(batch * groups, splits)](
         projected, query_norm, key_norm, frequencies, positions, keys, values, output, parts, sums, arrived,
         keys.stride(0), keys.stride(1), size**-0.5, eps, heads, groups, size, max(16, triton.next_power_of_2(size)), owns,
-        splits, turns, block, max(16, triton.next_power_of_2(repeats)), triton.next_power_of_2(splits), decode.AHEAD, launch_pdl=decode.AHEAD,
+        splits, turns, block, max(16, triton.next_power_of_2(repeats)), triton.next_power_of_2(splits),
+        decode.AHEAD, launch_pdl=decode.AHEAD,
     )  # fmt: skip
     return output

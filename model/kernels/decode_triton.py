@@ -13,6 +13,19 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)  # where a dot does not know bfloat16
+
+
+@triton.jit
+def _dot(left, right, sums):
+    """left (M, K), whole numbers too, times right (K, N) in the precision of `right`."""
+    if left.dtype.is_int():
+        left = left.to(tl.float32)
+    left = left.to(right.dtype)
+    if INTERPRETED:
+        left, right = left.to(tl.float32), right.to(tl.float32)
+    return tl.dot(left, right, sums, input_precision="ieee")
+
 
 @triton.jit
 def _begin(AHEAD: tl.constexpr):
@@ -27,7 +40,7 @@ def _along(
     x, norm, weight, second, row, inside, batch, SIZE: tl.constexpr, TWO: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, BATCH: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """The products of rows x (B, SIZE) with `row` of a weight, and of a second one where TWO, and the sum of x^2, (1, BATCH)."""
+    """Rows x (B, SIZE) times the rows `row` of a weight, and of a second one where TWO; and the sums of x^2 (1, BATCH)."""
     column, token = tl.arange(0, BLOCK), tl.arange(0, BATCH)
     known = token < batch
     WIDTH: tl.constexpr = BLOCK if BATCH == 1 else BATCH
@@ -54,9 +67,9 @@ def _along(
                 others += other.to(tl.float32) * operand.to(tl.float32)
         else:
             turned = tl.trans(operand)
-            sums = tl.dot(value.to(operand.dtype), turned, sums, input_precision="ieee")
+            sums = _dot(value, turned, sums)
             if TWO:
-                others = tl.dot(other.to(operand.dtype), turned, others, input_precision="ieee")
+                others = _dot(other, turned, others)
     if BATCH == 1:
         sums = tl.sum(sums, axis=1)[:, None]
         others = tl.sum(others, axis=1)[:, None]
@@ -189,13 +202,13 @@ def _gate_up_kernel(
     _begin(AHEAD)
     block = tl.program_id(0)
     PARTS: tl.constexpr = (EXPERTS + ROUTER_ROWS - 1) // ROUTER_ROWS
-    if EXPERTS > 0:
+    if EXPERTS > 0:  # noqa: SIM102 - known when the kernel is compiled
         if block < PARTS * batch:
             _route(
                 x, norm, router, bias, logits, index, routing_weight, arrived, block // PARTS, block % PARTS, eps,
                 SIZE, EXPERTS, TOP_K, SUM_TO_ONE, PARTS, ROUTER_ROWS, ROUTER_BLOCK, PADDED, CHOICES, STAGES,
             )  # fmt: skip
-    if WIDTH > 0:
+    if WIDTH > 0:  # noqa: SIM102 - known when the kernel is compiled
         if block >= PARTS * batch:
             row, token = (block - PARTS * batch) * ROWS + tl.arange(0, ROWS), tl.arange(0, BATCH)
             value = _gate_up(x, norm, weight, scale, row, batch, eps, SIZE, WIDTH, ROWS, BLOCK, BATCH, STAGES)
@@ -289,7 +302,7 @@ def _routed_down_kernel(
             there = (start + column < SIZE)[None, :]
             value = tl.load(at + start, mask=inside[:, None] & there, other=0.0)
             operand = tl.load(given + start, mask=chose[:, None] & there, other=0.0)
-            sums = tl.dot(value.to(operand.dtype), tl.trans(operand), sums, input_precision="ieee")
+            sums = _dot(value, tl.trans(operand), sums)
         if scale is not None:
             sums *= tl.load(scale + expert * OUT + row, mask=inside, other=0.0)[:, None]
         place = (choice * batch + token)[None, :] * OUT + row[:, None]
