@@ -215,6 +215,7 @@ def test_which_models_the_kernels_serve(monkeypatch):
     net = build("GQA")
     assert not one_token.applies(net, 1)  # on a processor
     monkeypatch.setattr(one_token, "uses_triton", lambda tensor: True)
+    monkeypatch.setattr(one_token, "KERNELS", True)
     assert one_token.applies(net, 1) and one_token.applies(net.bfloat16(), decode.MOST_ROWS)
     assert not one_token.applies(net, decode.MOST_ROWS + 1)
     assert not one_token.applies(net.half(), 1)
