@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config.hunyuan import HunyuanConfig
+from model.kernels.choice import uses_triton
+from model.kernels.rotary import split_and_turn
 from model.layers.kv_cache import CachePass
-from model.layers.linear import Linear, project_together
+from model.layers.linear import Linear, project_stacked, project_together, stacks
 from model.layers.norm import rms_normalize
 from model.layers.rope import rotate
 
@@ -59,22 +61,33 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, KeysValues]:
         """With a cache the new tokens see those before them, and the keys and values are all that are stored."""
         batch, tokens, _ = hidden.shape
-        weight = None if self.query_norm is None or self.key_norm is None else self.query_norm * self.key_norm
-        layers = [self.q_proj, self.k_proj, self.v_proj] if self.owns_cache else [self.q_proj]
-        projected = project_together(hidden, layers)
-        queries = self._turned(projected[0], rope, weight)
-        if self.owns_cache:
-            shared = self._own_keys_values(projected[1], projected[2], rope)
-            if cache is not None:
-                shared = KeysValues(*cache.store(self.layer, *shared))
+        queries, own = self._queries_keys_values(hidden, rope, cache)
+        if own is not None:
+            shared = own if cache is None else KeysValues(*cache.store(self.layer, *own))
         assert shared is not None, "a layer that borrows keys and values comes after their owner"
         mask = None if cache is None else cache.mask
         attended = causal_attention(queries.transpose(1, 2), *shared, mask=mask)
         return self.o_proj(attended.transpose(1, 2).reshape(batch, tokens, -1)), shared
 
-    def _own_keys_values(self, keys: Tensor, values: Tensor, rope: tuple[Tensor, Tensor]) -> KeysValues:
-        keys = self._turned(keys, rope)
-        return KeysValues(keys.transpose(1, 2), values.view(keys.shape).transpose(1, 2))
+    def _queries_keys_values(
+        self, hidden: Tensor, rope: tuple[Tensor, Tensor], cache: CachePass | None
+    ) -> tuple[Tensor, KeysValues | None]:
+        """Queries (B, S, H, P), and the keys and values of an owner."""
+        weight = None if self.query_norm is None or self.key_norm is None else self.query_norm * self.key_norm
+        layers = [self.q_proj, self.k_proj, self.v_proj] if self.owns_cache else [self.q_proj]
+        if stacks(hidden) and uses_triton(hidden) and cache is None:
+            heads = [layer.out_features // self.head_dim for layer in layers]
+            queries, keys, values = split_and_turn(
+                project_stacked(hidden, layers), rope, weight, self.eps, heads=heads[0], kv_heads=sum(heads[2:])
+            )
+            own = KeysValues(keys.transpose(1, 2), values.transpose(1, 2)) if self.owns_cache else None
+            return queries, own
+        queries, *projected = project_together(hidden, layers)
+        queries = self._turned(queries, rope, weight)
+        if not projected:
+            return queries, None
+        keys, values = self._turned(projected[0], rope), projected[1]
+        return queries, KeysValues(keys.transpose(1, 2), values.view(keys.shape).transpose(1, 2))
 
     def _turned(self, projected: Tensor, rope: tuple[Tensor, Tensor], weight: Tensor | None = None) -> Tensor:
         """Queries or keys (B, S, H P) -> (B, S, H, P), rotated and, where the model has norms for them, normalised."""

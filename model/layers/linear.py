@@ -34,9 +34,17 @@ def project_together(hidden: Tensor, layers: Sequence[Linear]) -> Sequence[Tenso
     aligned = all(layer.out_features % 8 == 0 for layer in layers)  # else a part of the gradient starts off 16 bytes
     if len(layers) == 1 or not aligned or not stacks(hidden):
         return [layer(hidden) for layer in layers]
+    return project_stacked(hidden, layers).split([layer.out_features for layer in layers], dim=-1)
+
+
+def project_stacked(hidden: Tensor, layers: Sequence[Linear]) -> Tensor:
+    """The same side by side, by one product: (..., sum of O)."""
+    if len(layers) == 1:
+        output: Tensor = layers[0](hidden)
+        return output
     weight = torch.cat(tuple(layer.weight for layer in layers))
     bias = None if layers[0].bias is None else torch.cat(tuple(layer.bias for layer in layers))
-    return F.linear(hidden, weight, bias).split([layer.out_features for layer in layers], dim=-1)
+    return F.linear(hidden, weight, bias)
 
 
 def stacks(hidden: Tensor) -> bool:
