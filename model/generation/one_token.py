@@ -36,66 +36,72 @@ def applies(net: Hunyuan, rows: int) -> bool:
     return KERNELS and known and rows <= decode.MOST_ROWS and uses_triton(weight)
 
 
-def one_token_step(net: Hunyuan, tokens: Tensor, positions: Tensor, slots: Slots) -> Tensor:
+class OneTokenStep:
     """tokens (B,) at positions (B,) after what the cache's places (B, G, S', P) hold -> logits (B, V); the cache is written."""
-    config = net.config
-    frequencies = inverse_frequencies(config, tokens.device)
-    arrived = torch.zeros(len(tokens) * config.num_key_value_heads, dtype=torch.int32, device=tokens.device)
-    hidden, owner = F.embedding(tokens, net.embed_tokens.weight), 0
-    for index, layer in enumerate(net.layers):
-        attention: Attention = layer.self_attn
-        owner = index if attention.owns_cache else owner
-        names = ("q_proj", "k_proj", "v_proj") if attention.owns_cache else ("q_proj",)
-        projected = decode.project(
-            hidden, tuple(_matrix(getattr(attention, name)) for name in names), norm=_norm(layer.input_layernorm)
+
+    def __init__(self, net: Hunyuan, rows: int) -> None:
+        weight = net.embed_tokens.weight
+        self.net = net
+        self._frequencies = inverse_frequencies(net.config, weight.device)
+        count = rows * net.config.num_key_value_heads  # of the programs that wait for one another
+        self._arrived = torch.zeros(count, dtype=torch.int32, device=weight.device)
+
+    def __call__(self, tokens: Tensor, positions: Tensor, slots: Slots) -> Tensor:
+        net, owner = self.net, 0
+        hidden = F.embedding(tokens, net.embed_tokens.weight)
+        for index, layer in enumerate(net.layers):
+            attention: Attention = layer.self_attn
+            owner = index if attention.owns_cache else owner
+            attended = self._attend(attention, hidden, _norm(layer.input_layernorm), positions, slots[owner])
+            hidden = decode.project(attended, (_matrix(attention.o_proj),), addend=hidden)
+            hidden = self._feed_forward(layer.mlp, hidden, _norm(layer.post_attention_layernorm))
+        return decode.project(hidden, (Matrix(net.head_weight),), norm=_norm(net.norm))
+
+    def _attend(
+        self,
+        attention: Attention,
+        hidden: Tensor,
+        norm: tuple[Tensor, float],
+        positions: Tensor,
+        slot: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        layers = [attention.q_proj]
+        if attention.owns_cache:
+            layers += [attention.k_proj, attention.v_proj]
+        query_norm, key_norm = attention.query_norm, attention.key_norm
+        return decode.attend(
+            decode.project(hidden, tuple(map(_matrix, layers)), norm=norm),
+            None if query_norm is None or key_norm is None else (query_norm, key_norm),
+            self._frequencies,
+            positions,
+            slot,
+            self._arrived,
+            heads=self.net.config.num_attention_heads,
+            owns=attention.owns_cache,
+            eps=attention.eps,
         )
-        attended = attend(attention, projected, frequencies, positions, slots[owner], arrived, config)
-        hidden = decode.project(attended, (_matrix(attention.o_proj),), addend=hidden)
-        hidden = _feed_forward(layer.mlp, hidden, _norm(layer.post_attention_layernorm), arrived)
-    return decode.project(hidden, (Matrix(net.head_weight),), norm=_norm(net.norm))
 
-
-def attend(
-    attention: Attention,
-    projected: Tensor,
-    frequencies: Tensor,
-    positions: Tensor,
-    slot: tuple[Tensor, Tensor],
-    arrived: Tensor,
-    config: Any,
-) -> Tensor:
-    from model.kernels.decode_attention_triton import attend
-
-    query_norm, key_norm = attention.query_norm, attention.key_norm
-    norms = None if query_norm is None or key_norm is None else (query_norm, key_norm)
-    return attend(
-        projected, norms, frequencies, positions, slot, arrived,
-        heads=config.num_attention_heads, owns=attention.owns_cache, eps=attention.eps,
-    )  # fmt: skip
-
-
-def _feed_forward(mlp: MoE | SwiGLU, hidden: Tensor, norm: tuple[Tensor, float], arrived: Tensor) -> Tensor:
-    if isinstance(mlp, SwiGLU):
-        activated, _ = decode.gate_up_and_choose(hidden, norm, _matrix(mlp.gate_up_proj), None, None, arrived)
-        assert activated is not None
-        return decode.project(activated, (_matrix(mlp.down_proj),), addend=hidden)
-    shared, experts = mlp.shared_mlp, mlp.experts
-    assert isinstance(experts, Experts)
-    activated, choices = decode.gate_up_and_choose(
-        hidden,
-        norm,
-        None if shared is None else _matrix(shared.gate_up_proj),
-        mlp.router.weight,
-        mlp.router.expert_bias,
-        arrived,
-        top_k=mlp.top_k,
-        sum_to_one=sums_to_one(mlp.top_k, mlp.config.convention),
-    )
-    assert choices is not None
-    routed = decode.routed_gate_up(hidden, norm, Matrix(experts.gate_up), choices)
-    return decode.down(
-        hidden, activated, None if shared is None else _matrix(shared.down_proj), routed, Matrix(experts.down), choices
-    )
+    def _feed_forward(self, mlp: MoE | SwiGLU, hidden: Tensor, norm: tuple[Tensor, float]) -> Tensor:
+        if isinstance(mlp, SwiGLU):
+            activated, _ = decode.gate_up_and_choose(hidden, norm, _matrix(mlp.gate_up_proj), None, None, self._arrived)
+            assert activated is not None
+            return decode.project(activated, (_matrix(mlp.down_proj),), addend=hidden)
+        shared, experts = mlp.shared_mlp, mlp.experts
+        assert isinstance(experts, Experts)
+        activated, choices = decode.gate_up_and_choose(
+            hidden,
+            norm,
+            None if shared is None else _matrix(shared.gate_up_proj),
+            mlp.router.weight,
+            mlp.router.expert_bias,
+            self._arrived,
+            top_k=mlp.top_k,
+            sum_to_one=sums_to_one(mlp.top_k, mlp.config.convention),
+        )
+        assert choices is not None
+        routed = decode.routed_gate_up(hidden, norm, Matrix(experts.gate_up), choices)
+        out = None if shared is None else _matrix(shared.down_proj)
+        return decode.down(hidden, activated, out, routed, Matrix(experts.down), choices)
 
 
 def _norm(norm: Any) -> tuple[Tensor, float]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from model.generation.one_token import applies, one_token_step
+from model.generation.one_token import OneTokenStep, Slots, applies
 from model.generation.sampling import Sampling, counter_token
 from model.layers.kv_cache import CachePass, KVCache, visible
 from model.moe.experts import Experts
@@ -22,6 +22,7 @@ from model.moe.layer import MoE
 from model.transformer import Hunyuan
 
 LEAST_PLACES = 256
+Forward = Callable[[Tensor, Tensor, Slots], Tensor]  # tokens (B,), positions (B,), the cache -> logits (B, V)
 ROWS = 64  # larger batches are not rounded up
 
 
@@ -127,15 +128,20 @@ class Session:
             layer: (keys[:count].narrow(2, 0, places), values[:count].narrow(2, 0, places))
             for layer, (keys, values) in self.cache.slots.items()
         }
+        forward = OneTokenStep(self.net, count) if applies(self.net, count) else _plain(self.net, places)
+
+        def advance() -> tuple[Tensor, Tensor]:
+            return _advance(forward, rows, slots, places, sampling)
+
         if not recordable(self.net, count):
-            return _played(lambda: _advance(self.net, rows, slots, places, sampling), count, self.net)
+            return _played(advance, count, self.net)
         before = [tensor.clone() for tensor in rows]
         # A step writes the cache at its rows' positions only, where the first replay writes the same again.
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):  # what is set up at first use must not be recorded
             for _ in range(2):
-                _advance(self.net, rows, slots, places, sampling)
+                advance()
                 for tensor, value in zip(rows, before, strict=True):
                     tensor.copy_(value)
         torch.cuda.current_stream().wait_stream(aside)
@@ -143,7 +149,7 @@ class Session:
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
-            chosen, logits = _advance(self.net, rows, slots, places, sampling)
+            chosen, logits = advance()
         return Step(graph.replay, chosen, logits)
 
 
@@ -175,19 +181,22 @@ def bucket(count: int, least: int, most: int | None = None) -> int:
     return max(least, 1 << (count - 1).bit_length())
 
 
-def _advance(
-    net: Hunyuan, rows: Rows, slots: dict[int, tuple[Tensor, Tensor]], places: int, sampling: Sampling
-) -> tuple[Tensor, Tensor]:
+def _plain(net: Hunyuan, places: int) -> Forward:
+    """The model's own path as a OneTokenStep."""
+
+    def forward(tokens: Tensor, positions: Tensor, slots: Slots) -> Tensor:
+        seen = visible(positions[:, None], places)
+        return net.step(tokens[:, None], CachePass(slots, positions[:, None], seen))[:, -1]
+
+    return forward
+
+
+def _advance(forward: Forward, rows: Rows, slots: Slots, places: int, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """One token a row: the chosen ones (B,) and the logits (B, V); rows are moved on in place.
 
     A row without a request goes on too, and stays within its places: nobody reads what it says.
     """
-    positions = rows.positions.clamp(max=places - 1)
-    if applies(net, len(positions)):
-        logits = one_token_step(net, rows.tokens, positions, slots)
-    else:
-        seen_by = visible(positions[:, None], places)
-        logits = net.step(rows.tokens[:, None], CachePass(slots, positions[:, None], seen_by))[:, -1]
+    logits = forward(rows.tokens, rows.positions.clamp(max=places - 1), slots)
     seen = rows.seen if rows.seen.shape[1] else None
     rows.positions.add_(1)
     chosen = counter_token(logits, sampling, rows.seeds, rows.positions, seen)

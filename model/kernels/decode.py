@@ -9,7 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-AHEAD = False  # whether a kernel comes onto the device while the one before it ends
+AHEAD = 0  # 1: a kernel comes onto the device while the one before it ends; 2: and has its first weights fetched
+PROGRAMS = 256  # of attention: about two for each multiprocessor of a large GPU
+LEAST_SPAN = 64  # places of a split
 MOST_ROWS = 64  # of a batch: beyond it products are no longer bound by reading weights
 
 
@@ -67,7 +69,51 @@ def project(
     weight, eps = (None, 0.0) if norm is None else norm
     _project_kernel[(blocks,)](
         hidden, weight, *first, *keys, *values, addend, output, batch, eps, size, outputs, kv_size,
-        tile.rows, _block(tile, size), padded, tile.stages, AHEAD, num_warps=tile.warps, launch_pdl=AHEAD,
+        tile.rows, _block(tile, size), padded, tile.stages, AHEAD, num_warps=tile.warps, launch_pdl=AHEAD > 0,
+    )  # fmt: skip
+    return output
+
+
+def attend(
+    projected: Tensor,
+    norms: tuple[Tensor, Tensor] | None,
+    frequencies: Tensor,
+    positions: Tensor,
+    slot: tuple[Tensor, Tensor],
+    arrived: Tensor,
+    *,
+    heads: int,
+    owns: bool,
+    eps: float,
+    span: int | None = None,
+) -> Tensor:
+    """projected (B, (H + 2 G) P), or (B, H P) of a layer that borrows -> (B, H P).
+
+    norms: the weights (P,) of queries and keys, None without normalisation. frequencies (P / 2,) float32 in radians per
+    position; positions (B,) int64 of the new tokens; slot: keys and values (B, G, S', P), written where the layer owns them.
+    arrived (B * G or more,) int32 zeros, and zeros again afterwards. `span` places a split; by default as many splits as
+    keep the device busy.
+    """
+    from model.kernels.decode_attention_triton import _attend_kernel
+
+    keys, values = slot
+    batch, groups, places, size = keys.shape
+    block = 64 if places > 32 else 32
+    if span is None:
+        wanted = max(1, PROGRAMS // (batch * groups))
+        span = max(LEAST_SPAN, _power(_blocks(places, wanted)))
+    turns = _blocks(min(span, places), block)
+    splits = _blocks(places, turns * block)
+    repeats = heads // groups
+    output = projected.new_empty(batch, heads * size, dtype=keys.dtype)
+    parts = projected.new_empty(batch * groups * splits * repeats * size if splits > 1 else 1, dtype=torch.float32)
+    sums = projected.new_empty(batch * groups * splits * repeats * 2 if splits > 1 else 1, dtype=torch.float32)
+    query_norm, key_norm = (None, None) if norms is None else norms
+    _attend_kernel[(batch * groups, splits)](
+        projected, query_norm, key_norm, frequencies, positions, keys, values, output, parts, sums, arrived,
+        keys.stride(0), keys.stride(1), size**-0.5, eps, heads, groups, size, max(16, _power(size)), owns,
+        splits, turns, block, max(16, _power(repeats)), _power(splits),
+        AHEAD, launch_pdl=AHEAD > 0,
     )  # fmt: skip
     return output
 
@@ -103,7 +149,7 @@ def gate_up_and_choose(
     _gate_up_kernel[(blocks,)](
         hidden, norm[0], given, scale, output, router, bias, logits, index, weight, arrived, batch, norm[1],
         size, width, experts, top_k, sum_to_one, ROUTER.rows, _block(ROUTER, size), _power(experts), _power(top_k),
-        tile.rows, _block(tile, size), _padded(batch), tile.stages, AHEAD, num_warps=tile.warps, launch_pdl=AHEAD,
+        tile.rows, _block(tile, size), _padded(batch), tile.stages, AHEAD, num_warps=tile.warps, launch_pdl=AHEAD > 0,
     )  # fmt: skip
     return (None if matrix is None else output), (None if router is None else Choices(index, weight))
 
@@ -119,7 +165,7 @@ def routed_gate_up(hidden: Tensor, norm: tuple[Tensor, float], matrix: Matrix, c
     _routed_gate_up_kernel[(_blocks(width, tile.rows), top_k if batch == 1 else experts)](
         hidden, norm[0], matrix.weight, matrix.scale, output, *choices, batch, norm[1],
         size, width, top_k, _power(top_k), tile.rows, _block(tile, size), _padded(batch), tile.stages,
-        AHEAD, num_warps=tile.warps, launch_pdl=AHEAD,
+        AHEAD, num_warps=tile.warps, launch_pdl=AHEAD > 0,
     )  # fmt: skip
     return output
 
@@ -143,7 +189,7 @@ def down(
         _down_kernel[(_blocks(size, tile.rows),)](
             shared, weight, scale, routed, matrix.weight, matrix.scale, choices.expert, hidden, output,
             shared_width, size, width, top_k, tile.rows, _block(tile, shared_width), _block(tile, width), tile.stages,
-            AHEAD, num_warps=tile.warps, launch_pdl=AHEAD,
+            AHEAD, num_warps=tile.warps, launch_pdl=AHEAD > 0,
         )  # fmt: skip
         return output
     if shared is not None and shared_matrix is not None:
@@ -152,10 +198,10 @@ def down(
     _routed_down_kernel[(_blocks(size, tile.rows), len(matrix.weight))](
         routed, matrix.weight, matrix.scale, choices.expert, parts, batch,
         width, size, top_k, _power(top_k), tile.rows, _block(tile, width), _padded(batch), tile.stages,
-        AHEAD, num_warps=tile.warps, launch_pdl=AHEAD,
+        AHEAD, num_warps=tile.warps, launch_pdl=AHEAD > 0,
     )  # fmt: skip
     _add_kernel[(_blocks(hidden.numel(), 1024),)](
-        hidden, parts, output, hidden.numel(), top_k, 1024, AHEAD, launch_pdl=AHEAD
+        hidden, parts, output, hidden.numel(), top_k, 1024, AHEAD, launch_pdl=AHEAD > 0
     )
     return output
 

@@ -7,17 +7,12 @@ the device; splits beyond that are idle. Of several busy ones the last to finish
 `model.layers.attention` is the oracle.
 """
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from model.kernels import decode
 from model.kernels.decode_triton import _begin, _dot
 
 LOG2E = tl.constexpr(1.4426950408889634)
-PROGRAMS = 256  # enough splits for so many, which is about two for each multiprocessor of a large GPU
-LEAST_SPAN = 64
 
 
 @triton.jit
@@ -154,45 +149,3 @@ def _join(parts, sums, output, first, number, busy,
     value = tl.load(parts + at, mask=mask, other=0.0, cache_modifier=".cg")
     result = tl.sum(value * weight[:, None], axis=0) / total
     tl.store(output + column, result.to(output.dtype.element_ty), mask=inside)
-
-
-def attend(
-    projected: Tensor,
-    norms: tuple[Tensor, Tensor] | None,
-    frequencies: Tensor,
-    positions: Tensor,
-    slot: tuple[Tensor, Tensor],
-    arrived: Tensor,
-    *,
-    heads: int,
-    owns: bool,
-    eps: float,
-    span: int | None = None,
-) -> Tensor:
-    """projected (B, (H + 2 G) P), or (B, H P) of a layer that borrows -> (B, H P).
-
-    norms: the weights (P,) of queries and keys, None without normalisation. frequencies (P / 2,) float32 in radians per
-    position; positions (B,) int64 of the new tokens; slot: keys and values (B, G, S', P), written where the layer owns them.
-    arrived (B * G or more,) int32 zeros, and zeros again afterwards. `span` places a split; by default as many splits as
-    keep the device busy.
-    """
-    keys, values = slot
-    batch, groups, places, size = keys.shape
-    block = 64 if places > 32 else 32
-    if span is None:
-        wanted = max(1, PROGRAMS // (batch * groups))
-        span = max(LEAST_SPAN, triton.next_power_of_2(triton.cdiv(places, wanted)))
-    turns = triton.cdiv(min(span, places), block)
-    splits = triton.cdiv(places, turns * block)
-    repeats = heads // groups
-    output = projected.new_empty(batch, heads * size, dtype=keys.dtype)
-    parts = projected.new_empty(batch * groups * splits * repeats * size if splits > 1 else 1, dtype=torch.float32)
-    sums = projected.new_empty(batch * groups * splits * repeats * 2 if splits > 1 else 1, dtype=torch.float32)
-    query_norm, key_norm = (None, None) if norms is None else norms
-    _attend_kernel[(batch * groups, splits)](
-        projected, query_norm, key_norm, frequencies, positions, keys, values, output, parts, sums, arrived,
-        keys.stride(0), keys.stride(1), size**-0.5, eps, heads, groups, size, max(16, triton.next_power_of_2(size)), owns,
-        splits, turns, block, max(16, triton.next_power_of_2(repeats)), triton.next_power_of_2(splits),
-        decode.AHEAD, launch_pdl=decode.AHEAD,
-    )  # fmt: skip
-    return output

@@ -35,6 +35,22 @@ def _begin(AHEAD: tl.constexpr):
         gdc_wait()
 
 
+FETCHED = tl.constexpr(64)  # values a line of the cache, in bfloat16
+
+
+@triton.jit
+def _fetch(weight, block, OUT: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, AHEAD: tl.constexpr):
+    """Has a program's rows of a weight (OUT, SIZE) brought into the last cache while the kernel before ends."""
+    if AHEAD > 1:
+        line = tl.arange(0, 128) * FETCHED
+        for turn in tl.static_range(ROWS * SIZE // (128 * FETCHED)):
+            at = block.to(tl.int64) * (ROWS * SIZE) + turn * (128 * FETCHED) + line
+            tl.inline_asm_elementwise(
+                "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [weight + tl.minimum(at, OUT * SIZE - 1)],
+                dtype=tl.int32, is_pure=False, pack=1,
+            )  # fmt: skip
+
+
 @triton.jit
 def _along(
     x, norm, weight, second, row, inside, batch, SIZE: tl.constexpr, TWO: tl.constexpr,
@@ -104,11 +120,13 @@ def _project_kernel(
     addend, output, batch, eps, SIZE: tl.constexpr, OUT: tl.constexpr, KEYS: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, BATCH: tl.constexpr, STAGES: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    _begin(AHEAD)
     block = tl.program_id(0)
     BLOCKS: tl.constexpr = (OUT + ROWS - 1) // ROWS
     KEY_BLOCKS: tl.constexpr = (KEYS + ROWS - 1) // ROWS
     STRIDE: tl.constexpr = OUT + 2 * KEYS
+    if block < BLOCKS:
+        _fetch(weight, block, OUT, SIZE, ROWS, AHEAD)
+    _begin(AHEAD)
     if block < BLOCKS:
         _project(
             x, norm, weight, scale, bias, addend, output, block, 0, batch, eps,
@@ -199,9 +217,13 @@ def _gate_up_kernel(
     ROWS: tl.constexpr, BLOCK: tl.constexpr, BATCH: tl.constexpr, STAGES: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """output (B, F) of what every token visits, and beside it the router, in the first programs of the grid."""
-    _begin(AHEAD)
     block = tl.program_id(0)
     PARTS: tl.constexpr = (EXPERTS + ROUTER_ROWS - 1) // ROUTER_ROWS
+    if WIDTH > 0:  # noqa: SIM102
+        if block >= PARTS * batch:
+            _fetch(weight, block - PARTS * batch, 2 * WIDTH, SIZE, ROWS, AHEAD)
+            _fetch(weight + WIDTH * SIZE, block - PARTS * batch, WIDTH, SIZE, ROWS, AHEAD)
+    _begin(AHEAD)
     if EXPERTS > 0:  # noqa: SIM102 - known when the kernel is compiled
         if block < PARTS * batch:
             _route(
@@ -260,6 +282,8 @@ def _down_kernel(
     ROWS: tl.constexpr, BLOCK: tl.constexpr, EXPERT_BLOCK: tl.constexpr, STAGES: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """One row through both: addend (D,) + shared (S,) @ weight.T + each choice of routed (K, F) through its expert."""
+    if SIZE > 0:
+        _fetch(weight, tl.program_id(0), OUT, SIZE, ROWS, AHEAD)
     _begin(AHEAD)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = row < OUT

@@ -60,11 +60,11 @@ def walk(net, rows, turns, places=72):
     for cache in caches:
         net(ids[:, :12], cache=cache)
     positions = 12 - torch.arange(rows, device=device) % 3
-    pairs = []
+    step, pairs = one_token.OneTokenStep(net, rows), []
     for _ in range(turns):
         tokens = ids[torch.arange(rows, device=device), positions]
         plain = plain_step(net, tokens, positions, caches[0])
-        pairs.append((plain, one_token.one_token_step(net, tokens, positions, caches[1].slots)))
+        pairs.append((plain, step(tokens, positions, caches[1].slots)))
         positions = positions + 1
     return pairs, caches
 
@@ -158,7 +158,7 @@ def test_the_expert_of_a_router_gone_wrong_is_still_an_expert(device):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(("heads", "groups", "size", "owns"), [(4, 2, 24, True), (6, 1, 16, False), (3, 3, 8, True)])
 @pytest.mark.parametrize("span", [None, 64], ids=["few splits", "many splits"])
-def test_attention_over_a_part_of_the_cache(kernels, device, dtype, heads, groups, size, owns, span):
+def test_attention_over_a_part_of_the_cache(device, dtype, heads, groups, size, owns, span):
     """Rows end in the first split, at a border, in the last one; behind each there is NaN."""
     places, positions = 200, torch.tensor([5, 63, 64, 199], device=device)
     batch, repeats = len(positions), heads // groups
@@ -169,7 +169,7 @@ def test_attention_over_a_part_of_the_cache(kernels, device, dtype, heads, group
         keys[row, :, position + (not owns) :], values[row, :, position + (not owns) :] = float("nan"), float("nan")
     frequencies = torch.linspace(0.01, 1.0, size // 2, device=device)
     arrived = torch.zeros(batch * groups, dtype=torch.int32, device=device)
-    found = kernels("decode_attention").attend(
+    found = decode.attend(
         projected, norms, frequencies, positions, (keys, values), arrived, heads=heads, owns=owns, eps=EPS, span=span
     ).view(batch, groups, repeats, size)  # fmt: skip
 
@@ -193,7 +193,7 @@ def test_attention_over_a_part_of_the_cache(kernels, device, dtype, heads, group
     assert not arrived.any()
 
 
-def test_positions_far_on_turn_by_exact_angles(kernels, device):
+def test_positions_far_on_turn_by_exact_angles(device):
     """At place 131,071 an angle of float32 is known to a hundredth of a radian; the kernel must not lose more."""
     size, position = 16, torch.tensor([131_071], device=device)
     projected = normal(1, 3 * size, device=device)
@@ -202,9 +202,7 @@ def test_positions_far_on_turn_by_exact_angles(kernels, device):
     arrived = torch.zeros(1, dtype=torch.int32, device=device)
     if not CUDA:
         pytest.skip("the interpreter goes through every place")
-    kernels("decode_attention").attend(
-        projected, None, frequencies, position, (keys, keys.clone()), arrived, heads=1, owns=True, eps=EPS
-    )
+    decode.attend(projected, None, frequencies, position, (keys, keys.clone()), arrived, heads=1, owns=True, eps=EPS)
     first, second = projected[0, size : 2 * size].double().chunk(2)
     angle = torch.tensor(131_071.0, dtype=torch.float64)
     exact = torch.cat((first * angle.cos() - second * angle.sin(), second * angle.cos() + first * angle.sin()))
