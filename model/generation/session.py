@@ -48,6 +48,7 @@ class Step(NamedTuple):
     replay: Callable[[], None]
     chosen: Tensor  # (B,) the new tokens, -1 where logits are not finite
     logits: Tensor  # (B, V)
+    forward: object = None  # what the recording reads besides the model must live as long as it
 
 
 class Session:
@@ -150,7 +151,7 @@ class Session:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
             chosen, logits = advance()
-        return Step(graph.replay, chosen, logits)
+        return Step(graph.replay, chosen, logits, forward)
 
 
 def recordable(net: Hunyuan, rows: int) -> bool:

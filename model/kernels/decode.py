@@ -11,7 +11,9 @@ from torch import Tensor
 
 AHEAD = 0  # 1: a kernel comes onto the device while the one before it ends; 2: and has its first weights fetched
 PROGRAMS = 256  # of attention: about two for each multiprocessor of a large GPU
-LEAST_SPAN = 64  # places of a split
+LEAST_SPAN, MOST_SPLITS = 128, 64  # of attention: places of a split that are read in one turn
+JOINED = 8192  # values that the last program of a row and group reads at once, to join the splits
+ATTEND_WARPS = 4
 MOST_ROWS = 64  # of a batch: beyond it products are no longer bound by reading weights
 
 
@@ -40,9 +42,9 @@ class Tile(NamedTuple):
 
 
 TILES = {  # the one place that says how large a program is, by kernel; for one row and for several
-    "project": (Tile(8, 512), Tile(32, 128)),
-    "gate_up": (Tile(4, 512), Tile(32, 128)),
-    "down": (Tile(8, 512), Tile(32, 128)),
+    "project": (Tile(2, 2048, 4, 1), Tile(16, 256, 4, 3)),
+    "gate_up": (Tile(2, 1024, 2, 4), Tile(64, 64, 4, 4)),
+    "down": (Tile(2, 512, 2, 5), Tile(64, 64, 4, 4)),
 }
 ROUTER = Tile(4, 512)
 
@@ -69,7 +71,7 @@ def project(
     weight, eps = (None, 0.0) if norm is None else norm
     _project_kernel[(blocks,)](
         hidden, weight, *first, *keys, *values, addend, output, batch, eps, size, outputs, kv_size,
-        tile.rows, _block(tile, size), padded, tile.stages, AHEAD, num_warps=tile.warps, launch_pdl=AHEAD > 0,
+        tile.rows, _block(tile, size, hidden), padded, tile.stages, AHEAD, num_warps=tile.warps, launch_pdl=AHEAD > 0,
     )  # fmt: skip
     return output
 
@@ -98,22 +100,22 @@ def attend(
 
     keys, values = slot
     batch, groups, places, size = keys.shape
-    block = 64 if places > 32 else 32
+    repeats, padded = heads // groups, max(16, _power(size))
     if span is None:
-        wanted = max(1, PROGRAMS // (batch * groups))
+        wanted = min(MOST_SPLITS, max(1, PROGRAMS // (batch * groups)))
         span = max(LEAST_SPAN, _power(_blocks(places, wanted)))
-    turns = _blocks(min(span, places), block)
-    splits = _blocks(places, turns * block)
-    repeats = heads // groups
+    span = min(span, max(16, _power(places)))
+    block = span if span <= LEAST_SPAN else 64
+    turns, splits = span // block, _blocks(places, span)
     output = projected.new_empty(batch, heads * size, dtype=keys.dtype)
     parts = projected.new_empty(batch * groups * splits * repeats * size if splits > 1 else 1, dtype=torch.float32)
     sums = projected.new_empty(batch * groups * splits * repeats * 2 if splits > 1 else 1, dtype=torch.float32)
     query_norm, key_norm = (None, None) if norms is None else norms
     _attend_kernel[(batch * groups, splits)](
         projected, query_norm, key_norm, frequencies, positions, keys, values, output, parts, sums, arrived,
-        keys.stride(0), keys.stride(1), size**-0.5, eps, heads, groups, size, max(16, _power(size)), owns,
-        splits, turns, block, max(16, _power(repeats)), _power(splits),
-        AHEAD, launch_pdl=AHEAD > 0,
+        keys.stride(0), keys.stride(1), size**-0.5, eps, heads, groups, size, padded, owns,
+        splits, turns, block, max(16, _power(repeats)), max(1, min(JOINED // (_power(repeats) * padded), _power(splits))),
+        AHEAD, num_warps=ATTEND_WARPS, launch_pdl=AHEAD > 0,
     )  # fmt: skip
     return output
 
@@ -148,8 +150,8 @@ def gate_up_and_choose(
     blocks = _blocks(experts, ROUTER.rows) * batch + _blocks(width, tile.rows)
     _gate_up_kernel[(blocks,)](
         hidden, norm[0], given, scale, output, router, bias, logits, index, weight, arrived, batch, norm[1],
-        size, width, experts, top_k, sum_to_one, ROUTER.rows, _block(ROUTER, size), _power(experts), _power(top_k),
-        tile.rows, _block(tile, size), _padded(batch), tile.stages, AHEAD, num_warps=tile.warps, launch_pdl=AHEAD > 0,
+        size, width, experts, top_k, sum_to_one, ROUTER.rows, _block(ROUTER, size, hidden), _power(experts), _power(top_k),
+        tile.rows, _block(tile, size, hidden), _padded(batch), tile.stages, AHEAD, num_warps=tile.warps, launch_pdl=AHEAD > 0,
     )  # fmt: skip
     return (None if matrix is None else output), (None if router is None else Choices(index, weight))
 
@@ -164,7 +166,7 @@ def routed_gate_up(hidden: Tensor, norm: tuple[Tensor, float], matrix: Matrix, c
     output = hidden.new_empty(batch, top_k, width)
     _routed_gate_up_kernel[(_blocks(width, tile.rows), top_k if batch == 1 else experts)](
         hidden, norm[0], matrix.weight, matrix.scale, output, *choices, batch, norm[1],
-        size, width, top_k, _power(top_k), tile.rows, _block(tile, size), _padded(batch), tile.stages,
+        size, width, top_k, _power(top_k), tile.rows, _block(tile, size, hidden), _padded(batch), tile.stages,
         AHEAD, num_warps=tile.warps, launch_pdl=AHEAD > 0,
     )  # fmt: skip
     return output
@@ -188,7 +190,8 @@ def down(
         weight, scale = (None, None) if shared_matrix is None else shared_matrix[:2]
         _down_kernel[(_blocks(size, tile.rows),)](
             shared, weight, scale, routed, matrix.weight, matrix.scale, choices.expert, hidden, output,
-            shared_width, size, width, top_k, tile.rows, _block(tile, shared_width), _block(tile, width), tile.stages,
+            shared_width, size, width, top_k, tile.rows, _block(tile, shared_width, hidden), _block(tile, width, hidden),
+            tile.stages,
             AHEAD, num_warps=tile.warps, launch_pdl=AHEAD > 0,
         )  # fmt: skip
         return output
@@ -197,7 +200,7 @@ def down(
     parts = hidden.new_empty(top_k, batch, size, dtype=torch.float32)
     _routed_down_kernel[(_blocks(size, tile.rows), len(matrix.weight))](
         routed, matrix.weight, matrix.scale, choices.expert, parts, batch,
-        width, size, top_k, _power(top_k), tile.rows, _block(tile, width), _padded(batch), tile.stages,
+        width, size, top_k, _power(top_k), tile.rows, _block(tile, width, hidden), _padded(batch), tile.stages,
         AHEAD, num_warps=tile.warps, launch_pdl=AHEAD > 0,
     )  # fmt: skip
     _add_kernel[(_blocks(hidden.numel(), 1024),)](
@@ -210,10 +213,10 @@ def _tile(kernel: str, batch: int) -> Tile:
     return TILES[kernel][batch > 1]
 
 
-def _block(tile: Tile, size: int) -> int:
-    """Values of a row at a time: the largest power of two that leaves no rest, unless that is small."""
+def _block(tile: Tile, size: int, hidden: Tensor) -> int:
+    """Values of a row at a time, half as many in float32: a power of two that leaves no rest, unless that is small."""
     whole = size & -size
-    return min(tile.block, whole if whole >= 128 else max(16, _power(size)))
+    return min(tile.block * 2 // hidden.element_size(), whole if whole >= 128 else max(16, _power(size)))
 
 
 def _padded(batch: int) -> int:
