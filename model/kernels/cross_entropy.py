@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.device import matmul_dtype
+from model.kernels import onednn
 from model.kernels.choice import uses_triton
 
 CHUNK_VALUES = 1 << 21  # logits per chunk on a processor: 8 MiB in float32
@@ -23,7 +24,8 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tens
     Negative labels, such as -100, are left out of the mean. A label of V or more is torch's error of an index out
     of bounds; in the kernel, which cannot raise, it makes the loss NaN.
     """
-    return _LinearCrossEntropy.apply(hidden, weight, labels, matmul_dtype(hidden), torch.is_grad_enabled())
+    dtype = torch.float32 if onednn.onednn_applies(hidden, weight) else matmul_dtype(hidden)  # oneDNN rounds by itself
+    return _LinearCrossEntropy.apply(hidden, weight, labels, dtype, torch.is_grad_enabled())
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -36,7 +38,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         rows = max(1, values // weight.shape[0])
         count = (labels >= 0).sum().clamp(min=1)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        with torch.autocast(hidden.device.type, enabled=False):
+        rounded = dtype != matmul_dtype(hidden)
+        with torch.autocast(hidden.device.type, enabled=False), onednn.rounding(rounded):
             weight = weight.to(dtype)
             d_hidden = torch.empty_like(hidden) if needs_gradient else None
             d_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if needs_gradient else None

@@ -9,6 +9,7 @@ on its queries.
 B batch, S sequence, H heads, G key-value heads, P head size, D hidden.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,8 @@ from model.layers.kv_cache import CachePass
 from model.layers.linear import Linear, project_stacked, project_together, stacks
 from model.layers.norm import rms_normalize
 from model.layers.rope import rotate
+
+SMALL_HEAD = 64
 
 
 class KeysValues(NamedTuple):
@@ -105,6 +108,13 @@ def repeats_heads(queries: Tensor) -> bool:
     return queries.device.type == "cuda" and queries.dtype == torch.float32
 
 
+def kernel_precision(queries: Tensor) -> AbstractContextManager[object]:
+    """Autocast, but for small float32 heads on a processor: torch's backward pass of them takes twice as long in bfloat16."""
+    if queries.device.type == "cpu" and queries.dtype == torch.float32 and queries.shape[-1] < SMALL_HEAD:
+        return torch.autocast("cpu", enabled=False)
+    return nullcontext()
+
+
 def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
     """Attention of the last S tokens, queries (B, H, S, P), over all tokens so far, keys and values (B, G, S', P).
 
@@ -123,6 +133,7 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor
     if grouped and repeats_heads(queries):
         each = queries.shape[1] // keys.shape[1]
         keys, values, grouped = keys.repeat_interleave(each, dim=1), values.repeat_interleave(each, dim=1), False
-    return F.scaled_dot_product_attention(
-        queries, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
-    )
+    with kernel_precision(queries):
+        return F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
+        ).to(queries.dtype)
