@@ -37,6 +37,7 @@ STUDIES: dict[str, dict[str, dict[str, Any]]] = {
         "expert scale 0.56": {"training.expert_lr_scale": 0.56},  # the best of "tune" at the default rate
         "expert scale 0.1": {"training.expert_lr_scale": 0.1},
     },
+    "precision": {name: {"training.precision": name} for name in ("float32", "bfloat16")},
 }
 
 
