@@ -33,14 +33,14 @@ def pick_device(name: str) -> torch.device:
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The precision of matrix products; auto is bfloat16 on a CUDA device and float32 elsewhere."""
+    """The precision of matrix products; auto is bfloat16 where the device has units for it: on CUDA and newer x86 processors."""
     if precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        return torch.bfloat16 if device.type == "cuda" or onednn.has_bfloat16_units() else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """The context of a forward pass: weights stay float32, products run in `dtype`."""
+    """The context of a forward pass: weights stay float32, products run in `dtype` (on a processor see kernels/onednn.py)."""
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype)

@@ -4,6 +4,7 @@ T tokens, D hidden, V vocabulary. The (T, V) logits are the largest tensor of a 
 vocabulary's; in chunks of rows they stay in cache, and the gradients are made while they are there.
 """
 
+import contextlib
 from typing import Any
 
 import torch
@@ -38,8 +39,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         rows = max(1, values // weight.shape[0])
         count = (labels >= 0).sum().clamp(min=1)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        rounded = dtype != matmul_dtype(hidden)
-        with torch.autocast(hidden.device.type, enabled=False), onednn.rounding(rounded):
+        rounding = onednn.rounding(True) if dtype != matmul_dtype(hidden) else contextlib.nullcontext()
+        with torch.autocast(hidden.device.type, enabled=False), rounding:
             weight = weight.to(dtype)
             d_hidden = torch.empty_like(hidden) if needs_gradient else None
             d_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if needs_gradient else None

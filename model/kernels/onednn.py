@@ -60,11 +60,7 @@ def rounding(rounded: bool) -> Iterator[None]:
 def linear(hidden: Tensor, weight: Tensor) -> Tensor:
     """hidden (..., D), weight (O, D) -> (..., O)."""
     rows, rounded = hidden.reshape(-1, hidden.shape[-1]), torch.is_autocast_enabled("cpu")
-    if torch.is_grad_enabled():
-        output = _linear(rows, weight, rounded)
-    else:
-        with rounding(rounded):
-            output = product(rows, weight)
+    output = _linear(rows, weight, rounded) if torch.is_grad_enabled() or rounded else product(rows, weight)
     return output.view(*hidden.shape[:-1], weight.shape[0])
 
 

@@ -39,7 +39,7 @@ class TrainingConfig:
     final_ratio: float = 0.1  # of the peak, where annealing ends (ibid.)
     seed: int = 0  # of the weights, the data order and the routing
     device: str = "auto"  # cpu, cuda, cuda:1; auto takes a CUDA device where there is one
-    precision: Precision = "auto"  # of matrix products; auto is bfloat16 on an accelerator, float32 on a processor
+    precision: Precision = "auto"  # of matrix products; auto: bfloat16 where the device has units for it
     moments: Literal["float32", "bfloat16"] = "float32"  # of AdamW on a GPU; bfloat16 saves 4 bytes a parameter
     compile: Compile = "auto"  # torch.compile of every block; auto is on for a GPU where it can be (prepare.py)
     recompute: bool = False  # forget activations inside a block and compute them again in the backward pass

@@ -82,7 +82,7 @@ def check_memory(model: HunyuanConfig, device: torch.device) -> None:
 def check_grouped_product(model: HunyuanConfig, config: TrainingConfig, device: torch.device) -> None:
     """Refuses what torch's grouped product cannot do, before a step fails inside it; oneDNN takes everything."""
     dtype = compute_dtype(config.precision, device)
-    if model.is_dense or (onednn.ONEDNN and device.type == "cpu" and dtype == torch.float32):
+    if model.is_dense or (onednn.ONEDNN and device.type == "cpu"):
         return
     multiple = 16 // dtype.itemsize  # rows must be aligned to 16 bytes
     precision = str(dtype).removeprefix("torch.")
