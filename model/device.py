@@ -33,10 +33,15 @@ def pick_device(name: str) -> torch.device:
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The precision of matrix products; auto is bfloat16 where the device has units for it: on CUDA and newer x86 processors."""
+    """The precision of matrix products; auto is bfloat16 where the device has units for it, as CUDA and newer x86 do."""
     if precision == "auto":
         return torch.bfloat16 if device.type == "cuda" or onednn.has_bfloat16_units() else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """float32 for torch.float32, as settings and files have it."""
+    return str(dtype).removeprefix("torch.")
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:

@@ -14,7 +14,7 @@ import math
 import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
@@ -24,7 +24,7 @@ import pandas as pd
 
 from model.data.config import DataConfig
 from model.errors import CheckpointError
-from model.training.config import TrainingConfig
+from model.training.config import TrainingConfig, begun_in
 
 MEASURES = (
     "activated_params", "total_params", "tokens", "flops", "seconds", "loss", "val_loss", "best_val_loss",
@@ -51,7 +51,7 @@ class Run:
     settings: dict[str, Any]  # run.toml: [model] [data] [training]
     metrics: pd.DataFrame  # metrics.jsonl: one row a logged step, in order
     summary: dict[str, Any]  # summary.json; empty while the run goes on
-    data_fingerprint: str = ""  # of the text it was trained on, from environment.json
+    environment: dict[str, Any] = field(default_factory=dict)  # environment.json: machine, versions, data
 
     @cached_property
     def flat_settings(self) -> dict[str, Any]:
@@ -59,8 +59,13 @@ class Run:
         settings = dict(_flatten(self.settings)) | {f"model.{key}": value for key, value in _flatten(self.config)}
         if self.settings:
             settings = DEFAULTS | settings
-        # The default corpus depends on the interpreter: the same settings may mean another text.
-        return settings | ({"data.fingerprint": self.data_fingerprint} if settings and self.data_fingerprint else {})
+        if not (settings and self.environment):
+            return settings
+        # The same settings may mean another precision, by the device, and another text: the default one is the interpreter's.
+        if settings.get("training.precision") == "auto":
+            settings["training.precision"] = begun_in(self.environment)
+        fingerprint = self.environment.get("data", {}).get("fingerprint")
+        return settings | ({"data.fingerprint": fingerprint} if fingerprint else {})
 
     def last(self, column: str) -> float:
         """The last value logged, or what the summary says; NaN where there is neither."""
@@ -95,7 +100,7 @@ def load_run(folder: Path | str) -> Run:
         settings=_read_toml(folder / "run.toml"),
         metrics=_read_metrics(folder / "metrics.jsonl"),
         summary=_read_json(folder / "summary.json"),
-        data_fingerprint=str(_read_json(folder / "environment.json").get("data", {}).get("fingerprint", "")),
+        environment=_read_json(folder / "environment.json"),
     )
 
 

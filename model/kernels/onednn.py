@@ -5,9 +5,9 @@ of what oneDNN does for the same shapes (`hunyuan bench train` measures the bett
 derivative in torch, so it is given here, for one weight and for a SwiGLU of stacked experts. Both are operators of their
 own, so that torch.compile takes them as they are.
 
-Under autocast oneDNN rounds the operands while it packs them for the processor's bfloat16 units (its fpmath mode), which
-sum in float32; the result stays float32. No tensor is cast: casts, and activations in bfloat16, took what the faster
-products gave. A processor without such units does not round.
+Under autocast oneDNN rounds the operands while it packs them for the processor's matrix units (its fpmath mode, which does so
+for AMX alone), which sum in float32; the result stays float32. No tensor is cast: casts, and activations in bfloat16, took
+what the faster products gave. On other processors autocast casts, as torch has it.
 
 N rows, D in, O out, F intermediate, E experts.
 """
@@ -23,22 +23,23 @@ from torch.nn import functional as F
 
 SMALL_WEIGHT = 1 << 15  # values; below it setting up oneDNN's product takes longer than MKL's whole product
 ROWS = 64  # an expert's rows are filled up to a multiple of these where operands are rounded
-ONEDNN = torch.backends.mkldnn.is_available()  # asked once: torch.compile does not trace the question
+# Asked once: torch.compile does not trace the questions.
+ONEDNN = torch.backends.mkldnn.is_available()
+ROUNDS = ONEDNN and torch.cpu._is_amx_tile_supported()
 
 
 def onednn_applies(hidden: Tensor, weight: Tensor) -> bool:
-    """Whether the functions below take these operands: float32 on the processor, in autocast to bfloat16 as well."""
+    """Whether the functions below take these operands: float32 on the processor, under autocast where oneDNN rounds."""
     return hidden.device.type == "cpu" and hidden.dtype == weight.dtype == torch.float32 and ONEDNN and _autocast_fits()
 
 
 def _autocast_fits() -> bool:
-    return not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return not torch.is_autocast_enabled("cpu") or (ROUNDS and torch.get_autocast_dtype("cpu") == torch.bfloat16)
 
 
 def has_bfloat16_units() -> bool:
-    """Whether the processor multiplies bfloat16 several times as fast as float32."""
-    amx, avx512 = torch.cpu._is_amx_tile_supported(), torch.cpu._is_avx512_bf16_supported()
-    return ONEDNN and (amx or avx512)
+    """Whether the processor multiplies bfloat16 faster than float32: with AMX several times, with AVX512-BF16 twice."""
+    return ONEDNN and (ROUNDS or torch.cpu._is_avx512_bf16_supported())
 
 
 @contextlib.contextmanager
@@ -47,7 +48,7 @@ def rounding(rounded: bool) -> Iterator[None]:
 
     Autocast, which would cast them instead, is off inside.
     """
-    setting = torch.backends.mkldnn.matmul
+    setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torch puts it there at runtime
     before = setting.fp32_precision
     setting.fp32_precision = "bf16" if rounded else "ieee"
     try:

@@ -1,8 +1,8 @@
 """Routed experts: SwiGLUs with stacked weights, each over its own run of rows.
 
 N rows sorted by expert, E experts, D hidden, F intermediate. `grouped_experts` is the path in use, `loop_experts` its oracle
-(tests/oracles/test_experts.py). On a processor float32 trains through oneDNN (model/kernels/onednn.py), and where nothing is
-kept for a backward pass the experts that have rows take their turns, `in_turn`, in any precision.
+(tests/oracles/test_experts.py). On a processor experts train through oneDNN where it takes them (model/kernels/onednn.py), and
+where nothing is kept for a backward pass those that have rows take their turns, `in_turn`, in any precision.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,6 +32,10 @@ class Experts(nn.Module):
             return in_turn(hidden, ends, self.weights)
         if onednn.onednn_applies(hidden, self.gate_up):
             return onednn.swiglu_experts(hidden, self.gate_up, self.down, ends)
+        dtype = matmul_dtype(hidden)
+        aligned = all(size * dtype.itemsize % 16 == 0 for size in self.down.shape[1:])
+        if hidden.device.type == "cpu" and not aligned:  # a grouped product wants rows of a multiple of 16 bytes
+            return loop_experts(hidden.to(dtype), self.gate_up, self.down, ends)
         return grouped_experts(hidden, self.gate_up, self.down, ends)
 
     def weights(self, expert: int | Tensor) -> Weights:

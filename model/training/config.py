@@ -1,9 +1,10 @@
 """TrainingConfig: how long, on how much, how fast to learn, and what to keep. The [training] section of a run file."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from model.config.checks import type_problems
 from model.errors import ConfigError
@@ -70,6 +71,15 @@ class TrainingConfig:
         # The decimal that was written: the nearest binary number may lie above it, and begin one step more.
         tokens = self.tokens or math.ceil(Fraction(repr(float(self.flops))) / flops_per_token)
         return self.steps or -(-tokens // self.global_batch_tokens) or 400
+
+
+def begun_in(environment: Mapping[str, Any]) -> Precision:
+    """The precision in which a run began that was given auto, by its environment.json.
+
+    Older versions did not record it: their auto was bfloat16 on a GPU and float32 elsewhere.
+    """
+    was = "bfloat16" if str(environment.get("device")).startswith("cuda") else "float32"
+    return "bfloat16" if environment.get("precision", was) == "bfloat16" else "float32"
 
 
 def _problems(c: TrainingConfig) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from model.checkpoint.run import has_generator_state, newest_intact, restore, save_checkpoint
 from model.config.released import reasons_against
 from model.counts import activated_params, total_params, training_flops_per_token
-from model.device import autocast, compute_dtype, keep_freed_memory, measure_peak_flops, synchronize
+from model.device import autocast, compute_dtype, dtype_name, keep_freed_memory, measure_peak_flops, synchronize
 from model.errors import CheckpointError, TrainingError
 from model.files import write_json
 from model.training.events import Reporter, RunPlan
@@ -123,7 +123,7 @@ class _Session:
         batch_tokens = self.config.global_batch_tokens
         return RunPlan(
             folder=self.folder,
-            device=f"{self.device} {str(self.dtype).removeprefix('torch.')}",
+            device=f"{self.device} {dtype_name(self.dtype)}",
             steps=self.steps,
             start_step=self.step,
             tokens=self.steps * batch_tokens,

@@ -10,7 +10,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from model.config.hunyuan import HunyuanConfig
-from model.device import autocast, compute_dtype, memory_bytes
+from model.device import autocast, compute_dtype, dtype_name, memory_bytes
 from model.errors import ConfigError
 from model.kernels import onednn
 from model.memory import state_bytes
@@ -80,12 +80,12 @@ def check_memory(model: HunyuanConfig, device: torch.device) -> None:
 
 
 def check_grouped_product(model: HunyuanConfig, config: TrainingConfig, device: torch.device) -> None:
-    """Refuses what torch's grouped product cannot do, before a step fails inside it; oneDNN takes everything."""
+    """Refuses what torch's grouped product cannot do, before a step fails inside it; a processor with oneDNN takes all."""
     dtype = compute_dtype(config.precision, device)
     if model.is_dense or (onednn.ONEDNN and device.type == "cpu"):
         return
     multiple = 16 // dtype.itemsize  # rows must be aligned to 16 bytes
-    precision = str(dtype).removeprefix("torch.")
+    precision = dtype_name(dtype)
     problems = [
         f"model.{name} is {getattr(model, name)}: in {precision} the experts need a multiple of {multiple} on {device.type}"
         for name in ("hidden_size", "intermediate_size")

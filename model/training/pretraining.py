@@ -13,7 +13,7 @@ from model.checkpoint.run import steps_saved
 from model.counts import training_flops_per_token
 from model.data.corpus import Corpus, Progress, prepare_corpus
 from model.data.order import Sampler, validation_batches
-from model.device import pick_device
+from model.device import compute_dtype, dtype_name, pick_device
 from model.training import run_folder
 from model.training.events import Reporter
 from model.training.loop import train
@@ -86,10 +86,11 @@ def pretrain(
             run_folder.refuse_other_run(folder)  # before minutes are spent on the data
         device = pick_device(settings.training.device)
         check_memory(settings.model, device)
-        check_grouped_product(settings.model, settings.training, device)
+        resume, started = resume and bool(steps_saved(folder)), resume
+        trained = run_folder.own_precision(folder, settings) if resume else settings
+        check_grouped_product(settings.model, trained.training, device)
         per_token = training_flops_per_token(settings.model, settings.training.sequence_length)
         steps = steps_before = settings.training.total_steps(per_token)
-        resume, started = resume and bool(steps_saved(folder)), resume
         if resume:
             recorded = run_folder.settings_of(folder)
             steps_before = recorded.training.total_steps(per_token)
@@ -99,7 +100,9 @@ def pretrain(
         if resume:
             run_folder.check_same_data(folder, corpus)
             run_folder.record_changes(folder, settings, steps_saved(folder)[-1])
-        task = Pretraining(settings, corpus, steps, device)
+            if note := precision_note(settings.training.precision, trained.training.precision, device):
+                reporter.note(note)
+        task = Pretraining(trained, corpus, steps, device)
         if not resume:
             if started:
                 run_folder.check_same_weights(folder)
@@ -109,7 +112,7 @@ def pretrain(
             run_folder.create(folder, settings, corpus, device)
         return train(
             folder,
-            settings,
+            trained,
             task,
             reporter,
             steps=steps,
@@ -119,6 +122,16 @@ def pretrain(
             resume=resume,
             should_stop=should_stop,
         )
+
+
+def precision_note(asked: str, begun: str, device: torch.device) -> str:
+    """A sentence where a run goes on in another precision than its auto would be for a new run on this device."""
+    here = dtype_name(compute_dtype(asked, device))
+    if begun in (asked, here):
+        return ""
+    return (
+        f"the run goes on in {begun}, in which it began: training.precision auto is {here} here, but for new runs only"
+    )
 
 
 def describe(corpus: Corpus) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from model.data.corpus import Corpus
-from model.device import compute_dtype
+from model.device import compute_dtype, dtype_name
 from model.errors import CheckpointError
 from model.files import LOCK, hold, read_json, write_file, write_json
 from model.generation.defaults import FILE_NAME as GENERATION_CONFIG
@@ -29,6 +29,7 @@ from model.generation.defaults import run_defaults
 from model.generation.prompts import opening
 from model.tokenizer.bpe import Tokenizer
 from model.tokenizer.folder import TOKENIZER_FILES, TOKENIZER_JSON, end_ids
+from model.training.config import begun_in
 from model.training.initial import weights_fingerprint
 from model.training.settings import SECTIONS, RunSettings
 
@@ -58,32 +59,21 @@ def create(folder: Path, settings: RunSettings, corpus: Corpus, device: torch.de
     elif not end_ids(folder):  # they were in the config.json of a Hugging Face folder
         write_json(folder / GENERATION_CONFIG, read_json(folder / GENERATION_CONFIG) | {"eos_token_id": eos_id})
     record = environment(corpus, device)
-    record["precision"] = precision_name(settings, device)
+    record["precision"] = dtype_name(compute_dtype(settings.training.precision, device))
     record["prompt"] = _first_prompt(corpus)
     if source := settings.training.init_from:
         record["init_from"] = {"path": source, "fingerprint": weights_fingerprint(Path(source))}
     write_json(folder / "environment.json", record)
 
 
-def precision_name(settings: RunSettings, device: torch.device) -> str:
-    return str(compute_dtype(settings.training.precision, device)).removeprefix("torch.")
-
-
-def with_precision(folder: Path, settings: RunSettings, device: torch.device, *, begun: bool) -> RunSettings:
-    """The settings with auto replaced: by what the device is best at, or, once a run has begun, by what it began in.
-
-    An older version did not record it: its auto was bfloat16 on a GPU and float32 elsewhere.
-    """
+def own_precision(folder: Path, settings: RunSettings) -> RunSettings:
+    """The settings of a run that goes on, with the precision that it began in instead of auto, whatever its device is now."""
     if settings.training.precision != "auto":
         return settings
-    precision = precision_name(settings, device)
-    if begun:
-        try:
-            record = read_json(folder / "environment.json")
-        except (OSError, ValueError):
-            record = {}  # which is refused where the text is compared
-        old = "bfloat16" if str(record.get("device")).startswith("cuda") else "float32"
-        precision = record.get("precision", old)
+    try:
+        precision = begun_in(read_json(folder / "environment.json"))
+    except (OSError, ValueError, AttributeError):
+        return settings  # which is refused where the text is compared
     return dataclasses.replace(settings, training=dataclasses.replace(settings.training, precision=precision))
 
 

@@ -111,8 +111,10 @@ def test_a_dense_block_is_one_expert_with_every_row():
     torch.testing.assert_close(mlp.double()(x), expected)
 
 
-def test_which_path_an_expert_takes(monkeypatch):
-    """Float32 outside autocast goes to oneDNN, everything else to the grouped product."""
+@pytest.mark.parametrize("rounds", [True, False])
+def test_which_path_an_expert_takes(monkeypatch, rounds):
+    """Float32 goes to oneDNN, under autocast where oneDNN rounds; everything else to the grouped product."""
+    monkeypatch.setattr(onednn, "ROUNDS", rounds)
     experts, taken = Experts(2, 8, 8), []
     torch.nn.init.normal_(experts.gate_up), torch.nn.init.normal_(experts.down)
     monkeypatch.setattr(onednn, "swiglu_experts", lambda hidden, *_: taken.append("onednn"))
@@ -122,7 +124,7 @@ def test_which_path_an_expert_takes(monkeypatch):
     with torch.autocast("cpu", torch.bfloat16):
         experts(hidden, ends)
     experts(hidden.bfloat16(), ends)
-    assert taken == ["onednn", "grouped", "grouped"]
+    assert taken == ["onednn", "onednn" if rounds else "grouped", "grouped"]
 
 
 def test_autocast_computes_experts_in_bfloat16():

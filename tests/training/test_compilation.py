@@ -8,7 +8,7 @@ from torch._dynamo.utils import counters
 from model.training.prepare import COMPILING, compiles
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-FLOAT32, COMPILE = "training.precision=float32", "training.compile=true"
+AUTO, FLOAT32, COMPILE = "training.precision=auto", "training.precision=float32", "training.compile=true"
 DENSE = ("model.num_experts=1", "model.num_shared_expert=0")
 
 
@@ -35,13 +35,13 @@ def test_a_compiled_mixture_trains_to_the_same_losses(pretrain, tmp_path, monkey
 @pytest.mark.parametrize(
     ("changes", "device", "there", "expected"),
     [
-        ((), CUDA, True, True),
-        ((), CUDA, False, False),
-        ((), CPU, True, False),
+        ((AUTO,), CUDA, True, True),
+        ((AUTO,), CUDA, False, False),
+        ((AUTO,), CPU, True, False),
         ((FLOAT32,), CUDA, True, False),  # torch traces its grouped product in bfloat16 alone
         ((FLOAT32, *DENSE), CUDA, True, True),
         ((COMPILE,), CPU, False, True),
-        (("training.compile=false",), CUDA, True, False),
+        ((AUTO, "training.compile=false"), CUDA, True, False),
     ],
 )
 def test_auto_compiles_for_a_gpu_where_a_compiler_is_there(settings, monkeypatch, changes, device, there, expected):

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tiny import assert_same_run, checkpoint, rows_of, weights
 
 from model.counts import activated_params, total_params, training_flops_per_token
-from model.device import compute_dtype, pick_device
+from model.device import pick_device
 from model.errors import ConfigError, TrainingError
 from model.training import loop
 from model.training.metrics import PATIENCE
@@ -286,16 +286,3 @@ def test_validation_is_computed_in_the_precision_of_the_training(pretrain, preci
 def test_a_device_that_is_not_there(name, says):
     with pytest.raises(ConfigError, match=says):
         pick_device(name)
-
-
-@pytest.mark.parametrize(
-    ("precision", "device", "dtype"),
-    [
-        ("auto", "cpu", torch.float32),
-        ("auto", "cuda", torch.bfloat16),
-        ("bfloat16", "cpu", torch.bfloat16),
-        ("float32", "cuda", torch.float32),
-    ],
-)
-def test_precision_of_products(precision, device, dtype):
-    assert compute_dtype(precision, torch.device(device)) == dtype

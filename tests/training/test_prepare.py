@@ -72,13 +72,8 @@ def test_a_run_on_a_device_that_is_not_there_leaves_no_folder(pretrain, accelera
 
 
 @pytest.mark.parametrize(
-    ("precision", "device", "dtype"),
-    [
-        ("auto", CPU, torch.float32),
-        ("auto", CUDA, torch.bfloat16),
-        ("float32", CUDA, torch.float32),
-        ("bfloat16", CPU, torch.bfloat16),
-    ],
+    ("precision", "device", "dtype"),  # auto: test_precision.py
+    [("float32", CUDA, torch.float32), ("bfloat16", CPU, torch.bfloat16)],
 )
 def test_the_precision_of_the_settings_is_that_of_products(settings, precision, device, dtype):
     chosen = settings(f"training.precision={precision}").training
@@ -116,7 +111,8 @@ def test_training_in_bfloat16_stays_near_float32(pretrain, settings, tmp_path):
         ),
     ],
 )
-def test_rows_that_are_not_aligned_are_refused_before_a_step(pretrain, tmp_path, changes, problems):
+def test_rows_that_are_not_aligned_are_refused_before_a_step(pretrain, tmp_path, monkeypatch, changes, problems):
+    monkeypatch.setattr("model.kernels.onednn.ONEDNN", False)
     with pytest.raises(ConfigError) as caught:
         pretrain(BFLOAT16, *changes)
     assert caught.value.problems == problems
@@ -125,14 +121,21 @@ def test_rows_that_are_not_aligned_are_refused_before_a_step(pretrain, tmp_path,
 
 @pytest.mark.parametrize(
     "changes",
-    [("model.hidden_size=34",), (BFLOAT16, "model.hidden_size=40"), (BFLOAT16, "model.hidden_size=36", *DENSE)],
-    ids=["float32", "aligned", "dense"],
+    [
+        ("model.hidden_size=34",),
+        (BFLOAT16, "model.hidden_size=40"),
+        (BFLOAT16, "model.hidden_size=36", *DENSE),
+        (BFLOAT16, "model.hidden_size=34", "model.intermediate_size=19"),
+    ],
+    ids=["float32", "aligned", "dense", "neither"],
 )
-def test_what_a_grouped_product_can_do_is_not_refused(pretrain, changes):
+@pytest.mark.parametrize("rounds", [True, False])
+def test_a_processor_takes_rows_of_every_size(pretrain, monkeypatch, changes, rounds):
+    monkeypatch.setattr("model.kernels.onednn.ROUNDS", rounds)
     assert pretrain("training.steps=1", *changes).summary["status"] == "finished"
 
 
-FLOAT32 = "training.precision=float32"
+FLOAT32, AUTO = "training.precision=float32", "training.precision=auto"
 ODD = "model.hidden_size=34"
 NEEDS_BFLOAT16 = "training.compile needs training.precision bfloat16 here: torch traces its grouped product in no other"
 
@@ -141,7 +144,7 @@ NEEDS_BFLOAT16 = "training.compile needs training.precision bfloat16 here: torch
     ("changes", "device", "onednn", "problems"),
     [
         ((COMPILE, FLOAT32), CUDA, True, [NEEDS_BFLOAT16]),
-        ((COMPILE,), CUDA, True, []),  # auto is bfloat16 there
+        ((COMPILE, AUTO), CUDA, True, []),  # which is bfloat16 there
         ((FLOAT32,), CUDA, True, []),
         ((COMPILE, FLOAT32, *DENSE), CUDA, True, []),
         ((COMPILE,), CPU, True, []),

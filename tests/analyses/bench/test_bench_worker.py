@@ -28,16 +28,24 @@ def test_a_peer_that_is_not_installed_names_its_extra(monkeypatch):
     assert str(caught.value) == NO_TRANSFORMERS
 
 
-def refuse(name, work):
+def refuse(name, work, build=_contender):
     """The error that the process of a contender hands over."""
-    with pytest.raises(Exception) as caught, worker(name, work, _contender):
+    with pytest.raises(Exception) as caught, worker(name, work, build):
         raise AssertionError("the contender should not have become ready")
     assert multiprocessing.active_children() == []
     return caught.value
 
 
+def without_onednn(name, work, device):
+    from model.kernels import onednn
+
+    onednn.ONEDNN = False
+    return _contender(name, work, device)
+
+
 def test_a_shape_that_cannot_be_trained_is_the_contenders_own_sentence():
-    error = refuse("hunyuan bfloat16", Workload(HunyuanConfig(**SIZES | {"hidden_size": 36}), threads=1))
+    work = Workload(HunyuanConfig(**SIZES | {"hidden_size": 36}), threads=1)
+    error = refuse("hunyuan bfloat16", work, without_onednn)
     assert type(error) is ConfigError
     assert str(error) == "model.hidden_size is 36: in bfloat16 the experts need a multiple of 8 on cpu"
 

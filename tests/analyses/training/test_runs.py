@@ -147,6 +147,28 @@ def test_a_setting_that_came_later_is_no_difference_at_its_default(tmp_path):
     assert list(frame.loc["data.encoding"]) == ["utf-8", "latin-1"] and len(frame) == 1
 
 
+@pytest.mark.parametrize(
+    ("environment", "precision"),
+    [
+        ({"device": "cpu", "precision": "bfloat16"}, "bfloat16"),
+        ({"device": "cpu"}, "float32"),  # an older version's auto
+        ({"device": "cuda:0"}, "bfloat16"),
+    ],
+)
+def test_the_precision_is_what_auto_came_to(tmp_path, environment, precision):
+    """Runs of one precision are one group, however they came to it, and two that differ in nothing else differ in it."""
+    auto, same, other = (write_run(tmp_path / name, seed=seed) for seed, name in enumerate(("auto", "same", "other")))
+    (auto / "environment.json").write_text(json.dumps(environment))
+    for folder, asked in ((same, precision), (other, "float32" if precision == "bfloat16" else "bfloat16")):
+        with (folder / "run.toml").open("a") as file:
+            file.write(f"precision = '{asked}'\n")
+    runs = load_runs([auto, same, other])
+    assert runs[0].flat_settings["training.precision"] == precision
+    assert [len(group.runs) for group in group_runs(runs)] == [2, 1]
+    differences = config_differences(runs).set_index("setting")
+    assert list(differences.loc["training.precision"])[:2] == [precision, precision]
+
+
 def test_runs_are_drawn_by_tokens_flops_and_time_with_a_band_over_seeds(tmp_path):
     for seed, loss in enumerate((2.9, 3.1)):
         write_run(tmp_path / f"wide-seed{seed}", seed=seed, loss=loss)
