@@ -4,7 +4,6 @@ T tokens, D hidden, V vocabulary. The (T, V) logits are the largest tensor of a 
 vocabulary's; in chunks of rows they stay in cache, and the gradients are made while they are there.
 """
 
-import contextlib
 from typing import Any
 
 import torch
@@ -39,7 +38,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         rows = max(1, values // weight.shape[0])
         count = (labels >= 0).sum().clamp(min=1)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        rounding = onednn.rounding(True) if dtype != matmul_dtype(hidden) else contextlib.nullcontext()
+        rounds = dtype != matmul_dtype(hidden)
+        rounding = onednn.of_autocast(rounds, len(labels), weight.numel())
         with torch.autocast(hidden.device.type, enabled=False), rounding:
             weight = weight.to(dtype)
             d_hidden = torch.empty_like(hidden) if needs_gradient else None

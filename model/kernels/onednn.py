@@ -7,13 +7,14 @@ own, so that torch.compile takes them as they are.
 
 Under autocast oneDNN rounds the operands while it packs them for the processor's matrix units (its fpmath mode, which does so
 for AMX alone), which sum in float32; the result stays float32. No tensor is cast: casts, and activations in bfloat16, took
-what the faster products gave. On other processors autocast casts, as torch has it.
+what the faster products gave. Products too small to gain by it stay exact. On other processors autocast casts, as torch has it.
 
 N rows, D in, O out, F intermediate, E experts.
 """
 
 import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from itertools import pairwise
 from typing import Any
 
@@ -22,7 +23,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SMALL_WEIGHT = 1 << 15  # values; below it setting up oneDNN's product takes longer than MKL's whole product
-ROWS = 64  # an expert's rows are filled up to a multiple of these where operands are rounded
+WORK = 1 << 23  # multiplications; below it the rounding takes longer than the faster units save
+ROWS = 32  # an expert's rows are filled up to a multiple of these where operands are rounded, and fewer are not
 # Asked once: torch.compile does not trace the questions.
 ONEDNN = torch.backends.mkldnn.is_available()
 ROUNDS = ONEDNN and torch.cpu._is_amx_tile_supported()
@@ -42,15 +44,24 @@ def has_bfloat16_units() -> bool:
     return ONEDNN and (ROUNDS or torch.cpu._is_avx512_bf16_supported())
 
 
-@contextlib.contextmanager
-def rounding(rounded: bool) -> Iterator[None]:
-    """Has oneDNN round the operands of float32 products to bfloat16, or leave them; torch.mm goes there only to round.
+def gains(rows: int, weight_values: int) -> bool:
+    """Whether products of so many rows with such a weight, forward and backward, are faster with rounded operands."""
+    return rows >= ROWS and rows * weight_values >= WORK
 
-    Autocast, which would cast them instead, is off inside.
-    """
+
+def of_autocast(rounded: bool, rows: int, weight_values: int) -> AbstractContextManager[object]:
+    """Products with rounded operands where autocast has asked for them and they gain; autocast, which would cast, is off."""
+    if rounded and gains(rows, weight_values):
+        return _rounding()
+    return torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _rounding() -> Iterator[None]:
+    """Has oneDNN round the operands of float32 products to bfloat16; torch.mm goes there for nothing else."""
     setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torch puts it there at runtime
     before = setting.fp32_precision
-    setting.fp32_precision = "bf16" if rounded else "ieee"
+    setting.fp32_precision = "bf16"
     try:
         with torch.autocast("cpu", enabled=False):
             yield
@@ -83,7 +94,7 @@ def product(rows: Tensor, weight: Tensor) -> Tensor:
 
 @torch.library.custom_op("hunyuan::linear", mutates_args=())
 def _linear(rows: Tensor, weight: Tensor, rounded: bool) -> Tensor:
-    with rounding(rounded):
+    with of_autocast(rounded, len(rows), weight.numel()):
         return product(rows, weight)
 
 
@@ -95,7 +106,7 @@ def _(rows: Tensor, weight: Tensor, rounded: bool) -> Tensor:
 @torch.library.custom_op("hunyuan::linear_weight_gradient", mutates_args=())
 def _weight_gradient(grad: Tensor, rows: Tensor, rounded: bool) -> Tensor:
     """It sums over rows; where nothing is rounded MKL is the better of the two there."""
-    with rounding(rounded):
+    with of_autocast(rounded, len(rows), grad.shape[1] * rows.shape[1]):
         return grad.t() @ rows
 
 
@@ -142,15 +153,16 @@ def _swiglu(hidden: Tensor, gate_up: Tensor, down: Tensor, ends: Tensor, rounded
     """The output, and gate and up (N, 2F) for the backward pass; expert by expert."""
     output = hidden.new_zeros(hidden.shape[0], down.shape[1])
     gate_and_up = hidden.new_empty(hidden.shape[0], gate_up.shape[1])
-    with rounding(rounded):
-        for expert, rows in _runs(ends):
-            if rounded:
+    for expert, rows in _runs(ends):
+        count, values = rows.stop - rows.start, gate_up[expert].numel()
+        with of_autocast(rounded, count, values):
+            if rounded and gains(count, values):
                 both = product(_padded(hidden[rows]), gate_up[expert])
-                gate_and_up[rows] = both[: rows.stop - rows.start]
+                gate_and_up[rows] = both[:count]
             else:
                 both = torch.mm(hidden[rows], gate_up[expert].t(), out=gate_and_up[rows])
             gate, up = both.chunk(2, dim=-1)
-            output[rows] = product(F.silu(gate).mul_(up), down[expert])[: rows.stop - rows.start]
+            output[rows] = product(F.silu(gate).mul_(up), down[expert])[:count]
     return output, gate_and_up
 
 
@@ -168,10 +180,11 @@ def _swiglu_gradients(
     d_gate_up, d_down = torch.empty_like(gate_up), torch.empty_like(down)
     starved = torch.diff(ends, prepend=ends.new_zeros(1)) == 0
     d_gate_up[starved], d_down[starved] = 0, 0  # without a row an expert has no gradient
-    with rounding(rounded):
-        for expert, rows in _runs(ends):
+    for expert, rows in _runs(ends):
+        count, values = rows.stop - rows.start, gate_up[expert].numel()
+        with of_autocast(rounded, count, values):
             taken = (tensor[rows] for tensor in (grad, hidden, gate_and_up))
-            d_output, inputs, both = map(_padded, taken) if rounded else taken
+            d_output, inputs, both = map(_padded, taken) if rounded and gains(count, values) else taken
             gate, up = both.chunk(2, dim=-1)
             activated = F.silu(gate)
             d_activated = product(d_output, down[expert].t())
@@ -181,7 +194,7 @@ def _swiglu_gradients(
             torch.ops.aten.silu_backward.grad_input(d_activated.mul_(up), gate, grad_input=d_gate)
             torch.mm(d_output.t(), activated.mul_(up), out=d_down[expert])
             torch.mm(d_both.t(), inputs, out=d_gate_up[expert])
-            d_hidden[rows] = product(d_both, gate_up[expert].t())[: rows.stop - rows.start]
+            d_hidden[rows] = product(d_both, gate_up[expert].t())[:count]
     return d_hidden, d_gate_up, d_down
 
 

@@ -223,7 +223,8 @@ def test_rms_norm_is_float32_inside(scale):
     torch.testing.assert_close(norm(hidden.float()).double(), exact, rtol=1e-5, atol=1e-7)
 
 
-def test_bfloat16_autocast_stays_near_float32():
+def test_bfloat16_autocast_stays_near_float32(monkeypatch):
+    monkeypatch.setattr(onednn, "WORK", 0), monkeypatch.setattr(onednn, "ROWS", 1)  # so that these products are rounded
     net = build(moe_routing="dropless").eval()
     exact = net(IDS, LABELS)
     with torch.autocast("cpu", torch.bfloat16):

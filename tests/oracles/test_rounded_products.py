@@ -14,8 +14,16 @@ from model.layers.attention import SMALL_HEAD, causal_attention
 from model.layers.linear import Linear
 from model.moe.experts import Experts, loop_experts
 
+pytestmark = pytest.mark.usefixtures("every_product_gains")
 rounding_units = pytest.mark.skipif(not onednn.ROUNDS, reason="this processor has no AMX units")
+WORK = onednn.WORK
 SETTING = torch.backends.mkldnn.matmul
+
+
+@pytest.fixture
+def every_product_gains(monkeypatch):
+    """Also those of these sizes; but for a few rows."""
+    monkeypatch.setattr(onednn, "WORK", 0)
 
 
 def rounded(tensor):
@@ -36,7 +44,7 @@ def relative(found, expected):
 @pytest.mark.parametrize(("inner", "outer"), [(40, 56), (192, 200)], ids=["small", "large"])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_a_linear_map_and_its_gradients(rows, inner, outer, transposed):
-    """A single row, and products that torch finds too small for oneDNN, may stay exact."""
+    """A single row is too few to round."""
     generator = torch.Generator().manual_seed(rows)
     hidden, weight, grad = (
         torch.randn(size, generator=generator) for size in ((rows, inner), (outer, inner), (rows, outer))
@@ -47,31 +55,28 @@ def test_a_linear_map_and_its_gradients(rows, inner, outer, transposed):
     with autocast():
         output = onednn.linear(hidden, weight)
     found = [output, *torch.autograd.grad(output, (hidden, weight), grad)]
-    h, w, g = map(rounded, (hidden, weight, grad))
-    exact = [
-        hidden.double() @ weight.double().t(),
-        grad.double() @ weight.double(),
-        grad.double().t() @ hidden.double(),
-    ]
-    for one, expected, unrounded in zip(found, (h @ w.t(), g @ w, g.t() @ h), exact, strict=True):
-        assert relative(one, expected) < 1e-5 or (rows == 1 and relative(one, unrounded) < 1e-5)
+    h, w, g = (rounded(t) if rows > 1 else t.detach().double() for t in (hidden, weight, grad))
+    for one, expected in zip(found, (h @ w.t(), g @ w, g.t() @ h), strict=True):
+        assert relative(one, expected) < 1e-5
 
 
 def rounded_swiglu(hidden, gate_up, down, grad):
-    """One expert's output and its gradients, in float64 but for the rounding of operands."""
-    x, w, v, g = map(rounded, (hidden, gate_up, down, grad))
+    """One expert's output and its gradients, in float64 but for the rounding of operands, if they are of enough rows."""
+    round_ = rounded if len(hidden) >= onednn.ROWS else lambda tensor: tensor.detach().double()
+    x, w, v, g = map(round_, (hidden, gate_up, down, grad))
     gate, up = (x @ w.t()).chunk(2, dim=-1)
     share = gate.sigmoid()
     activated = gate * share
     d_activated = g @ v
     d_gate = d_activated * up * (share + activated * (1 - share))
-    d_both = rounded(torch.cat((d_gate, d_activated * activated), dim=-1))
-    inner = rounded(activated * up)
+    d_both = round_(torch.cat((d_gate, d_activated * activated), dim=-1))
+    inner = round_(activated * up)
     return inner @ v.t(), d_both @ w, d_both.t() @ x, g.t() @ inner
 
 
-ENDS = {  # of 150 rows: multiples of onednn.ROWS, none, one, and rows that belong to nobody
-    "uneven": [64, 64, 65, 150],
+ENDS = {  # of 150 rows: multiples of onednn.ROWS, none, few, and rows that belong to nobody
+    "uneven": [64, 64, 97, 150],
+    "few": [1, 32, 63, 96],
     "full": [64, 128, 128, 128],
     "one expert": [0, 0, 0, 150],
     "nobody": [0, 0, 0, 0],
@@ -100,6 +105,20 @@ def test_experts_and_their_gradients(ends, width, inner):
         found = output[rows], d_hidden[rows], d_gate_up[expert], d_down[expert]
         assert all(relative(*pair) < 1e-3 for pair in zip(found, expected, strict=True))
         start = end
+
+
+@rounding_units
+@pytest.mark.parametrize(("rows", "rounds"), [(WORK // (192 * 200), False), (WORK // (192 * 200) + 1, True)])
+def test_small_products_stay_exact(monkeypatch, rows, rounds):
+    monkeypatch.setattr(onednn, "WORK", WORK)
+    hidden, weight, grad = torch.randn(rows, 192), torch.randn(200, 192), torch.randn(rows, 200)
+    tensors = hidden.requires_grad_(), weight.requires_grad_()
+    with autocast():
+        output = onednn.linear(*tensors)
+    found = [output, *torch.autograd.grad(output, tensors, grad)]
+    h, w, g = hidden.double(), weight.double(), grad.double()
+    for one, expected in zip(found, (h @ w.t(), g @ w, g.t() @ h), strict=True):
+        assert (relative(one, expected) > 1e-4) == rounds
 
 
 @rounding_units

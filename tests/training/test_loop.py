@@ -252,7 +252,8 @@ def test_recomputation_gives_the_same_run(pretrain, tmp_path):
     )
 
 
-def test_bfloat16_products_leave_weights_and_moments_in_float32(pretrain, tmp_path):
+def test_bfloat16_products_leave_weights_and_moments_in_float32(pretrain, tmp_path, monkeypatch):
+    monkeypatch.setattr("model.kernels.onednn.WORK", 0)  # so that products of these sizes are rounded
     recorder = pretrain("training.precision=bfloat16", "training.steps=2")
     assert recorder.plan.device == "cpu bfloat16"
     moments = load_file(checkpoint(tmp_path / "run", 2) / "optimizer.safetensors")

@@ -83,8 +83,9 @@ def test_the_precision_of_the_settings_is_that_of_products(settings, precision, 
     assert (torch.ones(8, 8) @ torch.ones(8, 8)).dtype == torch.float32
 
 
-def test_training_in_bfloat16_stays_near_float32(pretrain, settings, tmp_path):
+def test_training_in_bfloat16_stays_near_float32(pretrain, settings, tmp_path, monkeypatch):
     """Twelve steps: rounding is seen, and no more than rounding."""
+    monkeypatch.setattr("model.kernels.onednn.WORK", 0)  # so that products of these sizes are rounded
     exact = pretrain(folder=tmp_path / "exact").rows
     rounded = pretrain(BFLOAT16, folder=tmp_path / "rounded").rows
     losses = [[row["loss"] for row in rows] for rows in (exact, rounded)]
