@@ -186,10 +186,10 @@ def _contender(name: str, work: Workload, device: Any) -> Step:
     """One step of a contender as a function; the ceiling's returns its FLOP/s."""
     import torch
 
-    from model.device import compute_dtype, measure_peak_flops
+    from model.device import measure_peak_flops
 
     if name == CEILING:
-        return lambda: measure_peak_flops(device, compute_dtype("auto", device))
+        return lambda: measure_peak_flops(device, torch.bfloat16 if work.on_gpu else torch.float32)
     generator = torch.Generator().manual_seed(0)
     shape = (work.batch, work.sequence_length + 1)
     ids = torch.randint(work.config.vocab_size, shape, generator=generator).to(device)

@@ -243,6 +243,14 @@ def test_the_ceiling_answers_with_its_rate():
     assert 1e8 < benchmark._contender(CEILING, TINY, CPU)() < 1e14
 
 
+@pytest.mark.parametrize(("on_gpu", "dtype"), [(False, torch.float32), (True, torch.bfloat16)])
+def test_the_ceiling_is_that_of_the_devices_precision(monkeypatch, on_gpu, dtype):
+    """On a processor float32, also where its bfloat16 is faster, so that figures of different processors compare."""
+    monkeypatch.setattr(Workload, "on_gpu", on_gpu)
+    monkeypatch.setattr("model.device.measure_peak_flops", lambda device, precision: precision)
+    assert benchmark._contender(CEILING, TINY, CPU)() == dtype
+
+
 class FakePeer(nn.Module):
     """Has transformers' interface, and the loss w * w."""
 
