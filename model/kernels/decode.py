@@ -11,7 +11,8 @@ from torch import Tensor
 
 AHEAD = 0  # 1: a kernel comes onto the device while the one before it ends; 2: and has its first weights fetched
 PROGRAMS = 256  # of attention: about two for each multiprocessor of a large GPU
-LEAST_SPAN, MOST_SPLITS = 128, 64  # of attention: places of a split that are read in one turn
+LEAST_SPAN, MOST_SPLITS = 128, 64  # of attention: places of a split that are read in one turn,
+SPAN_BYTES = 1 << 15  # of keys at most
 JOINED = 8192  # values that the last program of a row and group reads at once, to join the splits
 ATTEND_WARPS = 4
 MOST_ROWS = 64  # of a batch: beyond it products are no longer bound by reading weights
@@ -101,11 +102,12 @@ def attend(
     keys, values = slot
     batch, groups, places, size = keys.shape
     repeats, padded = heads // groups, max(16, _power(size))
+    least = max(16, min(LEAST_SPAN, SPAN_BYTES // (padded * keys.element_size())))
     if span is None:
         wanted = min(MOST_SPLITS, max(1, PROGRAMS // (batch * groups)))
-        span = max(LEAST_SPAN, _power(_blocks(places, wanted)))
+        span = max(least, _power(_blocks(places, wanted)))
     span = min(span, max(16, _power(places)))
-    block = span if span <= LEAST_SPAN else 64
+    block = span if span <= least else max(16, least // 2)
     turns, splits = span // block, _blocks(places, span)
     output = projected.new_empty(batch, heads * size, dtype=keys.dtype)
     parts = projected.new_empty(batch * groups * splits * repeats * size if splits > 1 else 1, dtype=torch.float32)
@@ -214,9 +216,11 @@ def _tile(kernel: str, batch: int) -> Tile:
 
 
 def _block(tile: Tile, size: int, hidden: Tensor) -> int:
-    """Values of a row at a time, half as many in float32: a power of two that leaves no rest, unless that is small."""
-    whole = size & -size
-    return min(tile.block * 2 // hidden.element_size(), whole if whole >= 128 else max(16, _power(size)))
+    """Values of a row at a time, a power of two, half as many in float32: of the last turn not much may be empty."""
+    block = min(tile.block * 2 // hidden.element_size(), max(16, _power(size)))
+    while block > 128 and -size % block > size // 16:
+        block //= 2
+    return block
 
 
 def _padded(batch: int) -> int:
