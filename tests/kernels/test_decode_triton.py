@@ -166,8 +166,9 @@ def test_the_expert_of_a_router_gone_wrong_is_still_an_expert(device):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(("heads", "groups", "size", "owns"), [(4, 2, 24, True), (6, 1, 16, False), (3, 3, 8, True)])
 @pytest.mark.parametrize("span", [None, 64], ids=["few splits", "many splits"])
-def test_attention_over_a_part_of_the_cache(device, dtype, heads, groups, size, owns, span):
-    """Rows end in the first split, at a border, in the last one; behind each there is NaN."""
+def test_attention_over_a_part_of_the_cache(device, monkeypatch, dtype, heads, groups, size, owns, span):
+    """Rows end in the first split, at a border, in the last one; behind each there is NaN. Splits are joined by twos."""
+    monkeypatch.setattr(decode, "JOINED", 2 * decode._power(heads // groups) * max(16, decode._power(size)))
     places, positions = 200, torch.tensor([5, 63, 64, 199], device=device)
     batch, repeats = len(positions), heads // groups
     projected = normal(batch, (heads + 2 * groups * owns) * size, dtype=dtype, device=device)
