@@ -25,6 +25,7 @@ def chat(
     seed: Seed = 0,
     stop: options.Stop = None,
     dtype: options.DType = None,
+    weights: options.Weights = None,
     device: Device = "auto",
     experts: options.ExpertsAt = "memory",
     expert_cache: options.ExpertCache = options.DEFAULT_EXPERT_CACHE,  # type: ignore[assignment]
@@ -46,7 +47,9 @@ def chat(
     conversation = Conversation.load(load) if load else Conversation()
     if system is not None:
         conversation.set_system(system)
-    engine = open_engine(checkpoint, dtype=dtype, device=device, experts=experts, expert_cache=expert_cache)
+    engine = open_engine(
+        checkpoint, dtype=dtype, weights=weights, device=device, experts=experts, expert_cache=expert_cache
+    )
     if not engine.has_template:
         stderr("this folder brings no chat template: a plain transcript of User: and Assistant: stands in")
     variables = {} if thinking is None else {"enable_thinking": thinking}

@@ -39,6 +39,7 @@ def infer(
     batch_size: options.BatchSize = 8,
     prefill_chunk: options.Chunk = 512,
     dtype: options.DType = None,
+    weights: options.Weights = None,
     device: Device = "auto",
     experts: options.ExpertsAt = "memory",
     expert_cache: options.ExpertCache = options.DEFAULT_EXPERT_CACHE,  # type: ignore[assignment]
@@ -66,7 +67,9 @@ def infer(
     choices = options.sampling_choices(
         stop, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty
     )
-    engine = open_engine(checkpoint, dtype=dtype, device=device, experts=experts, expert_cache=expert_cache)
+    engine = open_engine(
+        checkpoint, dtype=dtype, weights=weights, device=device, experts=experts, expert_cache=expert_cache
+    )
     variables = {} if thinking is None else {"enable_thinking": thinking}
     for note in without_effect(engine, given, variables, chat=chat):
         stderr(note)

@@ -50,6 +50,13 @@ DType = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
     typer.Option("--dtype", help="Precision of weights and cache; by default that of the files."),
 ]
+Weights = Annotated[
+    Literal["int8"] | None,
+    typer.Option(
+        "--weights",
+        help="int8 halves the memory of bfloat16 weights: attention and experts get 8 bits and a scale a channel.",
+    ),
+]
 ExpertsAt = Annotated[
     Literal["memory", "disk"],
     typer.Option("--experts", help="disk reads routed experts from the files as tokens choose them."),

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from model.generation.generate import GenerationStats
 
 
-def open_engine(checkpoint: Path, *, dtype: str | None, device: str, experts: str, expert_cache: int) -> "Engine":
+def open_engine(
+    checkpoint: Path, *, dtype: str | None, weights: str | None, device: str, experts: str, expert_cache: int
+) -> "Engine":
     """The model of a folder; of a run with a damaged newest checkpoint the one before it, with a word about that."""
     from model.device import pick_device
     from model.generation.engine import Engine
@@ -21,6 +23,7 @@ def open_engine(checkpoint: Path, *, dtype: str | None, device: str, experts: st
     engine = Engine.from_folder(
         checkpoint,
         dtype=dtype,
+        weights=weights,
         device=pick_device(device),
         expert_cache_bytes=expert_cache if experts == "disk" else None,
     )

@@ -14,6 +14,7 @@ from model.generation.defaults import GenerationDefaults, read_generation_config
 from model.generation.request import Request
 from model.generation.session import Session
 from model.generation.stopping import StopStrings
+from model.int8_weights import check_int8, to_int8
 from model.tokenizer.chat_template import ChatTemplate, plain_template
 from model.tokenizer.folder import check_tokenizer_fits, load_chat_template, load_folder_tokenizer
 from model.tokenizer.interface import TextTokenizer, whole_characters
@@ -43,10 +44,18 @@ class Engine:
         dtype: str | None = None,
         device: torch.device | str = "cpu",
         expert_cache_bytes: int | None = None,
+        weights: str | None = None,
     ) -> "Engine":
-        """Opens a run folder, one of its checkpoints, or a Hugging Face folder. Small files are read before the weights."""
+        """Opens a run folder, one of its checkpoints, or a Hugging Face folder. Small files are read before the weights.
+
+        `weights` None keeps them in `dtype`; int8 stores those of linear maps and experts so (model/layers/int8.py).
+        """
         if dtype is not None and dtype not in DTYPES:
             raise ConfigError([f"dtype {dtype!r} is not known: choose one of {', '.join(DTYPES)}"])
+        if weights not in (None, "int8"):
+            raise ConfigError([f"weights {weights!r} are not known: choose int8, or leave it out"])
+        if weights == "int8":
+            check_int8(dtype, experts_on_disk=expert_cache_bytes is not None)
         home = home_of(folder)
         tokenizer, template = load_folder_tokenizer(home), load_chat_template(home)
         defaults = read_generation_config(home)
@@ -55,9 +64,10 @@ class Engine:
             found,
             Hunyuan,
             dtype=None if dtype is None else DTYPES[dtype],
-            device=device,
+            device=device if weights is None else "cpu",
             expert_cache_bytes=expert_cache_bytes,
         )
+        net = net if weights is None else to_int8(net, device)
         check_tokenizer_fits(tokenizer, net.config.vocab_size)
         trained_here = (home / ENVIRONMENT).is_file()
         return cls(

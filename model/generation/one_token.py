@@ -99,9 +99,9 @@ class OneTokenStep:
             sum_to_one=sums_to_one(mlp.top_k, mlp.config.convention),
         )
         assert choices is not None
-        routed = decode.routed_gate_up(hidden, norm, Matrix(experts.gate_up), choices)
+        routed = decode.routed_gate_up(hidden, norm, Matrix(experts.gate_up, experts.gate_up_scale), choices)
         out = None if shared is None else _matrix(shared.down_proj)
-        return decode.down(hidden, activated, out, routed, Matrix(experts.down), choices)
+        return decode.down(hidden, activated, out, routed, Matrix(experts.down, experts.down_scale), choices)
 
 
 def _norm(norm: Any) -> tuple[Tensor, float]:
@@ -109,4 +109,4 @@ def _norm(norm: Any) -> tuple[Tensor, float]:
 
 
 def _matrix(layer: Any) -> Matrix:
-    return Matrix(layer.weight, None, layer.bias)
+    return Matrix(layer.weight, layer.scale, layer.bias)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.kernels import onednn
+from model.layers.int8 import project_int8
 
 SMALL_WEIGHT = 1 << 16  # values; below it setting up a product in bfloat16 takes longer than casting the weight
 
@@ -14,13 +15,21 @@ SMALL_WEIGHT = 1 << 16  # values; below it setting up a product in bfloat16 take
 class Linear(nn.Linear):
     """hidden (..., D) -> (..., O)."""
 
+    scale: Tensor | None  # (O,) of int8 weights (model/layers/int8.py)
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__(in_features, out_features, bias=bias)
+        self.register_buffer("scale", None)
+
     def forward(self, input: Tensor) -> Tensor:
-        return project(input, self.weight, self.bias)
+        return project(input, self.weight, self.bias, self.scale)
 
 
-def project(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """hidden (..., D), weight (O, D), bias (O,) -> (..., O)."""
-    if not torch.is_grad_enabled() and hidden.numel() == hidden.shape[-1] and streams(hidden):
+def project(hidden: Tensor, weight: Tensor, bias: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
+    """hidden (..., D), weight (O, D), bias (O,) -> (..., O); `scale` (O,) is that of an int8 weight."""
+    if scale is not None:
+        output = project_int8(hidden, weight, scale)
+    elif not torch.is_grad_enabled() and hidden.numel() == hidden.shape[-1] and streams(hidden):
         output = product_of_a_row(hidden.reshape(-1), weight).view(*hidden.shape[:-1], -1)
     elif onednn.onednn_applies(hidden, weight):
         output = onednn.linear(hidden, weight)

@@ -14,9 +14,15 @@ def swiglu(gate_and_up: Tensor) -> Tensor:
     return F.silu(gate) * up
 
 
-def swiglu_output(hidden: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """hidden (N, D), gate_up (2F, D), down (D, F) -> (N, D): a dense block, or one expert."""
-    return project(swiglu(project(hidden, gate_up)), down)
+def swiglu_output(
+    hidden: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    gate_up_scale: Tensor | None = None,
+    down_scale: Tensor | None = None,
+) -> Tensor:
+    """hidden (N, D), gate_up (2F, D), down (D, F) -> (N, D): a dense block, or one expert; scales are those of int8 weights."""
+    return project(swiglu(project(hidden, gate_up, scale=gate_up_scale)), down, scale=down_scale)
 
 
 class SwiGLU(nn.Module):
@@ -32,4 +38,4 @@ class SwiGLU(nn.Module):
         if torch.is_grad_enabled() and onednn.onednn_applies(hidden, gate_up):  # one expert that takes every row
             rows = hidden.reshape(-1, hidden.shape[-1])
             return onednn.swiglu_experts(rows, gate_up[None], down[None], torch.tensor([len(rows)])).view_as(hidden)
-        return swiglu_output(hidden, gate_up, down)
+        return swiglu_output(hidden, gate_up, down, self.gate_up_proj.scale, self.down_proj.scale)

@@ -16,16 +16,23 @@ from model.device import matmul_dtype
 from model.kernels import onednn
 from model.layers.mlp import swiglu, swiglu_output
 
-Weights = tuple[Tensor, Tensor]  # of one expert: gate and up (2F, D), down (D, F)
+Weights = tuple[
+    Tensor, ...
+]  # of one expert: gate and up (2F, D), down (D, F); of int8 weights then their scales, (2F,) and (D,)
 
 
 class Experts(nn.Module):
     """hidden (N, D) sorted by expert, ends (E,) -> (N, D); rows after the last end are undefined."""
 
+    gate_up_scale: Tensor | None  # (E, 2F) of int8 weights
+    down_scale: Tensor | None  # (E, D)
+
     def __init__(self, num_experts: int, hidden_size: int, intermediate_size: int) -> None:
         super().__init__()
         self.gate_up = nn.Parameter(torch.empty(num_experts, 2 * intermediate_size, hidden_size))
         self.down = nn.Parameter(torch.empty(num_experts, hidden_size, intermediate_size))
+        self.register_buffer("gate_up_scale", None)
+        self.register_buffer("down_scale", None)
 
     def forward(self, hidden: Tensor, ends: Tensor) -> Tensor:
         if reads_choices(hidden):
@@ -34,15 +41,19 @@ class Experts(nn.Module):
             return onednn.swiglu_experts(hidden, self.gate_up, self.down, ends)
         dtype = matmul_dtype(hidden)
         aligned = all(size * dtype.itemsize % 16 == 0 for size in self.down.shape[1:])
-        if hidden.device.type == "cpu" and not aligned:  # a grouped product wants rows of a multiple of 16 bytes
+        # A grouped product of a processor wants rows of a multiple of 16 bytes.
+        if hidden.device.type == "cpu" and not aligned and self.down_scale is None:
             return loop_experts(hidden.to(dtype), self.gate_up, self.down, ends)
-        return grouped_experts(hidden, self.gate_up, self.down, ends)
+        return grouped_experts(hidden, self.gate_up, self.down, ends, self.gate_up_scale, self.down_scale)
 
     def weights(self, expert: int | Tensor) -> Weights:
         """Of one expert, by its number or by a tensor (1,) that holds it: a compiled program reads them where they lie."""
+        stacks: list[Tensor] = [self.gate_up, self.down]
+        if self.gate_up_scale is not None and self.down_scale is not None:
+            stacks += [self.gate_up_scale, self.down_scale]
         if isinstance(expert, int):
-            return self.gate_up[expert], self.down[expert]
-        return self.gate_up.index_select(0, expert)[0], self.down.index_select(0, expert)[0]
+            return tuple([stack[expert] for stack in stacks])
+        return tuple([stack.index_select(0, expert)[0] for stack in stacks])
 
 
 def reads_choices(hidden: Tensor) -> bool:
@@ -70,12 +81,28 @@ def of_one_token(
     return output
 
 
-def grouped_experts(hidden: Tensor, gate_up: Tensor, down: Tensor, ends: Tensor) -> Tensor:
-    """hidden (N, D), gate_up (E, 2F, D), down (E, D, F), ends (E,) int32 -> (N, D) by two grouped products."""
+def grouped_experts(
+    hidden: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    ends: Tensor,
+    gate_up_scale: Tensor | None = None,
+    down_scale: Tensor | None = None,
+) -> Tensor:
+    """hidden (N, D), gate_up (E, 2F, D), down (E, D, F), ends (E,) int32 -> (N, D) by two grouped products.
+
+    gate_up_scale (E, 2F) and down_scale (E, D) are those of int8 weights, whose integers are exact in bfloat16.
+    """
     dtype = matmul_dtype(hidden)
     hidden, gate_up, down = hidden.to(dtype), gate_up.to(dtype), down.to(dtype)
-    activated = swiglu(F.grouped_mm(hidden, gate_up.transpose(1, 2), offs=ends))
-    return F.grouped_mm(activated, down.transpose(1, 2), offs=ends)
+    both = F.grouped_mm(hidden, gate_up.transpose(1, 2), offs=ends)
+    if gate_up_scale is None or down_scale is None:
+        return F.grouped_mm(swiglu(both), down.transpose(1, 2), offs=ends)
+    row = torch.arange(len(hidden), device=hidden.device, dtype=ends.dtype)
+    expert = torch.searchsorted(ends, row, right=True).clamp(max=len(ends) - 1)  # of every row
+    both = (both * gate_up_scale[expert]).to(dtype)
+    output = F.grouped_mm(swiglu(both), down.transpose(1, 2), offs=ends)
+    return (output * down_scale[expert]).to(dtype)
 
 
 def loop_experts(hidden: Tensor, gate_up: Tensor, down: Tensor, ends: Tensor) -> Tensor:

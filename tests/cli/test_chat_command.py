@@ -116,7 +116,9 @@ def test_a_transcript_ends_where_the_users_turn_begins(chat, plain, monkeypatch)
     assert err == TRANSCRIPT + "user: hello\nassistant: fine.\n"
 
 
-@pytest.mark.parametrize("options", [{}, {"--dtype": "bfloat16"}, {"--experts": "disk", "--expert-cache": "20kB"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"--dtype": "bfloat16"}, {"--weights": "int8"}, {"--experts": "disk", "--expert-cache": "20kB"}]
+)
 def test_stats_are_of_each_answer(chat, options):
     status, out, err = chat("hello\nyou\n", "--stats", *(word for pair in options.items() for word in pair))
     assert (status, out.count("\n")) == (0, 2)

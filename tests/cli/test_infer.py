@@ -14,6 +14,7 @@ from hunyuan_cli import main
 from model import Hunyuan
 from model.checkpoint.run import run_of
 from model.generation import compiled
+from model.generation.engine import Engine
 from model.generation.generate import generate, generate_batch
 from model.generation.request import Request
 from model.generation.sampling import Sampling
@@ -171,6 +172,17 @@ def test_a_precision_is_that_of_weights_and_cache(infer, released, dtype):
     assert document["cache_bytes"] == document["cache_formula_bytes"]
     # Two of three layers own keys and values, of 2 heads of 6 values each.
     assert document["cache_bytes"] == (document["prompt_tokens"] + 9) * 2 * 2 * 2 * 6 * (4 if dtype == "float32" else 2)
+
+
+@pytest.mark.parametrize("folder", ["run", "released"])
+def test_int8_weights_answer_as_the_library_does(infer, request, folder):
+    place = request.getfixturevalue(folder)
+    found = infer(PROMPT, "--checkpoint", place, "--weights", "int8", "--tokens", 9, "--dtype", "bfloat16")
+    engine = Engine.from_folder(place, dtype="bfloat16", weights="int8")
+    assert engine.net.layers[0].mlp.experts.down.dtype == torch.int8
+    prompt = engine.request(PROMPT, max_new_tokens=9).prompt
+    tokens = list(generate(engine.net, prompt, max_new_tokens=9, sampling=Sampling(), end_id=engine.tokenizer.eos_id))
+    assert found == (0, PROMPT + engine.tokenizer.decode(tokens) + "\n", "")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from model.generation import generate as generation
 from tests.cli.speaking import write_run
@@ -200,6 +201,28 @@ def test_a_dense_model_has_no_experts_on_disk(refused, tmp_path, released, kind)
         write_folder(folder, CASES["dense"], random_tensors(CASES["dense"], 1), 1, files)
     says = "is a dense model: it has no routed experts that could stay on disk"
     refused(1, says, PROMPT, "--checkpoint", folder, "--experts", "disk")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (
+            ["--experts", "disk"],
+            "int8 weights need their experts in memory: leave out --weights int8, or --experts disk",
+        ),
+        (["--dtype", "float16"], "int8 weights compute in bfloat16 or float32: give --dtype bfloat16"),
+    ],
+)
+def test_where_int8_weights_cannot_be_had(refused, run, options, says):
+    refused(1, says, PROMPT, "--checkpoint", run, "--weights", "int8", *options)
+
+
+def test_a_folder_in_float16_needs_another_precision_for_int8_weights(refused, released, tmp_path):
+    folder = shutil.copytree(released, tmp_path / "half")
+    for file in folder.glob("*.safetensors"):
+        save_file({name: tensor.half() for name, tensor in load_file(file).items()}, file)
+    says = "int8 weights compute in bfloat16 or float32: give --dtype bfloat16"
+    refused(1, says, PROMPT, "--checkpoint", folder, "--weights", "int8")
 
 
 # --- what shows once the model is there ------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from model.generation import one_token
+from model.int8_weights import to_int8
 from model.kernels import decode
 from model.kernels.decode import Matrix
 from model.layers.kv_cache import CachePass, KVCache, visible
@@ -87,6 +88,13 @@ def test_a_step_equals_the_models_own(name, rows, device):
     for layer, slot in caches[0].slots.items():
         for one, other in zip(slot, caches[1].slots[layer], strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_step_with_int8_weights_equals_the_models_own(rows, device):
+    pairs, _ = walk(to_int8(build("GQA"), device), rows, turns=8 if CUDA else 1)
+    for plain, found in pairs:
+        torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-4)
 
 
 def test_logits_in_bfloat16(device):
