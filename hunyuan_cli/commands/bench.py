@@ -10,6 +10,7 @@ from hunyuan_cli.options.bench import (
     BenchDevice,
     BenchRuns,
     Compiled,
+    Contexts,
     NewTokens,
     Peer,
     PromptTokens,
@@ -19,9 +20,10 @@ from hunyuan_cli.options.bench import (
     Steps,
     Threads,
     TrainShape,
+    Weights,
 )
 from hunyuan_cli.options.common import Format, Output
-from hunyuan_cli.options.sizes import parse_count, parse_list
+from hunyuan_cli.options.sizes import parse_context, parse_count, parse_list
 from hunyuan_cli.results import emit
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed against the machine's ceiling and a peer.")
@@ -96,6 +98,8 @@ def decode(
     batch: Batches = "1,8",
     prompt_tokens: PromptTokens = 32,
     new_tokens: NewTokens = 128,
+    context: Contexts = None,
+    weights: Weights = None,
     rounds: Rounds = 5,
     threads: Threads = 2,
     peer: Peer = False,
@@ -104,32 +108,44 @@ def decode(
     format: Format = "table",
     output: Output = None,
 ) -> None:
-    """Time generation against the memory's bandwidth, which no batch of one can pass, and against a peer.
+    """Time generation against the memory's bandwidth, which no program passes, and against a peer.
 
-    Ratios are medians over rounds in which the contenders take turns.
+    Ratios are medians over rounds in which the contenders take turns. With --context a second table, of long caches.
 
     Example: hunyuan bench decode --shape small --peer --compile --rounds 5
+
+    On a GPU: hunyuan bench decode --device cuda --shape large --batch 1,32 --weights int8 --context 32K,128K --peer
     """
-    from analyses.bench.decoding import SHAPES, DecodeWork, contenders, decode_table
+    from analyses.bench.contexts import context_table, context_works
+    from analyses.bench.decoding import SHAPES, DecodeWork, contenders, decode_table, shape_of_name, turns
     from analyses.bench.worker import machine
     from model.device import pick_device
 
-    place = str(pick_device(device))
+    place, int8 = str(pick_device(device)), weights == "int8"
+    names = list(SHAPES) if shape == "both" else [shape]
     works = [
-        DecodeWork(name, SHAPES[name], size, prompt_tokens, new_tokens, place, threads)
-        for name in (SHAPES if shape == "both" else [shape])
+        DecodeWork(name, shape_of_name(name, place), size, prompt_tokens, new_tokens, place, threads)
+        for name in names
         for size in parse_list(batch, parse_count)
     ]
-    context = min(work.config.max_position_embeddings for work in works)
-    if prompt_tokens + new_tokens > context:
+    most = min(work.config.max_position_embeddings for work in works)
+    if prompt_tokens + new_tokens > most:
         raise typer.BadParameter(
-            f"{prompt_tokens} prompt and {new_tokens} new tokens exceed the context of {context}: ask for fewer"
+            f"{prompt_tokens} prompt and {new_tokens} new tokens exceed the context of {most}: ask for fewer"
         )
-    turns = rounds * sum(len(contenders(work, peer=peer, compiled=compiled)) for work in works)
-    with progress("timing generation", total=turns) as advance:
-        table = decode_table(works, rounds=rounds, peer=peer, compiled=compiled, progress=advance)
+    lengths = parse_list(context, parse_context) if context else []
+    if any(not new_tokens < length <= most for length in lengths):
+        raise typer.BadParameter(f"--context must be more than {new_tokens} new tokens, and at most {most} here")
+    long = [each for work in works[:: len(works) // len(names)] for each in context_works(work, lengths, int8=int8)]
+    options = {"peer": peer, "compiled": compiled, "int8": int8}
+    count = sum(turns(contenders(work, **options), place, rounds) for work in works) + 2 * rounds * len(long)
+    with progress("timing generation", total=count) as advance:
+        table = decode_table(works, rounds=rounds, progress=advance, **options)
+        after = context_table(long, rounds=rounds, progress=advance) if long else None
     facts = machine(place) | {"threads": threads, "prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
-    emit(facts | {"contenders": table}, format=format, output=output)
+    emit(
+        facts | {"contenders": table} | ({"contexts": after} if after is not None else {}), format=format, output=output
+    )
 
 
 @app.command("startup")

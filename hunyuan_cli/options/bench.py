@@ -16,7 +16,10 @@ Compiled = Annotated[
 BenchDevice = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 Shape = Annotated[
     Literal["small", "large", "both"],
-    typer.Option("--shape", help="small: 5M activated parameters, within a cache. large: 273M, beyond any."),
+    typer.Option(
+        "--shape",
+        help="small: 5M activated parameters, within a cache. large: 273M, beyond any; on a GPU 1.98B of 14.4B.",
+    ),
 ]
 TrainShape = Annotated[
     Literal["small", "large", "toy"] | None,
@@ -27,8 +30,18 @@ TrainShape = Annotated[
     ),
 ]
 Batches = Annotated[str, typer.Option("--batch", metavar="SIZES", help="Sequences at a time, with commas: 1,8.")]
-NewTokens = Annotated[int, typer.Option("--new-tokens", min=1, help="Tokens that are generated in a turn.")]
+NewTokens = Annotated[int, typer.Option("--new-tokens", min=2, help="Tokens that are generated in a turn.")]
 PromptTokens = Annotated[int, typer.Option("--prompt-tokens", min=1, help="Tokens of each prompt.")]
+Weights = Annotated[
+    Literal["int8"] | None, typer.Option("--weights", help="Also time this project's generation with int8 weights.")
+]
+Contexts = Annotated[
+    str | None,
+    typer.Option(
+        "--context", metavar="LENGTHS",
+        help="Also time each shape after contexts of so many tokens, such as 32K,128K, with MHA, GQA and GQA+CLA.",
+    ),
+]  # fmt: skip
 StartedCheckpoint = Annotated[
     Path | None,
     typer.Option("--checkpoint", exists=True, help="Also time infer: one token of the model in this folder."),

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pandas as pd
 import pytest
+import torch
 
 from analyses.bench import decoding as decode_benchmark
 from analyses.bench import layer as layer_benchmark
@@ -114,7 +115,7 @@ def test_decoding_by_default_is_of_both_shapes_alone_and_of_eight(asked, capsys)
         for batch in (1, 8)
     ]
     del options["progress"]
-    assert options == {"rounds": 5, "peer": False, "compiled": False}
+    assert options == {"rounds": 5, "peer": False, "compiled": False, "int8": False}
     captured = capsys.readouterr()
     assert LIMIT in captured.out and "0.75" in captured.out
     assert captured.err == "timing generation ...\n"
@@ -139,6 +140,42 @@ def test_decoding_as_one_json_document(asked, capsys):
     assert (ours["tokens_per_second"], ours["of_bandwidth"], ours["bytes_per_second"]) == (1234.5, 0.75, None)
 
 
+def test_contexts_are_a_table_of_their_own(asked, monkeypatch, capsys):
+    from analyses.bench import contexts
+
+    seen = []
+    found = pd.DataFrame([{"variant": "MHA", "tokens_per_second": 12.5}])
+    monkeypatch.setattr(contexts, "context_table", lambda works, **options: seen.append((works, options)) or found)
+    options = "--shape small --batch 4,1 --context 512,1K --weights int8 --new-tokens 8 --rounds 2 --format json"
+    assert run(["bench", "decode", *options.split()]) == 0
+    ((works, given),) = seen
+    assert [(variant, precision, work.prompt_tokens + 8) for variant, precision, work in works] == [
+        (variant, precision, length)
+        for length in (512, 1024)
+        for variant in ("MHA", "GQA", "GQA+CLA")
+        for precision in ("bfloat16", "int8")
+    ]
+    assert given["rounds"] == 2 and asked[0][1]["int8"] is True
+    document = json.loads(capsys.readouterr().out)
+    assert document["contexts"] == [{"variant": "MHA", "tokens_per_second": 12.5}]
+    assert len(document["contenders"]) == len(DECODE)
+
+
+def test_on_a_gpu_the_large_shape_is_the_larger_one(asked, monkeypatch, capsys):
+    from analyses.bench.decoding import LARGE_ON_GPU
+
+    monkeypatch.setattr("model.device.pick_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda name: f"the card of {name}")
+    assert run(["bench", "decode", "--device", "cuda", "--batch", "1", "--format", "json"]) == 0
+    ((works, _),) = asked
+    assert [(work.shape, work.config, work.device) for work in works] == [
+        ("small", SHAPE, "cuda"),
+        ("large", LARGE_ON_GPU, "cuda"),
+    ]
+    document = json.loads(capsys.readouterr().out)
+    assert (document["device"], document["card"]) == ("cuda", "the card of cuda")
+
+
 @pytest.mark.parametrize(
     ("options", "turns"),
     [
@@ -147,12 +184,15 @@ def test_decoding_as_one_json_document(asked, capsys):
         (["train", "--compile"], 16),
         (["train", "--peer", "--compile"], 24),
         (["train", "--no-peer", "--no-compile"], 12),
-        (["decode"], 4 * 4 * 3),
+        (["decode"], 4 * 4 * 3 + 2),  # of a batch the experts are counted, once
         (["decode", "--batch", "1", "--shape", "small"], 4 * 3),
-        (["decode", "--peer", "--shape", "small"], 4 * 2 * 5),
-        (["decode", "--peer", "--shape", "large"], 4 * 2 * 4),
-        (["decode", "--compile"], 4 * 2 * (5 + 3)),
-        (["decode", "--compile", "--peer", "--batch", "1,8,16"], 4 * (7 + 5 + 5 + 6 + 4 + 4)),
+        (["decode", "--peer", "--shape", "small"], 4 * 2 * 5 + 1),
+        (["decode", "--peer", "--shape", "large"], 4 * 2 * 4 + 1),
+        (["decode", "--compile"], 4 * 2 * (5 + 3) + 2),
+        (["decode", "--compile", "--peer", "--batch", "1,8,16"], 4 * (7 + 5 + 5 + 6 + 4 + 4) + 4),
+        (["decode", "--batch", "1", "--weights", "int8", "--compile"], 4 * 2 * (1 + 3 + 3)),
+        (["decode", "--batch", "1", "--shape", "small", "--context", "256,512"], 4 * 3 + 4 * 2 * (3 * 2)),
+        (["decode", "--batch", "2,4", "--weights", "int8", "--context", "256"], 4 * 4 * 4 + 4 + 4 * 2 * (2 * 3 * 2)),
     ],
 )
 def test_the_bar_is_full_when_the_last_contender_is_done(monkeypatch, options, turns):
@@ -194,7 +234,11 @@ MISTAKES = {
 }
 OF_TRAINING = {"--steps 0": (2, "'--steps'")}
 OF_DECODING = {
-    "--new-tokens 0": (2, "'--new-tokens'"),
+    "--new-tokens 1": (2, "'--new-tokens'"),  # after the first there is nothing to time
+    "--weights int4": (2, "'--weights'"),
+    "--context 2K": (2, "--context must be more than 128 new tokens, and at most 1024 here"),
+    "--context 128": (2, "--context must be more than 128 new tokens, and at most 1024 here"),
+    "--context long": (2, "'long' is not a context length"),
     "--prompt-tokens 0": (2, "'--prompt-tokens'"),
     "--shape huge": (2, "'small', 'large', 'both'"),
     "--batch 1,none": (2, "'none' is not a positive whole number"),

@@ -1,18 +1,25 @@
-"""analyses/bench/decoding.py: bytes of a token, ratios of known rates, turns, and contenders that really run."""
+"""analyses/bench/decoding.py: bytes of a token, ratios of known rates, and turns."""
 
 import contextlib
-import multiprocessing
-import sys
-import types
+import dataclasses
+import itertools
 
 import pytest
-import torch
 
 from analyses.bench import decoding as decode_benchmark
-from analyses.bench.decoding import LIMIT, SHAPES, DecodeWork, contenders, decode_bytes, decode_table
+from analyses.bench.decoders import LIMIT, TOUCHED, DecodeWork
+from analyses.bench.decoding import (
+    INT8,
+    LARGE_ON_GPU,
+    SHAPES,
+    contenders,
+    decode_bytes,
+    decode_table,
+    shape_of_name,
+)
 from model.config import HunyuanConfig
 from model.config.storage import STORAGE
-from model.errors import HunyuanError
+from model.counts import activated_params, total_params
 
 SIZES = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -21,7 +28,6 @@ SIZES = {
 CONFIG = HunyuanConfig(**SIZES)
 TINY = DecodeWork("small", CONFIG, batch=1, prompt_tokens=3, new_tokens=4, threads=1)
 EIGHT = DecodeWork("large", CONFIG, batch=8, prompt_tokens=3, new_tokens=4, threads=1)
-CPU = torch.device("cpu")
 OURS = ["hunyuan float32", "hunyuan bfloat16"]
 COMPILED = ["hunyuan compiled float32", "hunyuan compiled bfloat16"]
 PEERS = ["transformers grouped_mm float32", "transformers eager float32"]
@@ -56,20 +62,42 @@ def test_the_shapes_are_within_and_beyond_a_cache():
     assert small < 32e6 and 1e9 < large < 1.3e9
 
 
+@pytest.mark.parametrize(("batch", "experts"), [(1, None), (1, 1), (8, 3.5), (32, 4)])
+def test_bytes_of_a_step_of_a_batch_and_of_int8_weights(batch, experts):
+    """A cache for every sequence; linear maps and experts a byte each, the rest two."""
+    one, used = 3 * 32 * 32, 1 if experts is None else experts
+    maps, rest = WEIGHTS - 3 * 32 - 4 * 32 - one + used * one, HEAD + 3 * 32 + 4 * 32
+    options = {"batch": batch, "experts": experts}
+    cache = 2 * batch * 100 * CACHED
+    assert decode_bytes(CONFIG, 100, STORAGE["bf16"], **options) == 2 * (maps + rest) + cache
+    assert decode_bytes(CONFIG, 100, STORAGE["bf16"], weights=INT8, **options) == maps + 2 * rest + cache
+
+
+def test_the_large_shape_of_a_gpu():
+    assert total_params(LARGE_ON_GPU) == 14_437_687_296 and activated_params(LARGE_ON_GPU) == 1_980_604_416
+    assert shape_of_name("large", "cuda:1") is LARGE_ON_GPU
+    assert [shape_of_name(*pair) for pair in (("large", "cpu"), ("small", "cuda"))] == [
+        SHAPES["large"],
+        SHAPES["small"],
+    ]
+
+
 # --- the table -------------------------------------------------------------------------------------------------------
 
-RATES = {  # of three rounds: turns a second, of the limit bytes a second
+RATES = {  # of three rounds: steps a second, of the limit bytes a second
     LIMIT: [1e6, 2e6, 4e6],
     "hunyuan float32": [1.0, 4.0, 6.0],
     "hunyuan bfloat16": [3.0, 3.0, 3.0],
+    "hunyuan int8": [3.0, 3.0, 3.0],
     "transformers eager float32": [2.0, 2.0, 2.0],
     "transformers grouped_mm float32": [1.0, 3.0, 9.0],  # the fastest by its median
 }
 MEMORY = dict.fromkeys(RATES, 7) | {"hunyuan float32": 123}
 
 
-def rows(work, rates=RATES):
-    return {row["contender"]: row for row in decode_benchmark._rows(work, rates, MEMORY)}
+def rows(work, rates=RATES, limits=None):
+    limits = limits or dict.fromkeys(rates, RATES[LIMIT])
+    return {row["contender"]: row for row in decode_benchmark._rows(work, rates, MEMORY, limits)}
 
 
 def test_ratios_are_medians_of_the_rounds_ratios():
@@ -77,12 +105,21 @@ def test_ratios_are_medians_of_the_rounds_ratios():
     ours, mean_context = found["hunyuan float32"], 3 + 4 // 2
     assert list(found) == list(RATES)
     assert (ours["shape"], ours["batch"], ours["peak_memory_bytes"]) == ("small", 1, 123)
-    assert (ours["tokens_per_second"], ours["least"], ours["most"]) == (4 * 4, 1 * 4, 6 * 4)
+    assert (ours["tokens_per_second"], ours["least"], ours["most"]) == (4, 1, 6)
     read = 4 * (WEIGHTS + HEAD + mean_context * CACHED)
-    assert ours["of_bandwidth"] == pytest.approx(4 * read * 1.5e-6)  # of 1/1, 4/2, 6/4; of the medians it were 4/2
+    assert ours["bytes_per_step"] == read
+    assert ours["of_bandwidth"] == pytest.approx(read * 1.5e-6)  # of 1/1, 4/2, 6/4; of the medians it were 4/2
     assert ours["of_peer"] == pytest.approx(1.0)  # of 1/1, 4/3, 6/9; of the medians it were 4/3
     half = found["hunyuan bfloat16"]
-    assert half["of_bandwidth"] == pytest.approx(3 * 4 * read / 2 * 0.5e-6)  # in half the bytes: 3/1, 3/2, 3/4 over 1e6
+    assert half["of_bandwidth"] == pytest.approx(3 * read / 2 * 0.5e-6)  # in half the bytes: 3/1, 3/2, 3/4 over 1e6
+    least = decode_bytes(CONFIG, mean_context, STORAGE["bf16"], weights=INT8)
+    assert found["hunyuan int8"]["of_bandwidth"] == pytest.approx(3 * least * 0.5e-6)
+
+
+def test_each_contender_is_compared_with_the_limit_of_its_own_rounds():
+    limits = dict.fromkeys(RATES, RATES[LIMIT]) | {"hunyuan float32": [1e7, 1e7, 1e7]}
+    read = 4 * (WEIGHTS + HEAD + 5 * CACHED)
+    assert rows(TINY, limits=limits)["hunyuan float32"]["of_bandwidth"] == pytest.approx(4 * read / 1e7)
 
 
 def test_the_limit_is_a_rate_of_bytes_and_a_peer_is_compared_with_none():
@@ -91,12 +128,13 @@ def test_the_limit_is_a_rate_of_bytes_and_a_peer_is_compared_with_none():
     assert all("of_peer" not in found[name] and found[name]["of_bandwidth"] > 0 for name in PEERS)
 
 
-def test_of_eight_sequences_the_bandwidth_is_no_limit():
-    """They choose experts of their own, so that nobody knows what they read."""
-    found = rows(EIGHT)
-    assert found["hunyuan float32"]["tokens_per_second"] == 4 * 8 * 4
-    assert all("of_bandwidth" not in row for row in found.values())
-    assert found["hunyuan float32"]["of_peer"] == pytest.approx(1.0)
+def test_a_batch_reads_the_experts_that_it_touches():
+    found = rows(EIGHT, RATES | {TOUCHED: [3.25]})
+    assert found[TOUCHED] == {"shape": "large", "batch": 8, "contender": TOUCHED, "experts_per_layer": 3.25}
+    ours, read = found["hunyuan float32"], decode_bytes(CONFIG, 5, STORAGE["fp32"], batch=8, experts=3.25)
+    assert ours["tokens_per_second"] == 4 * 8
+    assert ours["of_bandwidth"] == pytest.approx(read * 1.5e-6)  # of steps, of which one makes eight tokens
+    assert ours["of_peer"] == pytest.approx(1.0)
 
 
 def test_without_a_peer_there_is_no_ratio_to_one():
@@ -135,89 +173,48 @@ def turns(monkeypatch):
         (TINY, {"peer": True}, PEERS),
         (TINY, {"compiled": True}, COMPILED),
         (TINY, {"peer": True, "compiled": True}, [*COMPILED, *PEERS]),
+        (TINY, {"int8": True}, ["hunyuan int8"]),
+        (TINY, {"int8": True, "compiled": True}, ["hunyuan int8", *COMPILED, "hunyuan compiled int8"]),
         (EIGHT, {"peer": True, "compiled": True}, PEERS[:1]),  # the compiled step is for one sequence
     ],
 )
 def test_contenders_take_turns_and_progress_counts_them(turns, work, options, more):
     done = []
     frame = decode_table([work], rounds=2, progress=done.append, **options)
-    names = [LIMIT, *OURS, *more]
-    assert list(frame["contender"]) == names == contenders(work, **({"peer": False, "compiled": False} | options))
+    names, counted = [LIMIT, *OURS, *more], [TOUCHED] if work is EIGHT else []
+    assert list(frame["contender"]) == [LIMIT, *counted, *names[1:]]
+    assert list(frame["contender"]) == contenders(work, **({"peer": False, "compiled": False} | options))
     assert [(name, what) for _, name, what in turns] == [
+        *(
+            (name, what) for name in counted for what in ("started", 1, "ended")
+        ),  # once, and before the others are there
         *((name, "started") for name in names),
         *((name, 1) for _ in range(2) for name in names),
         *((name, "ended") for name in reversed(names)),
     ]
-    assert done == [1] * (2 * len(names))
+    total = decode_benchmark.turns(list(frame["contender"]), "cpu", 2)
+    assert done == [1] * total and total == 2 * len(names) + len(counted)
+
+
+def test_on_a_gpu_each_is_alone_with_a_limit_that_stays(turns):
+    work, done = dataclasses.replace(EIGHT, device="cuda"), []
+    frame = decode_table([work], rounds=2, peer=True, compiled=True, int8=True, progress=done.append)
+    names = ["hunyuan bfloat16", "hunyuan int8", "transformers grouped_mm bfloat16"]
+    assert list(frame["contender"]) == [LIMIT, TOUCHED, *names]
+    rounds = [[(name, "started"), *[(LIMIT, 1), (name, 1)] * 2, (name, "ended")] for name in names]
+    assert [(name, what) for _, name, what in turns] == [
+        (LIMIT, "started"), *((TOUCHED, what) for what in ("started", 1, "ended")), *itertools.chain(*rounds), (LIMIT, "ended")
+    ]  # fmt: skip
+    assert len(done) == decode_benchmark.turns(list(frame["contender"]), "cuda", 2) == 2 * 2 * 3 + 1
+    assert (frame.set_index("contender").loc[names, "of_bandwidth"] > 0).all()
 
 
 def test_one_workload_is_over_before_the_next_begins(turns):
     frame = decode_table([TINY, EIGHT], rounds=1)
-    assert list(frame["shape"]) == ["small"] * 3 + ["large"] * 3
-    assert list(frame["batch"]) == [1] * 3 + [8] * 3
-    assert [shape for shape, *_ in turns] == ["small"] * 9 + ["large"] * 9
+    assert list(frame["shape"]) == ["small"] * 3 + ["large"] * 4
+    assert list(frame["batch"]) == [1] * 3 + [8] * 4
+    assert [shape for shape, *_ in turns] == ["small"] * 9 + ["large"] * 12
     ours = frame.set_index(["shape", "contender"])
-    assert ours.loc[("small", "hunyuan float32"), "tokens_per_second"] == 4 / 0.5
-    assert ours.loc[("large", "hunyuan bfloat16"), "tokens_per_second"] == 8 * 4 / 0.5
+    assert ours.loc[("small", "hunyuan float32"), "tokens_per_second"] == 1 / 0.5
+    assert ours.loc[("large", "hunyuan bfloat16"), "tokens_per_second"] == 8 / 0.5
     assert ours.loc[("small", "hunyuan bfloat16"), "peak_memory_bytes"] == 6  # the sixth thing that was done
-
-
-# --- contenders ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_a_tiny_workload_really_runs(monkeypatch):
-    monkeypatch.setattr(decode_benchmark, "contenders", lambda work, **_: [LIMIT, OURS[1]])
-    row = decode_table([TINY], rounds=1).set_index("contender").loc[OURS[1]]
-    assert row["least"] == row["tokens_per_second"] == row["most"] > 0
-    assert 0 < row["of_bandwidth"] < 1
-    assert 50e6 < row["peak_memory_bytes"] < 50e9
-    assert multiprocessing.active_children() == []
-
-
-@pytest.mark.parametrize("work", [TINY, EIGHT])
-@pytest.mark.parametrize(
-    ("name", "dtype", "compiled"),
-    [(OURS[0], torch.float32, False), (OURS[1], torch.bfloat16, False), (COMPILED[1], torch.bfloat16, True)],
-)
-def test_a_contender_generates_in_the_way_of_its_name(monkeypatch, work, name, dtype, compiled):
-    from model.generation import generate
-
-    seen, original = [], generate.generate_batch
-
-    def generate_batch(net, requests, **options):
-        seen.append((net, requests, options))
-        return original(net, requests, **options | {"compiled": False})
-
-    monkeypatch.setattr(generate, "generate_batch", generate_batch)
-    turn = decode_benchmark.build(name, work, CPU)
-    assert turn() is None and turn() is None
-    (net, requests, options), (_, again, _) = seen
-    assert (net.embed_tokens.weight.dtype, net.training) == (dtype, False)
-    assert (options["slots"], options["compiled"], options["sampling"].temperature) == (work.batch, compiled, 0)
-    assert [(len(r.prompt), r.new_tokens, r.stop_reason) for r in requests] == [(3, 4, "length")] * work.batch
-    assert [r.token_ids for r in requests] == [r.token_ids for r in again]  # each turn the same work
-
-
-def test_the_limit_answers_with_its_rate(monkeypatch):
-    monkeypatch.setattr(decode_benchmark, "READ_BYTES", 1 << 22)
-    assert 1e8 < decode_benchmark.build(LIMIT, TINY, CPU)() < 1e13
-
-
-def test_the_peer_generates_as_many_tokens_from_the_same_prompts(monkeypatch):
-    """transformers is an extra, so a stand-in takes its place here."""
-    asked = []
-    peer = types.SimpleNamespace(generate=lambda *given, **options: asked.append((*given, options)))
-    peer.eval = lambda: peer
-    monkeypatch.setattr(decode_benchmark, "peer_model", lambda config, experts, device: asked.append(experts) or peer)
-    assert decode_benchmark.build("transformers eager float32", EIGHT, CPU)() is None
-    experts, (prompts, options) = asked
-    assert experts == "eager" and prompts.shape == (8, 3)
-    assert (options["max_new_tokens"], options["min_new_tokens"], options["do_sample"]) == (4, 4, False)
-    assert options["attention_mask"].equal(torch.ones(8, 3, dtype=torch.int64))
-
-
-def test_a_peer_that_is_not_installed_names_its_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(HunyuanError, match=r"pip install 'hunyuan\[hf\]'"):
-        decode_benchmark.build("transformers eager float32", TINY, CPU)
