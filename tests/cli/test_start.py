@@ -95,9 +95,8 @@ def test_a_process_of_a_benchmark_takes_our_model(colliding):
     """It is handed the search path of its parent, and not the parent's main module where that is a package's __main__."""
     code = (
         "import sys, multiprocessing, hunyuan_cli\n"
-        "from analyses.bench.training import contenders\n"
-        "options = {'peer': False, 'compiled': False}\n"
-        "process = multiprocessing.get_context('spawn').Process(target=contenders, kwargs=options)\n"
+        "from analyses.bench.training import workload\n"
+        "process = multiprocessing.get_context('spawn').Process(target=workload, args=('small', 'cpu', 1))\n"
         "process.start(); process.join(); sys.exit(process.exitcode)"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([".", str(ROOT)])}
