@@ -1,9 +1,12 @@
 """The memory that training takes on each device, part by part, in closed form; no torch.
 
-Weights, gradients and AdamW's two moments are float32 (autocast leaves the weights so). What autograd keeps for the
-backward pass is counted tensor by tensor, as the eager blocks of model/layers and model/moe leave it on an accelerator
-with fused RMS norms and attention; tests/oracles/test_training_memory.py counts the same on the built model and
-examples/training_memory.py on a GPU. Latent attention, which is not built here, is counted as it would be written.
+In float32 weights, gradients and AdamW's two moments take 16 bytes a parameter. In bfloat16 the weights of products are split
+(model/training/split_adamw.py): the upper half is the parameter, the lower half the optimizer's. Their gradients are bfloat16,
+and summed in float32 where a step has several micro-batches. Embedding, head, routers, norms and biases stay float32.
+
+What autograd keeps for the backward pass is counted tensor by tensor, as the eager blocks of model/layers and model/moe
+leave it on an accelerator with its kernels and fused attention: tests/oracles/test_training_memory.py counts the same on the
+built model, examples/training_memory.py on a GPU. Latent attention, which is not built here, is counted as it would be written.
 
 Left out: a byte or two a choice where routing has a capacity, the random keys of recycle routing, a router z-loss; and a
 library's own workspace, tens of MB.
@@ -24,7 +27,8 @@ from model.config.shape import Attention, FeedForward, LatentAttention, Layer, M
 from model.counts import total_params
 from model.errors import ConfigError
 
-VALUE_BYTES = {"bfloat16": 2, "float32": 4}  # of a value in matrix products
+Precision = Literal["bfloat16", "float32"]
+VALUE_BYTES = {"bfloat16": 2, "float32": 4}  # of a value in matrix products, and of a moment
 FLOAT, INDEX = 4, 8  # bytes: the residual stream, norms and the router are float32, indices int64
 LOSS_CHUNK = 1 << 27  # logits that the loss holds at a time: model/kernels/cross_entropy.py, CHUNK_VALUES_DEVICE
 
@@ -34,9 +38,11 @@ class TrainingMemory:
     """Bytes on one device, by part. What is recomputed is every block: only its input is kept."""
 
     weights: int
-    gradients: int
-    optimizer: int  # AdamW's two moments
-    compute_copies: int  # weights in the precision of products: copies that autograd keeps, or layers gathered by FSDP
+    gradients: int  # at the end of a step
+    optimizer: int  # AdamW's two moments, and the lower halves of split weights
+    held: int  # of the gradients, what there is before a backward pass: the sums of earlier micro-batches
+    made: int  # of a backward pass beside those, at its end: gradients that are there when its activations are gone
+    compute_copies: int  # weights that are copied for products and kept by autograd, or layers gathered by FSDP
     compute_copies_recomputed: int
     activations: int
     activations_recomputed: int  # the blocks' inputs, and the activations of the block that is being computed again
@@ -51,13 +57,16 @@ class TrainingMemory:
 
     @property
     def total(self) -> int:
-        """A step is at its fullest in the loss or, right after it, in the backward pass of the last block."""
-        return self.state + self.compute_copies + self.activations + max(self.head, self.in_flight)
+        """A step is at its fullest in the loss; right after it, in the backward pass of the last block; or at its end."""
+        return self._fullest(self.compute_copies + self.activations + max(self.head, self.in_flight))
 
     @property
     def total_recomputed(self) -> int:
         inputs = self.activations_recomputed - self.block
-        return self.state + self.compute_copies_recomputed + inputs + max(self.head, self.block + self.in_flight)
+        return self._fullest(self.compute_copies_recomputed + inputs + max(self.head, self.block + self.in_flight))
+
+    def _fullest(self, before_gradients: int) -> int:
+        return self.weights + self.optimizer + self.held + max(before_gradients, self.made)
 
 
 def training_memory(
@@ -65,31 +74,41 @@ def training_memory(
     *,
     batch: int,
     context: int,
-    precision: Literal["bfloat16", "float32"] = "bfloat16",
+    precision: Precision = "bfloat16",
+    moments: Precision = "float32",
+    several: bool = True,
     devices: int = 1,
     expert_parallel: int = 1,
 ) -> TrainingMemory:
-    """Of one step on `batch` sequences of `context` tokens per device and micro-batch; ConfigError says what cannot be."""
+    """Of one step on `batch` sequences of `context` tokens per device and micro-batch; ConfigError says what cannot be.
+
+    `several` is whether a step has more than one micro-batch.
+    """
     shape = shape_of(model)
     sizes = {"batch": batch, "context": context, "devices": devices, "expert_parallel": expert_parallel}
     if problems := list(_problems(shape, precision, **sizes)):
         raise ConfigError(problems)
     value, tokens = VALUE_BYTES[precision], batch * context
-    shard = -(-total_params(shape) // devices)
-    residual = tokens * FLOAT * shape.hidden_size
+    state = _state(shape, precision, moments, several)
+    weights, gradients, optimizer, held, made = (-(-size // devices) for size in state)
+    residual = tokens * value * shape.hidden_size
     inputs = list(accumulate(residual + handed for handed in _handed_on(shape, tokens, value)))
     inner = [tokens * _layer_bytes(layer, shape.hidden_size, value) + _layer_constants(layer) for layer in shape.layers]
     # From the last block to the first, a block's activations come back (its input is there) when the later inputs are gone.
-    block = max(there + own for there, own in zip(inputs, inner, strict=True)) - residual - inputs[-1]
+    block = max(there + own for there, own in zip(inputs, inner, strict=True)) - inputs[-1]
+    if value == FLOAT:
+        block -= residual  # which the first norm keeps as it is
     around = _around_bytes(shape, tokens, context)
     if devices == 1:
         copies, copies_recomputed = _copies(shape, value)
     else:
         copies = copies_recomputed = _gathered(shape, value, expert_parallel)
     return TrainingMemory(
-        weights=FLOAT * shard,
-        gradients=FLOAT * shard,
-        optimizer=2 * FLOAT * shard,
+        weights=weights,
+        gradients=gradients,
+        optimizer=optimizer,
+        held=held,
+        made=made,
         compute_copies=copies,
         compute_copies_recomputed=copies_recomputed,
         activations=around + sum(inner),
@@ -100,33 +119,51 @@ def training_memory(
     )
 
 
-def state_bytes(model: HunyuanConfig | ModelShape) -> int:
-    """Weights, gradients and moments of all parameters, 16 bytes each."""
-    return 4 * FLOAT * total_params(model)
+def state_bytes(
+    model: HunyuanConfig | ModelShape,
+    *,
+    precision: Precision = "float32",
+    moments: Precision = "float32",
+    several: bool = True,
+) -> int:
+    """Weights, gradients and moments of all parameters: 16 bytes each in float32, and as few as 10 in bfloat16."""
+    weights, gradients, optimizer, _, _ = _state(shape_of(model), precision, moments, several)
+    return weights + gradients + optimizer
+
+
+def _state(shape: ModelShape, precision: str, moments: str, several: bool) -> tuple[int, int, int, int, int]:
+    """Bytes of weights, gradients, optimizer, and of the gradients those held before a backward pass and those made by it."""
+    count, split = total_params(shape), 0
+    if VALUE_BYTES[precision] < FLOAT:
+        split = sum(sum(_product_weights(layer, shape.hidden_size)) for layer in shape.layers)
+    half = FLOAT // 2
+    weights = FLOAT * count - half * split
+    optimizer = 2 * VALUE_BYTES[moments] * count + half * split
+    if several:
+        return weights, FLOAT * count, optimizer, FLOAT * count, half * split
+    return weights, weights, optimizer, 0, weights
 
 
 # --- activations: bytes a token ---------------------------------------------------------------------------------------
 
 
 def _layer_bytes(layer: Layer, hidden: int, value: int) -> int:
-    """What one block keeps of each token; `value` bytes a value in its products."""
+    """What one block keeps of each token; `value` bytes a value in its products, and in the residual stream."""
     attention = layer.attention
     if isinstance(attention, Attention):
         attended = _attention_bytes(attention, hidden, value)
     else:
         attended = _latent_bytes(attention, hidden, value)
-    residuals = 2 * FLOAT * (hidden + 1)  # the inputs of both norms, and 1 / rms
-    return residuals + attended + _feed_forward_bytes(layer.feed_forward, hidden, value)
+    norms = (FLOAT + value) * hidden + 2 * FLOAT  # the input of the first in float32, that of the second, and 1 / rms
+    return norms + attended + _feed_forward_bytes(layer.feed_forward, hidden, value)
 
 
 def _attention_bytes(a: Attention, hidden: int, value: int) -> int:
     queries, keys = a.heads * a.head_dim, a.kv_heads * a.head_dim * a.owns_cache
     repeated = value == FLOAT and a.kv_heads < a.heads  # model/layers/attention.py, repeats_heads: by followers, too
-    heads = a.heads + a.kv_heads * a.owns_cache
-    products = 3 if a.owns_cache else 1  # of the normalised input: q, k, v
     return (
-        value * hidden * (1 if value == FLOAT else products)  # that input: autocast casts it anew for each product
-        + FLOAT * (queries + keys + heads) * a.qk_norm  # rotated queries and keys, inputs of norms, and 1 / rms
+        value * hidden  # the normalised input of the product for queries, keys and values
+        + value * (queries + 2 * keys)  # what that makes
         + value * (queries + 2 * (queries if repeated else keys))  # queries, keys, values as attention reads them
         + value * queries  # attention's output, which o reads
         + FLOAT * a.heads  # log-sum-exp of the scores
@@ -147,12 +184,19 @@ def _latent_bytes(a: LatentAttention, hidden: int, value: int) -> int:
 
 
 def _feed_forward_bytes(f: FeedForward, hidden: int, value: int) -> int:
-    readers = ({FLOAT} if f.num_experts else set()) | ({value} if f.shared_size else set())  # router; shared experts
-    total = hidden * sum(readers) + _swiglu_bytes(f.shared_size, value)  # one copy of the normalised input a precision
     if not f.num_experts:
-        return total
+        return value * hidden + _swiglu_bytes(f.shared_size, value)
+    if value < FLOAT:  # model/kernels/mixture.py
+        return (
+            value * hidden
+            + FLOAT * f.num_experts  # logits
+            + f.topk * 5 * FLOAT  # experts, chosen and final, their weights, and where the rows go and come from
+            + f.topk * value * hidden  # dispatched rows
+            + 2 * value * (f.shared_size + f.topk * f.routed_size)  # gate and up
+        )
     return (
-        total
+        value * hidden
+        + _swiglu_bytes(f.shared_size, value)
         + FLOAT * f.num_experts  # probabilities
         + FLOAT * (f.topk + 1) * (f.topk > 1)  # chosen probabilities and their sum
         + f.topk * 3 * INDEX  # experts, the order of dispatch and its inverse
@@ -195,29 +239,37 @@ def _handed_on(shape: ModelShape, tokens: int, value: int) -> Iterator[int]:
 def _head_bytes(shape: ModelShape, tokens: int, value: int) -> int:
     """The chunked loss: d_hidden and d_weight, and the more of what its forward and its backward pass hold besides."""
     weight = shape.vocab_size * shape.hidden_size
-    gradients = FLOAT * (tokens * shape.hidden_size + weight)
+    gradients = value * tokens * shape.hidden_size + FLOAT * weight
     rows = min(tokens, max(1, LOSS_CHUNK // shape.vocab_size))
-    next_rows = min(rows, tokens - rows)  # of the second chunk
-    forward = (FLOAT * tokens + value * rows) * shape.hidden_size  # its input, and a chunk of that cast
-    if value == FLOAT:
-        forward += FLOAT * rows * shape.vocab_size  # in place, in one buffer
-    else:
-        forward += value * weight  # cast, too
-        forward += 2 * value * rows * shape.vocab_size  # logits, and their gradient
-        # It is made in float32. Then the weight's gradient is made, or the next chunk's logits and theirs.
-        next_logits = (value + FLOAT) * next_rows * shape.vocab_size
-        forward += max(FLOAT * rows * shape.vocab_size, value * weight, next_logits)
+    forward = value * tokens * shape.hidden_size  # its input
+    forward += (
+        value * rows * (shape.vocab_size + shape.hidden_size)
+    )  # logits, their gradient in place, and a part of d_hidden
+    forward += value * weight * (value < FLOAT)  # cast
     return gradients + max(forward, gradients)  # backward scales the gradients into new tensors
 
 
 def _in_flight_bytes(shape: ModelShape, tokens: int, value: int, expert_parallel: int) -> int:
-    """Gradients in the backward pass of one block: of the residual stream and up to three branches, of the widest weight."""
-    stream = tokens * shape.hidden_size * (FLOAT + 3 * value)
-    blocks = [layer.feed_forward for layer in shape.layers]
-    width = max(max(f.shared_size, f.routed_size * f.num_experts // expert_parallel) for f in blocks)
-    made = FLOAT if value == FLOAT else value + FLOAT  # bytes of a weight's gradient: from its product, then cast
+    """Gradients in the backward pass of one block: of the residual stream and its branches, of the widest weight."""
     waiting = FLOAT * shape.vocab_size * shape.hidden_size * shape.tied  # the head's gradient, for the embedding's
-    return stream + made * 2 * shape.hidden_size * width + waiting
+    return waiting + max(
+        _block_in_flight(layer, shape.hidden_size, tokens, value, expert_parallel) for layer in shape.layers
+    )
+
+
+def _block_in_flight(layer: Layer, hidden: int, tokens: int, value: int, expert_parallel: int) -> int:
+    f = layer.feed_forward
+    stream = 4 * FLOAT * tokens * hidden  # the first norm's gradients are float32
+    width = max(f.shared_size, f.routed_size * f.num_experts // expert_parallel)
+    if value == FLOAT or not f.num_experts:
+        return stream + value * 2 * hidden * width
+    # model/kernels/mixture.py: the shared experts' gradients wait; gate and up have theirs, or the weights have.
+    weights = 3 * hidden * f.shared_size
+    rows = tokens * f.topk * (hidden + 4 * f.routed_size)
+    later = (
+        tokens * f.topk * (hidden + 2 * f.routed_size) + 3 * hidden * f.routed_size * f.num_experts // expert_parallel
+    )
+    return stream + value * (weights + max(rows, later))
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
@@ -230,14 +282,16 @@ def _product_weights(layer: Layer, hidden: int) -> tuple[int, int]:
 
 
 def _copies(shape: ModelShape, value: int) -> tuple[int, int]:
-    """Of the weights that one device casts for its products: all of them, and those there are when blocks are recomputed.
+    """Of the weights of queries, keys and values, which one product reads side by side: of all layers, of a recomputed one."""
+    sizes = [value * _stacked_weights(layer, shape.hidden_size) for layer in shape.layers]
+    return sum(sizes), 0
 
-    Autocast keeps its copies to the end of the forward pass even so; the experts', cast by hand, go with their block.
-    """
-    if value == FLOAT:
-        return 0, 0
-    dense, routed = zip(*(_product_weights(layer, shape.hidden_size) for layer in shape.layers), strict=True)
-    return value * (sum(dense) + sum(routed)), value * (sum(dense) + max(routed))
+
+def _stacked_weights(layer: Layer, hidden: int) -> int:
+    a = layer.attention
+    if not isinstance(a, Attention) or not a.owns_cache:
+        return 0
+    return hidden * a.head_dim * (a.heads + 2 * a.kv_heads)
 
 
 def _gathered(shape: ModelShape, value: int, expert_parallel: int) -> int:

@@ -16,12 +16,13 @@ FLOPS_RULES = {
     "head": "2 * V * D, tied or not",
 }
 MEMORY_RULES = {
-    "weights": "4 bytes a parameter: float32 under autocast",
-    "gradients": "4 bytes a parameter",
-    "optimizer": "8 bytes a parameter: AdamW's two moments",
-    "compute_copies": "weights in bfloat16, or the layers that FSDP has gathered",
+    "weights": "4 bytes a parameter; in bfloat16 2 of those of products",
+    "gradients": "4 bytes a parameter: sums over micro-batches",
+    "optimizer": "8 bytes a parameter, AdamW's two moments; in bfloat16 2 for the other half of weights of products",
+    "compute_copies": "weights of queries, keys and values side by side, or the layers that FSDP has gathered",
     "activations": "what each block leaves for the backward pass",
-    "working": "at the fullest moment: the loss, its logits and gradients, or gradients on their way through a block",
+    "working": "at the fullest moment: the loss, its logits and gradients; or gradients on their way through a block; or, when "
+    "no activation is left, those of a micro-batch",
     "total": "",
 }
 
@@ -76,25 +77,34 @@ def params_report(
 def memory_by_part(memory: TrainingMemory) -> dict[str, dict[str, Any]]:
     """Bytes on one device at the fullest moment of a step: blocks' activations kept, and every block recomputed instead.
 
-    That moment is the loss or the backward pass of a block, in which a recomputed block's activations are there, too.
+    That moment is the loss; or the backward pass of a block, in which a recomputed block's activations are there, too; or the
+    end of a backward pass, when all gradients are there and no activation is.
     """
     in_loss = memory.head >= memory.block + memory.in_flight
     kept = {
         "weights": memory.weights,
         "gradients": memory.gradients,
         "optimizer": memory.optimizer,
-        "compute_copies": memory.compute_copies,
-        "activations": memory.activations,
-        "working": max(memory.head, memory.in_flight),
+        **_moment(memory, memory.compute_copies, memory.activations, max(memory.head, memory.in_flight)),
         "total": memory.total,
     }
     recomputed = kept | {
-        "compute_copies": memory.compute_copies_recomputed,
-        "activations": memory.activations_recomputed - (memory.block if in_loss else 0),
-        "working": memory.head if in_loss else memory.in_flight,
+        **_moment(
+            memory,
+            memory.compute_copies_recomputed,
+            memory.activations_recomputed - (memory.block if in_loss else 0),
+            memory.head if in_loss else memory.in_flight,
+        ),
         "total": memory.total_recomputed,
     }
     return {
         part: {"bytes": kept[part], "recomputed_bytes": recomputed[part], "rule": rule}
         for part, rule in MEMORY_RULES.items()
     }
+
+
+def _moment(memory: TrainingMemory, copies: int, activations: int, working: int) -> dict[str, int]:
+    """What there is besides the state: in a backward pass, or at its end where that is more."""
+    if copies + activations + working < memory.made:
+        copies, activations, working = 0, 0, memory.made
+    return {"compute_copies": copies, "activations": activations, "working": working}
