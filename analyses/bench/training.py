@@ -15,7 +15,7 @@ square of attention, by the field's convention; of_ceiling_causal counts the hal
 import contextlib
 import itertools
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -206,13 +206,14 @@ def _our_step(work: Workload, ours: Ours, ids: Any, device: Any) -> Callable[[],
     from model.training.prepare import check_memory, prepare
     from model.training.settings import RunSettings
     from model.training.step import TrainStep
+    from model.training.task import SameBatch
     from model.transformer import Hunyuan
 
     keep_freed_memory(device)
     config = work.config.replace(**ours.model)
     sizes: dict[str, Any] = {"sequence_length": work.sequence_length, "micro_batch_size": work.batch}
     training = TrainingConfig(**sizes, **ours.training, global_batch_tokens=work.tokens)
-    check_memory(config, device)
+    check_memory(config, training, device)
     with device:
         net = Hunyuan(config, torch.Generator(device).manual_seed(0)).train()
     prepare(net, training, device)
@@ -235,25 +236,6 @@ def _our_step(work: Workload, ours: Ours, ids: Any, device: Any) -> Callable[[],
 
 def void(_: Any) -> None:
     return None
-
-
-class SameBatch:
-    """A task whose every batch is ids (B, S + 1)."""
-
-    def __init__(self, ids: Any) -> None:
-        self.ids = ids
-
-    def micro_batches(self, step: int) -> Iterator[Any]:
-        from model.training.task import MicroBatch
-
-        tokens = self.ids[:, 1:].numel()
-        yield MicroBatch(self.ids, targets=tokens, tokens=tokens)
-
-    def forward(self, net: Any, data: Any, routing_key: Any) -> Any:
-        return net(data[:, :-1], data[:, 1:], routing_key=routing_key)
-
-    def evaluate(self, net: Any) -> dict[str, float]:
-        return {}
 
 
 def _peer_step(work: Workload, name: str, ids: Any, device: Any) -> Callable[[], None]:

@@ -9,6 +9,7 @@ Shuffling is a Feistel network on the smallest even number of bits that holds n,
 """
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 import numpy as np
 
@@ -58,6 +59,7 @@ class Mixture:
     def __init__(self, weights: np.ndarray, key: int | np.ndarray) -> None:
         self.counts = _apportion(np.asarray(weights, np.float64))  # (sources,)
         self._key = key
+        self._block = lru_cache(2)(self._shuffled)  # neighbouring draws are of the same block
         self._source_of_slot = np.repeat(np.arange(len(self.counts)), self.counts)  # (BLOCK,)
 
     def drawn_before(self, draw: int) -> np.ndarray:
@@ -77,7 +79,7 @@ class Mixture:
             cursor[chosen] = first_block * per_block + np.arange(chosen.sum())
         return source[place : place + count], cursor[place : place + count]
 
-    def _block(self, block: int) -> np.ndarray:
+    def _shuffled(self, block: int) -> np.ndarray:
         return self._source_of_slot[permute(np.arange(BLOCK), BLOCK, mix(self._key, block))]
 
 

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from model.device import on_its_way
 from model.kernels.adamw import log_of
 
 CHUNK, BLOCK = 16384, 2048  # values of a program, and of one of its turns
@@ -171,14 +172,16 @@ class Launch:
         self.scalars = torch.zeros(6, device=optimizer.done.device)
         self.scalars[GOES_ON] = 1.0
 
-    def __call__(self, gradients: dict[Any, Tensor], learning_rate: float, loss: Tensor) -> Tensor:
+    def __call__(self, gradients: dict[Any, Tensor], learning_rate: float | Tensor, loss: Tensor) -> Tensor:
         """Updates weights, remainders and moments in place; the norm ()."""
         optimizer = self.optimizer
         if self.kinds is None:
             self.kinds = _kinds(optimizer, gradients)
             chunks = sum(len(kind.chunks) for kind in self.kinds)
             self.sums = torch.empty(chunks, device=loss.device)
-        self.scalars[RATE].copy_(_on_its_way(torch.tensor(learning_rate), loss.device))
+        if not isinstance(learning_rate, Tensor):
+            learning_rate = on_its_way(torch.tensor(learning_rate), loss.device)
+        self.scalars[RATE].copy_(learning_rate)
         first = 0
         for kind in self.kinds:
             kind.find(gradients)
@@ -203,6 +206,15 @@ class Launch:
         optimizer.goes_on = self.scalars[GOES_ON]
         return self.scalars[NORM].clone()
 
+    def settle(self) -> list[Tensor]:
+        """Fills the tables of a step just recorded, which are to be kept as long as it; later steps have their own."""
+        return [kind.settle() for kind in self.kinds or []]
+
+    def forget(self) -> None:
+        """Has the next step write new tables."""
+        for kind in self.kinds or []:
+            kind.forget()
+
     def seed_of(self) -> int:
         return self.optimizer.seed & 0x7FFFFFFF
 
@@ -226,13 +238,29 @@ class _Kind:
         scales = [[group["lr_scale"], group["weight_decay"]] for group, _, _ in members]
         self.scales = torch.tensor(scales, device=device)
         self._found: list[int] = []
+        # Made outside of the recording, whose own memory serves one tensor after the other.
+        self._of_recording = torch.empty(len(members), dtype=torch.int64, device=device)
 
     def find(self, gradients: dict[Any, Tensor]) -> None:
         """Takes up where this step's gradients lie."""
         found = [gradients[parameter].data_ptr() for parameter in self.parameters]
-        if found != self._found:
+        if self.tensors.is_cuda and torch.cuda.is_current_stream_capturing():
+            # A recorded step has gradients of its own. It cannot copy from the host: `settle` does, when it is recorded.
+            self._found, self.addresses = found, self._of_recording
+        elif found != self._found:
             self._found = found
-            self.addresses = _on_its_way(torch.tensor(found), self.tensors.device)
+            self.addresses = on_its_way(torch.tensor(found), self.tensors.device)
+
+    def settle(self) -> Tensor:
+        """Writes down where the gradients of the recorded step lie."""
+        table = self._of_recording
+        table.copy_(torch.tensor(self._found))
+        self._of_recording = torch.empty_like(table)
+        self.forget()
+        return table
+
+    def forget(self) -> None:
+        self._found = []
 
 
 def _kinds(optimizer: Any, gradients: dict[Any, Tensor]) -> list[_Kind]:
@@ -242,8 +270,3 @@ def _kinds(optimizer: Any, gradients: dict[Any, Tensor]) -> list[_Kind]:
             key = ("low" in optimizer.state[parameter], gradients[parameter].dtype)
             members.setdefault(key, []).append((group, parameter, start))
     return [_Kind(*key, found, optimizer.state) for key, found in members.items()]
-
-
-def _on_its_way(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy on the device, which the host does not wait for."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -4,17 +4,18 @@ Triton comes with torch where torch has CUDA. Modules that import it (`*_triton.
 a processor never waits for it.
 """
 
-from functools import cache
 from importlib.util import find_spec
 
 from torch import Tensor
 
+TRITON = find_spec("triton") is not None  # looked for, not imported
+
 
 def uses_triton(tensor: Tensor) -> bool:
     """Whether it lies on a GPU for which Triton is installed."""
-    return tensor.is_cuda and _installed()
+    return tensor.is_cuda and has_triton()
 
 
-@cache
-def _installed() -> bool:
-    return find_spec("triton") is not None
+def has_triton() -> bool:
+    """Whether Triton is installed."""
+    return TRITON

@@ -101,7 +101,11 @@ def _power_law(x: float, points: Sequence[tuple[float, float]]) -> float:
 
 
 def measure(settings: RunSettings, seconds: float) -> Speed:
-    """Times forward and backward of one micro-batch, of no more than MOST_TOKENS, and the update."""
+    """Times forward and backward of one micro-batch, of no more than MOST_TOKENS, and the update.
+
+    On a GPU a whole step is timed, as a run takes it, recorded where that would be (model/training/graph.py), and the update
+    alone, which gives up its gradients.
+    """
     import torch
 
     from model.counts import activated_params, total_params, training_flops_per_token
@@ -109,11 +113,13 @@ def measure(settings: RunSettings, seconds: float) -> Speed:
     from model.moe.place_keys import routing_key
     from model.training.optimizer import build_optimizer
     from model.training.prepare import check_memory
+    from model.training.step import TrainStep
+    from model.training.task import SameBatch
     from model.transformer import Hunyuan
 
     config, model = settings.training, settings.model
     device = pick_device(config.device)
-    check_memory(model, device)
+    check_memory(model, config, device)
     keep_freed_memory(device)
     net = Hunyuan(model, torch.Generator().manual_seed(0)).to(device)
     optimizer = build_optimizer(net, model, config)
@@ -123,10 +129,27 @@ def measure(settings: RunSettings, seconds: float) -> Speed:
     shape = (min(config.micro_batch_size, most), config.sequence_length + 1)
     ids = torch.randint(model.vocab_size, shape, generator=generator, device=device)
 
-    def step() -> None:
+    task = SameBatch(ids)
+    whole = TrainStep(net, optimizer, settings, task, device, dtype)
+    on_gpu = device.type == "cuda"
+
+    def gradients() -> None:
         with autocast(device, dtype):
-            output = net(ids[:, :-1], ids[:, 1:], routing_key=routing_key(0, device=device))
+            output = task.forward(net, ids, routing_key(0, device=device))
+        assert output.loss is not None and output.aux_loss is not None
         (output.loss + output.aux_loss).backward()
+
+    def step() -> None:
+        if on_gpu:
+            whole(0, 0.0)
+        else:
+            gradients()
+
+    def update() -> float:
+        if not on_gpu:
+            return timed(optimizer.step)
+        gradients()
+        return _device_seconds(optimizer.step)
 
     def timed(work: Callable[[], object]) -> float:
         synchronize(device)
@@ -138,18 +161,19 @@ def measure(settings: RunSettings, seconds: float) -> Speed:
     end = time.perf_counter() + seconds
     for _ in range(2 if device.type == "cpu" else 4):  # the first ones choose kernels and fault memory in
         step()
-    update = statistics.median(timed(optimizer.step) for _ in range(3))
+    update_seconds = statistics.median(update() for _ in range(3))
     times = [timed(step)]
     while time.perf_counter() < end and len(times) < 20:
         times.append(timed(step))
     alone = statistics.median(times)
+    passes = max(alone - update_seconds, 0.1 * alone) if on_gpu else alone
     tokens = shape[0] * config.sequence_length
     flops = tokens * training_flops_per_token(model, config.sequence_length)
     busy = min(1.0, _device_seconds(step) / alone) if device.type == "cuda" else 1.0
-    return Speed(activated_params(model), total_params(model), flops / alone, update, busy)
+    return Speed(activated_params(model), total_params(model), flops / passes, update_seconds, busy)
 
 
-def _device_seconds(step: Callable[[], None]) -> float:
+def _device_seconds(step: Callable[[], object]) -> float:
     """What a GPU computes for one step, without the gaps in which it waits for the processor.
 
     A long wait is queued on it first; when that is over, the whole step is queued behind it.

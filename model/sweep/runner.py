@@ -36,7 +36,11 @@ COLUMNS = (
 )  # fmt: skip
 TIMING = ("seconds", "tokens_per_second")  # the columns in which two equal sweeps differ
 GROWING = ("sweep.budgets", "sweep.sizes", "sweep.seeds", "sweep.times", "sweep.tokens_per_param")
-FREE = ("sweep.keep_checkpoints", "training.compile")  # may differ: a resumed run, too, may change its compilation
+FREE = (
+    "sweep.keep_checkpoints",
+    "training.compile",
+    "training.graph",
+)  # may differ: a resumed run, too, may change its compilation
 POLL_SECONDS = 0.1
 
 STOP_SIGNALS = (-signal.SIGTERM, -signal.SIGINT)  # of a cell that is stopped before its Python listens

@@ -43,6 +43,7 @@ class TrainingConfig:
     precision: Precision = "auto"  # of matrix products; auto: bfloat16 where the device has units for it
     moments: Literal["float32", "bfloat16"] = "float32"  # of AdamW on a GPU; bfloat16 saves 4 bytes a parameter
     compile: Compile = "auto"  # torch.compile of every block; auto is on for a GPU where it can be (prepare.py)
+    graph: Compile = "auto"  # the whole step as one CUDA graph; auto is on for a small model on a GPU (graph.py)
     recompute: bool = False  # forget activations inside a block and compute them again in the backward pass
     init_from: str = ""  # folder of the weights that the run begins with; empty: random ones
     log_every: int = 5  # steps between lines of metrics.jsonl
@@ -118,6 +119,8 @@ def _problems(c: TrainingConfig) -> list[str]:
         problems.append(f"training.precision is {c.precision!r}: choose one of {', '.join(get_args(Precision))}")
     if not (isinstance(c.compile, bool) or c.compile == "auto"):
         problems.append(f"training.compile is {c.compile!r}: give auto, true or false")
+    if not (isinstance(c.graph, bool) or c.graph == "auto"):
+        problems.append(f"training.graph is {c.graph!r}: give auto, true or false")
     if c.moments not in ("float32", "bfloat16"):
         problems.append(f"training.moments is {c.moments!r}: choose float32 or bfloat16")
     micro_tokens = c.sequence_length * c.micro_batch_size

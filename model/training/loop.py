@@ -10,7 +10,7 @@ import torch
 from model.checkpoint.run import has_generator_state, newest_intact, restore, save_checkpoint
 from model.config.released import reasons_against
 from model.counts import activated_params, total_params, training_flops_per_token
-from model.device import autocast, compute_dtype, dtype_name, keep_freed_memory, measure_peak_flops, synchronize
+from model.device import autocast, compute_dtype, dtype_name, keep_freed_memory, measure_peak_flops
 from model.errors import CheckpointError, TrainingError
 from model.files import write_json
 from model.training.events import Reporter, RunPlan
@@ -89,7 +89,7 @@ class _Session:
         self.dtype = compute_dtype(self.config.precision, device)
         self.optimizer = build_optimizer(self.net, settings.model, self.config, begin=False)
         prepare(self.net, self.config, device)
-        self.train_step = TrainStep(self.net, self.optimizer, settings, task, device, self.dtype)
+        self.train_step = TrainStep(self.net, self.optimizer, settings, task, device, self.dtype, reporter.note)
         self.peak_flops = measure_peak_flops(device, self.dtype)
         self.flops_per_token = training_flops_per_token(settings.model, self.config.sequence_length)
         self.activated_params = activated_params(settings.model)
@@ -139,7 +139,7 @@ class _Session:
 
     def run(self, should_stop: Callable[[], bool]) -> None:
         c, status = self.config, "finished"
-        mark_time, mark_tokens = time.perf_counter(), self.tokens
+        self._mark()
         before: Launched | None = None  # a step that is not looked at yet: a GPU may still be at it
         while self.step < self.steps:
             if should_stop():
@@ -147,36 +147,46 @@ class _Session:
                 break
             launched = self._train_step()
             if before is not None:
-                self._read(before)
-            before = launched
-            if not launched.is_under_way:
-                self._read(launched)
+                self._look_at(before)
             self.step, self.tokens = self.step + 1, self.tokens + launched.tokens
             last = self.step == self.steps
             evaluated = last or (c.evaluate_every > 0 and self.step % c.evaluate_every == 0)
-            if self.step % c.log_every == 0 or evaluated:
-                result, before = self._read(launched), None
-                synchronize(self.device)
-                elapsed = time.perf_counter() - mark_time
-                self.seconds += elapsed
-                speed = (self.tokens - mark_tokens) / elapsed
-                self.last_row = self._row(result, speed) | (self._evaluate() if evaluated else {})
-                self.log.write(self.last_row)
-                self.reporter.step(self.last_row)
-                if warning := self.watch.check(result.routing):
-                    self.reporter.note(f"step {self.step}: {warning}")
-                mark_time, mark_tokens = time.perf_counter(), self.tokens
-            if last or (c.checkpoint_every > 0 and self.step % c.checkpoint_every == 0):
-                self._read(launched)
-                self.seconds += time.perf_counter() - mark_time  # since the last line
+            saved = last or (c.checkpoint_every > 0 and self.step % c.checkpoint_every == 0)
+            before = launched
+            if evaluated or saved or not launched.is_under_way:
+                self._look_at(launched, evaluated)
+                before = None
+            if saved:
+                self.seconds += time.perf_counter() - self.mark_time  # since the last line
                 self._save()
-                mark_time, mark_tokens = time.perf_counter(), self.tokens
+                self._mark()
         if before is not None:
-            self._read(before)
+            self._look_at(before)
         if self.saved_step != self.step:
-            self.seconds += time.perf_counter() - mark_time
+            self.seconds += time.perf_counter() - self.mark_time
             self._save()
         self._finish(status)
+
+    def _look_at(self, launched: Launched, evaluated: bool = False) -> None:
+        """Reads the last step that was counted, and writes its line where one is due. A later one may be under way."""
+        result = self._read(launched)
+        if not evaluated and self.step % self.config.log_every:
+            return
+        now = time.perf_counter()
+        elapsed = now - self.mark_time
+        self.seconds += elapsed
+        speed = (self.tokens - self.mark_tokens) / elapsed
+        self.last_row = self._row(result, speed) | (self._evaluate() if evaluated else {})
+        self.log.write(self.last_row)
+        self.reporter.step(self.last_row)
+        if warning := self.watch.check(result.routing):
+            self.reporter.note(f"step {self.step}: {warning}")
+        # A GPU goes on with the next step meanwhile; else what this took is no time of training.
+        self._mark(now if launched.is_under_way and not evaluated else None)
+
+    def _mark(self, now: float | None = None) -> None:
+        """From here on the time and the tokens of the next line are counted."""
+        self.mark_time, self.mark_tokens = now or time.perf_counter(), self.tokens
 
     def _train_step(self) -> Launched:
         return self.train_step(self.step, self._learning_rate(self.step))

@@ -13,7 +13,7 @@ from model.config.hunyuan import HunyuanConfig
 from model.device import autocast, compute_dtype, dtype_name, memory_bytes
 from model.errors import ConfigError
 from model.kernels import onednn
-from model.memory import state_bytes
+from model.memory import Precision, state_bytes
 from model.moe.place_keys import routing_key
 from model.training.config import TrainingConfig
 from model.transformer import Hunyuan
@@ -25,8 +25,8 @@ def prepare(net: Hunyuan, config: TrainingConfig, device: torch.device) -> None:
     """Recomputation and compilation of every block, in place; parameter names stay."""
     check_grouped_product(net.config, config, device)
     for layer in net.layers:
-        if config.recompute:
-            layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
+        if config.recompute:  # nothing in a block draws from a generator
+            layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
         if compiles(net.config, config, device):
             layer.compile()
 
@@ -71,9 +71,18 @@ def warm_up(net: Hunyuan, config: TrainingConfig, device: torch.device, note: Ca
         net.zero_grad(set_to_none=True)
 
 
-def check_memory(model: HunyuanConfig, device: torch.device) -> None:
-    """Refuses a model whose weights, gradients and two AdamW moments are more than the device has."""
-    there, needed = memory_bytes(device), state_bytes(model)
+def check_memory(model: HunyuanConfig, config: TrainingConfig, device: torch.device) -> None:
+    """Refuses a model whose weights, gradients and two AdamW moments are more than the device has.
+
+    A processor has them all in float32. A GPU has them as model/training/split_adamw.py does.
+    """
+    there, several = memory_bytes(device), config.micro_batches > 1
+    if device.type == "cuda":
+        half = compute_dtype(config.precision, device) == torch.bfloat16
+        precision: Precision = "bfloat16" if half else "float32"
+        needed = state_bytes(model, precision=precision, moments=config.moments, several=several)
+    else:
+        needed = state_bytes(model)
     if there is not None and needed > there:
         sizes = f"{needed / 1e9:,.0f} GB before activations and {device.type} has {there / 1e9:,.0f} GB"
         raise ConfigError([f"training this model takes {sizes}: take a smaller model"])

@@ -8,14 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from model.checkpoint.run import steps_saved
 from model.counts import training_flops_per_token
 from model.data.corpus import Corpus, Progress, prepare_corpus
 from model.data.order import Sampler, validation_batches
-from model.device import compute_dtype, dtype_name, pick_device
+from model.device import compute_dtype, dtype_name, on_its_way, pick_device
 from model.training import run_folder
 from model.training.events import Reporter
+from model.training.graph import check_recording
 from model.training.loop import train
 from model.training.prepare import check_grouped_product, check_memory
 from model.training.resume import check_lengthening
@@ -42,7 +44,7 @@ class Pretraining:
         for micro in range(self.training.micro_batches):
             sequences = torch.from_numpy(self.sampler.batch(first + micro * size, size))
             tokens = size * self.training.sequence_length  # each the target of the one before it
-            yield MicroBatch(sequences.to(self.device), targets=tokens, tokens=tokens)
+            yield MicroBatch(on_its_way(sequences, self.device), targets=tokens, tokens=tokens)
 
     def forward(self, net: Hunyuan, data: Tensor, routing_key: Tensor) -> Output:
         return net(data[:, :-1], data[:, 1:], routing_key=routing_key)
@@ -51,15 +53,27 @@ class Pretraining:
     def evaluate(self, net: Hunyuan) -> dict[str, float]:
         """val_loss in nats per token and val_bits_per_byte, on text that is never trained on, routed without a capacity."""
         c = self.training
-        total, tokens, text_bytes = 0.0, 0, 0
+        total, tokens, text_bytes = torch.zeros((), dtype=torch.float64, device=self.device), 0, 0
         batches = validation_batches(self.corpus.validation, c.sequence_length, c.micro_batch_size, c.evaluation_tokens)
         for batch in batches:
-            ids = torch.from_numpy(batch).to(self.device)
-            loss = net(ids[:, :-1], ids[:, 1:]).loss
-            count = ids[:, 1:].numel()
-            total, tokens = total + float(loss) * count, tokens + count
+            ids, labels = (on_its_way(part, self.device) for part in self._filled(torch.from_numpy(batch)))
+            loss, count = net(ids, labels).loss, batch[:, 1:].size
+            assert loss is not None, "labels were given"
+            total, tokens = total + loss.double() * count, tokens + count
             text_bytes += int(self.byte_lengths[batch[:, 1:]].sum())
-        return {"val_loss": total / tokens, "val_bits_per_byte": total / math.log(2) / text_bytes}
+        found = float(total)
+        return {"val_loss": found / tokens, "val_bits_per_byte": found / math.log(2) / text_bytes}
+
+    def _filled(self, sequences: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, S' + 1) -> ids and labels; on a GPU (B, S) of a micro-batch, so that nothing is compiled for other shapes.
+
+        What is added has no label, comes after the text, and takes no expert's place: evaluation has no capacity.
+        """
+        ids, labels = sequences[:, :-1], sequences[:, 1:]
+        if self.device.type == "cpu":
+            return ids, labels
+        rows, columns = self.training.micro_batch_size - len(ids), self.training.sequence_length - ids.shape[1]
+        return F.pad(ids, (0, columns, 0, rows)), F.pad(labels, (0, columns, 0, rows), value=-100)
 
 
 def pretrain(
@@ -85,10 +99,11 @@ def pretrain(
         else:
             run_folder.refuse_other_run(folder)  # before minutes are spent on the data
         device = pick_device(settings.training.device)
-        check_memory(settings.model, device)
         resume, started = resume and bool(steps_saved(folder)), resume
         trained = run_folder.own_precision(folder, settings) if resume else settings
+        check_memory(settings.model, trained.training, device)
         check_grouped_product(settings.model, trained.training, device)
+        check_recording(settings.model, trained.training, device)
         per_token = training_flops_per_token(settings.model, settings.training.sequence_length)
         steps = steps_before = settings.training.total_steps(per_token)
         if resume:

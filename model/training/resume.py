@@ -17,7 +17,7 @@ from model.training.settings import SECTIONS, RunSettings
 LENGTHS = ("steps", "tokens", "flops")
 FREE = {
     "training": (
-        *("device", "compile", "recompute"),
+        *("device", "compile", "graph", "recompute"),
         *("log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints"),
     ),
     "data": ("cache_dir",),

@@ -65,7 +65,7 @@ class SplitAdamW(torch.optim.Optimizer):
                 parameter.grad = None
 
     @torch.no_grad()
-    def update(self, learning_rate: float, loss: Tensor) -> Tensor:
+    def update(self, learning_rate: float | Tensor, loss: Tensor) -> Tensor:
         """One step from the gradients, which are given up; the norm () before clipping. `loss` () is looked at with it."""
         gradients = {p: self._sums.get(p, p.grad) for _, p in self._named()}
         present = {p: g.contiguous() for p, g in gradients.items() if g is not None}
@@ -81,12 +81,23 @@ class SplitAdamW(torch.optim.Optimizer):
         self.zero_grad(set_to_none=True)
         return norm
 
+    def settle(self) -> Any:
+        """To be called when an `update` was recorded in a CUDA graph: what is to be kept as long as the graph."""
+        return None if self._launch is None else self._launch.settle()
+
+    def forget(self) -> None:
+        """Gives up the gradients, and the tables of a recording that failed."""
+        self._sums.clear()
+        if self._launch is not None:
+            self._launch.forget()
+        self.zero_grad(set_to_none=True)
+
     def step(self, closure: Any = None) -> Any:
         """One step at the rate that the groups hold, for callers that know no more than torch's optimizers."""
         group = self.param_groups[0]
         self.update(group["lr"] / group["lr_scale"], torch.zeros_like(self.done))
 
-    def _plainly(self, gradients: dict[nn.Parameter, Tensor], learning_rate: float, loss: Tensor) -> Tensor:
+    def _plainly(self, gradients: dict[nn.Parameter, Tensor], learning_rate: float | Tensor, loss: Tensor) -> Tensor:
         """The oracle of the kernels, tensor by tensor."""
         norm = torch.stack([g.float().square().sum() for g in gradients.values()]).sum().sqrt()
         self.goes_on *= (norm + loss).isfinite()

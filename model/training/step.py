@@ -5,17 +5,19 @@ host does not wait: it reads what a step came to when the next one is under way.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from model.device import autocast
+from model.device import autocast, on_its_way
 from model.errors import TrainingError
 from model.moe.layer import MoE, MoEStats
 from model.moe.place_keys import routing_key
 from model.moe.router import update_expert_bias
+from model.training.graph import RecordedStep, records
 from model.training.metrics import merge_stats
 from model.training.optimizer import set_learning_rate
 from model.training.settings import RunSettings
@@ -43,27 +45,46 @@ class Launched:
     """A step that a GPU may still be computing."""
 
     def __init__(self, step: int, tokens: int, numbers: Tensor, routing: MoEStats | None) -> None:
-        """numbers (3,): loss, auxiliary loss, gradient norm."""
-        self.step, self.tokens, self._routing = step, tokens, routing
+        """`numbers` of `in_a_row`; of `routing` only the form is read, so that a GPU may go on and overwrite it."""
+        self.step, self.tokens = step, tokens
+        self._form = None if routing is None else [(part.shape, part.dtype) for part in routing]
         self._event: torch.cuda.Event | None = None
         self._numbers = numbers
         if numbers.is_cuda:
-            self._numbers = torch.empty(numbers.shape, pin_memory=True)
+            self._numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
             self._numbers.copy_(numbers, non_blocking=True)
             self._event = torch.cuda.Event()
             self._event.record()
 
     def result(self) -> StepResult:
-        """What it came to, as soon as that is known."""
+        """What it came to, as soon as that is known; its tensors are the host's."""
         if self._event is not None:
             self._event.synchronize()
-        loss, aux_loss, norm = self._numbers.tolist()
-        return StepResult(self.tokens, loss, aux_loss, norm, self._routing)
+        loss, aux_loss, norm = self._numbers[:3].tolist()
+        routing = None
+        if self._form is not None:
+            parts = self._numbers[3:].split([shape.numel() for shape, _ in self._form])
+            pairs = zip(parts, self._form, strict=True)
+            routing = MoEStats(*(part.view(shape).to(dtype) for part, (shape, dtype) in pairs))
+        return StepResult(self.tokens, loss, aux_loss, norm, routing)
 
     @property
     def is_under_way(self) -> bool:
         """Whether reading it may have to wait for a GPU."""
         return self._event is not None
+
+
+def in_a_row(loss: Tensor, aux_loss: Tensor, grad_norm: Tensor, routing: MoEStats | None) -> Tensor:
+    """All that a step reports as one vector, which is one copy to the host; counts are exact in float64."""
+    return torch.cat([part.double().flatten() for part in (loss, aux_loss, grad_norm, *(routing or ()))])
+
+
+class Work(NamedTuple):
+    """What a step computes from: M micro-batches."""
+
+    batches: list[MicroBatch]
+    keys: Tensor  # (M,) int64: the routing key of each
+    learning_rate: Tensor  # () float32
 
 
 class TrainStep:
@@ -77,9 +98,14 @@ class TrainStep:
         task: Task,
         device: torch.device,
         dtype: torch.dtype,
+        note: Callable[[str], None] = lambda sentence: None,
     ) -> None:
+        """`note` takes the sentence that a step cannot be recorded."""
         self.net, self.optimizer, self.task, self.device, self.dtype = net, optimizer, task, device, dtype
         self.config, self.bias_rate = settings.training, settings.model.expert_bias_update_rate
+        self._launch: Callable[[Work], tuple[Tensor, MoEStats | None]] = self._on_device
+        if isinstance(optimizer, SplitAdamW) and records(settings.model, settings.training, device):
+            self._launch = RecordedStep(self._on_device, optimizer, device, note)
 
     def __call__(self, number: int, learning_rate: float) -> Launched:
         """Step `number`, from 0. Where its loss or a gradient is not finite, no weight is touched."""
@@ -87,31 +113,38 @@ class TrainStep:
         batches = list(self.task.micro_batches(number))  # all at once: each weighs what it has of the whole
         if sum(batch.targets for batch in batches) == 0:
             raise TrainingError(f"step {number + 1} has nothing to learn: every label of its batch is masked")
-        loss, aux_loss, routing = self._gradients(number, batches)
         tokens = sum(batch.tokens for batch in batches)
+        keys = torch.stack([routing_key(self.config.seed, number, index) for index in range(len(batches))])
+        work = Work(batches, *(on_its_way(part, self.device) for part in (keys, torch.tensor(learning_rate))))
         if isinstance(self.optimizer, SplitAdamW):
-            norm = self.optimizer.update(learning_rate, loss)
-            launched = Launched(number, tokens, torch.stack([loss, aux_loss, norm]), routing)
-        else:
-            gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
-            norm = torch.nn.utils.get_total_norm(gradients)
-            launched = Launched(number, tokens, torch.stack([loss, aux_loss, norm]), routing)
-            if not launched.result().is_finite:
-                return launched
-            if norm > self.config.max_grad_norm:  # most steps are spared a pass over every gradient
-                torch.nn.utils.clip_grads_with_norm_(self.net.parameters(), self.config.max_grad_norm, norm)
-            set_learning_rate(self.optimizer, learning_rate)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            return Launched(number, tokens, *self._launch(work))
+        loss, aux_loss, routing = self._gradients(work)
+        gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        launched = Launched(number, tokens, in_a_row(loss, aux_loss, norm, routing), routing)
+        if not launched.result().is_finite:
+            return launched
+        if norm > self.config.max_grad_norm:  # most steps are spared a pass over every gradient
+            torch.nn.utils.clip_grads_with_norm_(self.net.parameters(), self.config.max_grad_norm, norm)
+        set_learning_rate(self.optimizer, learning_rate)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         self._balance(routing)
         return launched
 
-    def _gradients(self, number: int, batches: list[MicroBatch]) -> tuple[Tensor, Tensor, MoEStats | None]:
+    def _on_device(self, work: Work) -> tuple[Tensor, MoEStats | None]:
+        """A step with nothing that the host waits for: what it reports, in a row, and the routing."""
+        assert isinstance(self.optimizer, SplitAdamW)
+        loss, aux_loss, routing = self._gradients(work)
+        norm = self.optimizer.update(work.learning_rate, loss)
+        self._balance(routing)
+        return in_a_row(loss, aux_loss, norm, routing), routing
+
+    def _gradients(self, work: Work) -> tuple[Tensor, Tensor, MoEStats | None]:
         """Leaves them in the parameters, those of the mean over the whole step; the losses () and the routing."""
-        losses, aux_losses, routing = [], [], []
+        losses, aux_losses, routing, batches = [], [], [], work.batches
         targets, tokens = sum(batch.targets for batch in batches), sum(batch.tokens for batch in batches)
-        for index, batch in enumerate(batches):
-            key = routing_key(self.config.seed, number, index, device=self.device)
+        for batch, key in zip(batches, work.keys.unbind(), strict=True):
             with autocast(self.device, self.dtype):
                 output = self.task.forward(self.net, batch.data, key)
             assert output.loss is not None and output.aux_loss is not None, "a task's forward pass is given labels"

@@ -33,6 +33,23 @@ class Task(Protocol):
         """Keys of the evaluated lines of metrics.jsonl, val_loss among them: means over targets, however batched."""
 
 
+class SameBatch:
+    """A task whose every batch is ids (B, S + 1), for those who measure."""
+
+    def __init__(self, ids: Tensor) -> None:
+        self.ids = ids
+
+    def micro_batches(self, step: int) -> list[MicroBatch]:
+        tokens = self.ids[:, 1:].numel()
+        return [MicroBatch(self.ids, targets=tokens, tokens=tokens)]
+
+    def forward(self, net: Hunyuan, data: Tensor, routing_key: Tensor) -> Output:
+        return net(data[:, :-1], data[:, 1:], routing_key=routing_key)
+
+    def evaluate(self, net: Hunyuan) -> dict[str, float]:
+        return {}
+
+
 def share(value: Tensor, part: int, whole: int) -> Tensor:
     """What a mean over `part` targets adds to the mean over `whole`; equal parts are divided by their number, exactly."""
     return value / (whole / part) if part else value * 0.0

@@ -15,6 +15,7 @@ from tiny import weights
 from model.device import autocast, compute_dtype, keep_freed_memory, pick_device
 from model.errors import ConfigError
 from model.training.prepare import check_memory, prepare
+from model.training.split_adamw import WHOLE
 from model.transformer import Hunyuan
 
 ROOT = Path(__file__).parents[2]
@@ -182,11 +183,29 @@ def test_another_device_or_no_onednn_is_told_before_anything_is_changed(
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("device", [CPU, CUDA], ids=str)
-def test_a_model_whose_state_is_more_than_the_device_has_is_refused(settings, monkeypatch, device):
-    """16 bytes a parameter: one byte less than that is too little."""
-    model = settings().model
-    needed = 16 * sum(parameter.numel() for parameter in Hunyuan(model).parameters())
+SEVERAL = ("training.micro_batch_size=4",)  # two of them in a step
+ONE, NARROW = ("training.micro_batch_size=8",), ("training.micro_batch_size=8", "training.moments=bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("device", "changes", "split", "whole"),
+    [  # bytes of a parameter
+        (CPU, NARROW, 16, 16),  # a processor has float32 moments
+        (CUDA, SEVERAL, 16, 16),
+        (CUDA, ONE, 14, 16),
+        (CUDA, NARROW, 10, 12),
+        (CUDA, (*NARROW, FLOAT32), 12, 12),
+    ],
+)
+def test_a_model_whose_state_is_more_than_the_device_has_is_refused(
+    settings, monkeypatch, device, changes, split, whole
+):
+    """One byte less than that is too little."""
+    chosen = settings("training.precision=auto", *changes)
+    weights = Hunyuan(chosen.model).named_parameters()
+    is_split = {name: p.dim() >= 2 and not any(part in name for part in WHOLE) for name, p in weights}
+    sizes = {name: p.numel() for name, p in Hunyuan(chosen.model).named_parameters()}
+    needed = sum(sizes[name] * (split if is_split[name] else whole) for name in sizes)
 
     def has(there):
         properties = types.SimpleNamespace(total_memory=there if device == CUDA else 0)
@@ -195,10 +214,10 @@ def test_a_model_whose_state_is_more_than_the_device_has_is_refused(settings, mo
         monkeypatch.setattr(os, "sysconf", pages.get)
 
     has(needed)
-    check_memory(model, device)
+    check_memory(chosen.model, chosen.training, device)
     has(needed - 1)
     with pytest.raises(ConfigError) as caught:
-        check_memory(model, device)
+        check_memory(chosen.model, chosen.training, device)
     sizes = f"{needed / 1e9:,.0f} GB before activations and {device.type} has {(needed - 1) / 1e9:,.0f} GB"
     assert str(caught.value) == f"training this model takes {sizes}: take a smaller model"
 
@@ -206,7 +225,7 @@ def test_a_model_whose_state_is_more_than_the_device_has_is_refused(settings, mo
 def test_memory_is_not_asked_of_a_system_that_does_not_tell(settings, monkeypatch):
     monkeypatch.setattr(os, "sysconf_names", {})
     monkeypatch.setattr("model.training.prepare.state_bytes", lambda model: 10**30)
-    check_memory(settings().model, CPU)
+    check_memory(settings().model, settings().training, CPU)
 
 
 def test_a_run_that_cannot_fit_leaves_no_folder(pretrain, monkeypatch, tmp_path):
