@@ -134,10 +134,9 @@ _linear.register_autograd(_linear_backward, setup_context=_save_inputs)
 
 
 def _runs(ends: Tensor) -> Iterator[tuple[int, slice]]:
-    """Each expert that has rows, with its rows."""
+    """Each expert with its rows, of which it may have none."""
     for expert, (start, end) in enumerate(pairwise([0, *ends.tolist()])):
-        if start < end:
-            yield expert, slice(start, end)
+        yield expert, slice(start, end)
 
 
 def _padded(rows: Tensor) -> Tensor:
@@ -155,6 +154,8 @@ def _swiglu(hidden: Tensor, gate_up: Tensor, down: Tensor, ends: Tensor, rounded
     gate_and_up = hidden.new_empty(hidden.shape[0], gate_up.shape[1])
     for expert, rows in _runs(ends):
         count, values = rows.stop - rows.start, gate_up[expert].numel()
+        if not count:
+            continue
         with of_autocast(rounded, count, values):
             if rounded and gains(count, values):
                 both = product(_padded(hidden[rows]), gate_up[expert])
@@ -178,10 +179,11 @@ def _swiglu_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     d_hidden = torch.zeros_like(hidden)
     d_gate_up, d_down = torch.empty_like(gate_up), torch.empty_like(down)
-    starved = torch.diff(ends, prepend=ends.new_zeros(1)) == 0
-    d_gate_up[starved], d_down[starved] = 0, 0  # without a row an expert has no gradient
     for expert, rows in _runs(ends):
         count, values = rows.stop - rows.start, gate_up[expert].numel()
+        if not count:
+            d_gate_up[expert].zero_(), d_down[expert].zero_()
+            continue
         with of_autocast(rounded, count, values):
             taken = (tensor[rows] for tensor in (grad, hidden, gate_and_up))
             d_output, inputs, both = map(_padded, taken) if rounded and gains(count, values) else taken
