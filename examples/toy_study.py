@@ -1,4 +1,4 @@
-"""Many seeds of the toy preset side by side: mixture against dense, routing policies, expert learning rates.
+"""Many seeds of the toy preset side by side: mixture against dense, routing policies, expert learning rates, precisions.
 
     python examples/toy_study.py main --seeds 5 --steps 1600 --workers 15 --out runs/toy-study
 
