@@ -83,6 +83,7 @@ OURS = {
     "hunyuan bfloat16": Ours(training={"precision": "bfloat16", "compile": False}),
     "hunyuan float32 compiled": Ours(training={"precision": "float32", "compile": True}),
     "hunyuan dropless": Ours(),
+    "hunyuan dropless eager": Ours(training={"compile": False, "graph": False}),
     "hunyuan recycle 1.25": Ours(model={"moe_routing": "recycle", "capacity_factor": 1.25}),
     "hunyuan bfloat16 moments": Ours(training={"moments": "bfloat16"}),
 }
@@ -95,6 +96,7 @@ def contenders(work: Workload, *, peer: bool, compiled: bool) -> list[str]:
     """
     if work.on_gpu:
         names = [CEILING, "hunyuan dropless", "hunyuan recycle 1.25", "hunyuan bfloat16 moments"]
+        names += ["hunyuan dropless eager"] if work.shape == "toy" else []  # what a recorded step is compared with
         return names + (["transformers grouped_mm bfloat16 compiled"] if peer else [])
     names = [CEILING, "hunyuan float32", "hunyuan bfloat16"]
     names += ["hunyuan float32 compiled"] if compiled else []

@@ -237,6 +237,7 @@ def test_workloads_by_name():
     assert benchmark.workload(None, "cpu", 2) == Workload()
     toy = benchmark.workload("toy", "cuda:1", 2)
     assert (toy.tokens, toy.config, toy.on_gpu) == (4096, HunyuanConfig.from_name("toy"), True)
+    assert "hunyuan dropless eager" in benchmark.contenders(toy, peer=False, compiled=False)
 
 
 def test_the_ceiling_answers_with_its_rate():
