@@ -24,7 +24,7 @@ from model.moe.layer import MoE
 from model.moe.router import sums_to_one
 from model.transformer import Hunyuan
 
-KERNELS = False  # the one switch: True lets them serve where they can
+KERNELS = True  # the one switch: False sends every device through the plain path
 Slots = dict[int, tuple[Tensor, Tensor]]
 
 
