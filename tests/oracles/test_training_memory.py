@@ -145,7 +145,6 @@ def key(tensor):
 @pytest.fixture(autouse=True)
 def accelerator(monkeypatch):
     monkeypatch.setattr("model.kernels.onednn.onednn_applies", lambda *_: False)
-    monkeypatch.setattr(norm, "in_parts", lambda hidden: False)
     monkeypatch.setattr(norm, "F", types.SimpleNamespace(rms_norm=FusedRMSNorm.apply))
     monkeypatch.setattr(attention, "repeats_heads", lambda queries: queries.dtype == torch.float32)
     monkeypatch.setattr(attention, "split_and_turn", split_and_turn)
