@@ -41,7 +41,7 @@ class TrainingMemory:
     gradients: int  # at the end of a step
     optimizer: int  # AdamW's two moments, and the lower halves of split weights
     held: int  # of the gradients, what there is before a backward pass: the sums of earlier micro-batches
-    made: int  # of a backward pass beside those, at its end: gradients that are there when its activations are gone
+    closing: int  # when a backward pass is in the first block: its gradients of all others, and what the block takes
     compute_copies: int  # weights that are copied for products and kept by autograd, or layers gathered by FSDP
     compute_copies_recomputed: int
     activations: int
@@ -57,7 +57,7 @@ class TrainingMemory:
 
     @property
     def total(self) -> int:
-        """A step is at its fullest in the loss; right after it, in the backward pass of the last block; or at its end."""
+        """A step is at its fullest in the loss; in the backward pass of the last block; or in that of the first."""
         return self._fullest(self.compute_copies + self.activations + max(self.head, self.in_flight))
 
     @property
@@ -66,7 +66,7 @@ class TrainingMemory:
         return self._fullest(self.compute_copies_recomputed + inputs + max(self.head, self.block + self.in_flight))
 
     def _fullest(self, before_gradients: int) -> int:
-        return self.weights + self.optimizer + self.held + max(before_gradients, self.made)
+        return self.weights + self.optimizer + self.held + max(before_gradients, self.closing)
 
 
 def training_memory(
@@ -98,7 +98,7 @@ def training_memory(
     block = max(there + own for there, own in zip(inputs, inner, strict=True)) - inputs[-1]
     if value == FLOAT:
         block -= residual  # which the first norm keeps as it is
-    around = _around_bytes(shape, tokens, context)
+    around, in_flight = _around_bytes(shape, tokens, context), _in_flight_bytes(shape, tokens, value, expert_parallel)
     if devices == 1:
         copies, copies_recomputed = _copies(shape, value)
     else:
@@ -108,14 +108,14 @@ def training_memory(
         gradients=gradients,
         optimizer=optimizer,
         held=held,
-        made=made,
+        closing=made - made // len(shape.layers) + inputs[0] + inner[0] + in_flight,
         compute_copies=copies,
         compute_copies_recomputed=copies_recomputed,
         activations=around + sum(inner),
         activations_recomputed=around + inputs[-1] + block,
         block=block,
         head=_head_bytes(shape, tokens, value),
-        in_flight=_in_flight_bytes(shape, tokens, value, expert_parallel),
+        in_flight=in_flight,
     )
 
 

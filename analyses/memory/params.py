@@ -21,8 +21,8 @@ MEMORY_RULES = {
     "optimizer": "8 bytes a parameter, AdamW's two moments; in bfloat16 2 for the other half of weights of products",
     "compute_copies": "weights of queries, keys and values side by side, or the layers that FSDP has gathered",
     "activations": "what each block leaves for the backward pass",
-    "working": "at the fullest moment: the loss, its logits and gradients; or gradients on their way through a block; or, when "
-    "no activation is left, those of a micro-batch",
+    "working": "at the fullest moment: the loss, its logits and gradients; or gradients on their way through a block; or "
+    "the first block with the gradients of all others",
     "total": "",
 }
 
@@ -77,8 +77,8 @@ def params_report(
 def memory_by_part(memory: TrainingMemory) -> dict[str, dict[str, Any]]:
     """Bytes on one device at the fullest moment of a step: blocks' activations kept, and every block recomputed instead.
 
-    That moment is the loss; or the backward pass of a block, in which a recomputed block's activations are there, too; or the
-    end of a backward pass, when all gradients are there and no activation is.
+    That moment is the loss; or the backward pass of a block, in which a recomputed block's activations are there, too; or that
+    of the first block, when the gradients of all others are there and their activations are not.
     """
     in_loss = memory.head >= memory.block + memory.in_flight
     kept = {
@@ -104,7 +104,7 @@ def memory_by_part(memory: TrainingMemory) -> dict[str, dict[str, Any]]:
 
 
 def _moment(memory: TrainingMemory, copies: int, activations: int, working: int) -> dict[str, int]:
-    """What there is besides the state: in a backward pass, or at its end where that is more."""
-    if copies + activations + working < memory.made:
-        copies, activations, working = 0, 0, memory.made
+    """What there is besides the state: when a backward pass begins, or in its first block where that is more."""
+    if copies + activations + working < memory.closing:
+        copies, activations, working = 0, 0, memory.closing
     return {"compute_copies": copies, "activations": activations, "working": working}
