@@ -16,6 +16,7 @@ from model.kernels import onednn
 from model.memory import Precision, state_bytes
 from model.moe.place_keys import routing_key
 from model.training.config import TrainingConfig
+from model.training.graph import records
 from model.transformer import Hunyuan
 
 COMPILING = "compiling the model: about a minute the first time, less where it was compiled before"
@@ -32,11 +33,17 @@ def prepare(net: Hunyuan, config: TrainingConfig, device: torch.device) -> None:
 
 
 def compiles(model: HunyuanConfig, config: TrainingConfig, device: torch.device) -> bool:
-    """Whether the blocks of a run are compiled; auto is on for a GPU where Triton and a C compiler are there."""
+    """Whether the blocks of a run are compiled; auto is on for a GPU where Triton and a C compiler are there.
+
+    But not where the step is recorded (graph.py): the host is not what such a step waits for, and it is so small that many a
+    run of it takes less time than compiling.
+    """
     if config.compile != "auto":
         return config.compile
     if device.type != "cuda" or not (model.is_dense or compute_dtype(config.precision, device) == torch.bfloat16):
         return False  # torch traces its grouped product in bfloat16 alone
+    if records(model, config, device):
+        return False
     compilers = (os.environ.get("CC", ""), "gcc", "clang", "cc")  # those that Triton looks for
     return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))
 

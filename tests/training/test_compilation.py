@@ -9,6 +9,7 @@ from model.training.prepare import COMPILING, compiles
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 AUTO, FLOAT32, COMPILE = "training.precision=auto", "training.precision=float32", "training.compile=true"
+NO_GRAPH = "training.graph=false"
 DENSE = ("model.num_experts=1", "model.num_shared_expert=0")
 
 
@@ -35,11 +36,13 @@ def test_a_compiled_mixture_trains_to_the_same_losses(pretrain, tmp_path, monkey
 @pytest.mark.parametrize(
     ("changes", "device", "there", "expected"),
     [
-        ((AUTO,), CUDA, True, True),
-        ((AUTO,), CUDA, False, False),
+        ((AUTO, NO_GRAPH), CUDA, True, True),
+        ((AUTO, NO_GRAPH), CUDA, False, False),
+        ((AUTO,), CUDA, True, False),  # so small a step is recorded instead
+        ((AUTO, COMPILE), CUDA, True, True),
         ((AUTO,), CPU, True, False),
         ((FLOAT32,), CUDA, True, False),  # torch traces its grouped product in bfloat16 alone
-        ((FLOAT32, *DENSE), CUDA, True, True),
+        ((FLOAT32, *DENSE, NO_GRAPH), CUDA, True, True),
         ((COMPILE,), CPU, False, True),
         ((AUTO, "training.compile=false"), CUDA, True, False),
     ],
