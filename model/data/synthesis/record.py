@@ -15,6 +15,24 @@
     scores       numbers that filters gave      reasons    why it was dropped: "filter: reason"; empty where it was kept
 
 Records from elsewhere may lack all but `instruction` and `response`: filters read them as mappings.
+
+The kinds of checks that the embedded writer gives, with their keys, and the answer that each confirms:
+
+    arithmetic     expression                        its value; with "steps": true also every line `a + b = c` of the response
+    unit           value, from, to                   the value in the other unit (units are English words, in the plural)
+    date           start, days                       the day so many days later, as 2024-03-01
+    weekday        date                              Monday, ...
+    days_between   start, end                        a whole number
+    count          text, item, unit                  how often the item stands there; unit: letter, word or line
+    sort           items, order                      ", ".join; order: ascending, descending (numbers), alphabetical, length
+    set            left, right, operation            sorted; operation: union, intersection, difference, symmetric_difference
+    lookup         table, key, hops                  the value after so many steps from key to value
+    order          original, shown                   the number of the shown sentence that comes first, second, ...: "3 1 2"
+    cloze          text, blanked                     the word that makes `text` of `blanked` in the place of ____
+    signature      source                            the line `def name(parameters):` of the function in source
+    docstring      source                            the first line of its docstring
+    python_stdout  program                           what it prints; it is only run confined
+    bug            program, fixed                    the number of the line in which they differ; program fails, fixed does not
 """
 
 import hashlib
