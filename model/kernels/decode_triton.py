@@ -156,10 +156,10 @@ def _choose(logits, bias, index, weight, token, EXPERTS: tl.constexpr, TOP_K: tl
     score = share
     if bias is not None:
         score += tl.load(bias + expert, mask=inside, other=0.0).to(tl.float32)
-    score = tl.where(inside, score, float("-inf"))
+    score = tl.where(inside & (score == score), score, float("-inf"))  # lanes may disagree on the greatest of NaN
     chosen, found = tl.zeros((CHOICES,), tl.int32), tl.zeros((CHOICES,), tl.float32)
     for k in tl.static_range(TOP_K):
-        best = tl.minimum(tl.argmax(score, axis=0), EXPERTS - 1)  # of NaN alone it may be anything
+        best = tl.argmax(score, axis=0)
         value = tl.sum(tl.where(expert == best, share, 0.0), axis=0)
         chosen = tl.where(choice == k, best, chosen)
         found = tl.where(choice == k, value, found)
