@@ -9,6 +9,7 @@ import io
 import json
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -21,6 +22,13 @@ DATA = (".json", ".jsonl", ".parquet")  # kinds of files that hold many document
 class Document(NamedTuple):
     name: str
     text: str
+
+
+class Row(NamedTuple):
+    """One entry of a file of data, before anything is asked of it."""
+
+    name: str  # the file and the line, for messages
+    value: Any
 
 
 class NotDocuments(DataError):
@@ -40,8 +48,26 @@ def read_file(path: Path, text_key: str, encoding: str) -> Iterator[Document]:
     kind = kind_of(path)
     if kind is None:
         raise DataError(f"{path} is not one of the files that can be read: {KINDS}")
-    try:
+    with _readable(path):
         yield from READERS[kind](path, text_key, encoding)
+
+
+def read_rows(path: Path, encoding: str = "utf-8") -> Iterator[Row]:
+    """The rows of a json, jsonl or parquet file as they are; DataError as `read_file`."""
+    kind = kind_of(path)
+    if kind not in DATA:
+        raise DataError(f"{path} holds no rows: give one of {', '.join(DATA)}")
+    with _readable(path):
+        if kind == ".parquet":
+            yield from _parquet_rows(path)
+        else:
+            yield from (_json_rows if kind == ".json" else _jsonl_rows)(path, encoding)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path} is damaged or no {path.suffix} file ({error}): get it again") from error
     except OSError as error:
@@ -100,14 +126,15 @@ def _lines(path: Path, encoding: str) -> Iterator[str]:
                 yield _decode(line, path, encoding, first_line=number)
 
 
-def _read_jsonl(path: Path, text_key: str, encoding: str) -> Iterator[Document]:
+def _jsonl_rows(path: Path, encoding: str) -> Iterator[Row]:
     for number, line in enumerate(_lines(path, encoding), start=1):
         if line.strip():
             name = f"{path}, line {number}"
-            yield _record(_parsed(line, name, "write one JSON object a line"), name, text_key)
+            yield Row(name, _parsed(line, name, "write one JSON object a line"))
 
 
-def _read_json(path: Path, text_key: str, encoding: str) -> Iterator[Document]:
+def _json_rows(path: Path, encoding: str) -> Iterator[Row]:
+    """The entries of a list, JSON lines, or one row that has the name of the file: the whole of it."""
     with _opened(path) as file:
         content = _decode(file.read(), path, encoding)
     try:
@@ -115,19 +142,28 @@ def _read_json(path: Path, text_key: str, encoding: str) -> Iterator[Document]:
     except RecursionError as error:
         raise DataError(f"{path}: not valid JSON ({error}); write a list of objects") from error
     except ValueError:
-        if content.lstrip().startswith("["):
-            found = _parsed(content, str(path), "write a list of objects")
-        else:
-            yield from _read_jsonl(path, text_key, encoding)
+        if not content.lstrip().startswith("["):
+            yield from _jsonl_rows(path, encoding)
             return
+        found = _parsed(content, str(path), "write a list of objects")
     if isinstance(found, list):
-        for number, record in enumerate(found, start=1):
-            name = f"{path}, document {number}"
-            yield _record(record, name, text_key)
-    elif isinstance(found, dict) and text_key in found:
-        yield _record(found, str(path), text_key)
+        yield from (Row(f"{path}, document {number}", value) for number, value in enumerate(found, start=1))
     else:
-        raise NotDocuments(f"{path} is neither a list of documents nor one with a key '{text_key}': set data.text_key")
+        yield Row(str(path), found)
+
+
+def _read_jsonl(path: Path, text_key: str, encoding: str) -> Iterator[Document]:
+    for name, value in _jsonl_rows(path, encoding):
+        yield _record(value, name, text_key)
+
+
+def _read_json(path: Path, text_key: str, encoding: str) -> Iterator[Document]:
+    for name, value in _json_rows(path, encoding):
+        if name == str(path) and not (isinstance(value, dict) and text_key in value):
+            raise NotDocuments(
+                f"{path} is neither a list of documents nor one with a key '{text_key}': set data.text_key"
+            )
+        yield _record(value, name, text_key)
 
 
 def _parsed(content: str, name: str, change: str) -> Any:
@@ -146,6 +182,12 @@ def _record(record: Any, name: str, text_key: str) -> Document:
 
 
 def _read_parquet(path: Path, text_key: str, encoding: str) -> Iterator[Document]:
+    for name, value in _parquet_rows(path, text_key):
+        yield Document(name, checked_text(value[text_key], name, text_key))
+
+
+def _parquet_rows(path: Path, column: str | None = None) -> Iterator[Row]:
+    """Every row with all its columns, or with one."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -154,14 +196,13 @@ def _read_parquet(path: Path, text_key: str, encoding: str) -> Iterator[Document
     try:
         with pq.ParquetFile(path) as file:
             columns = file.schema_arrow.names
-            if text_key not in columns:
-                raise DataError(f"{path}: no column '{text_key}' among {listed(columns)}; set data.text_key")
-            row = 0
-            for batch in file.iter_batches(batch_size=1024, columns=[text_key]):
-                for value in batch.column(0).to_pylist():
-                    row += 1
-                    name = f"{path}, row {row}"
-                    yield Document(name, checked_text(value, name, text_key))
+            if column is not None and column not in columns:
+                raise DataError(f"{path}: no column '{column}' among {listed(columns)}; set data.text_key")
+            number = 0
+            for batch in file.iter_batches(batch_size=1024, columns=None if column is None else [column]):
+                for value in batch.to_pylist():
+                    number += 1
+                    yield Row(f"{path}, row {number}", value)
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a parquet file that can be read: {first_line(error)}") from error
 

@@ -12,17 +12,20 @@ import sysconfig
 from collections import Counter
 from collections.abc import Iterator, Set
 from pathlib import Path
+from typing import Any
 
 from model.data.readers import (
     DATA,
     KINDS,
     Document,
     NotDocuments,
+    Row,
     checked_text,
     first_line,
     kind_of,
     listed,
     read_file,
+    read_rows,
     unreadable,
 )
 from model.errors import DataError, MissingExtraError
@@ -68,23 +71,32 @@ def _read_stdlib() -> Iterator[Document]:
                 continue  # not the user's file, so nothing that the user could mend
 
 
+def read_source_rows(spec: str, encoding: str = "utf-8") -> Iterator[Row]:
+    """The rows of json, jsonl and parquet files, or of hf:NAME, as they are; raises DataError where there are none."""
+    rows = _hub_rows(spec) if spec.startswith(HUB_PREFIX) else _path_rows(spec, encoding)
+    first = next(rows, None)
+    if first is None:
+        raise DataError(f"{spec} has no rows in it: give a file with one JSON object a line")
+    yield first
+    yield from rows
+
+
+def _path_rows(spec: str, encoding: str) -> Iterator[Row]:
+    files, named = _files_of(spec, Counter())
+    chosen = files if named else [file for file in files if kind_of(file) in DATA]
+    if not chosen:
+        raise DataError(f"{spec} has no file of rows: put {', '.join(DATA)} files there")
+    for file in chosen:
+        yield from read_rows(file, encoding)
+
+
+def _hub_rows(spec: str) -> Iterator[Row]:
+    for number, record in enumerate(_hub_data(spec.removeprefix(HUB_PREFIX)), start=1):
+        yield Row(f"{spec}, row {number}", record)
+
+
 def _read_paths(spec: str, text_key: str, encoding: str, left_out: Counter[str]) -> Iterator[Document]:
-    try:
-        path = Path(spec).expanduser()
-        named = path.is_file()
-        if named:
-            if path.stat().st_size == 0:
-                raise DataError(f"{spec} is empty: give a file with text in it")
-            files = [path]
-        elif path.is_dir():
-            files = _readable(_walk(path, left_out=left_out), left_out)
-        elif glob.has_magic(spec):
-            names = (Path(name) for name in glob.glob(str(path), recursive=True))  # noqa: PTH207 (may be absolute)
-            files = _readable(sorted(file for file in names if file.is_file()), left_out)
-        else:
-            raise DataError(f"{spec} is not a file, a folder or a glob that matches: check --data or data.sources")
-    except (OSError, RuntimeError) as error:  # RuntimeError: ~name of an unknown user
-        raise unreadable(spec, error) from error
+    files, named = _files_of(spec, left_out)
     if not files:
         raise DataError(f"{spec} has no file that can be read: put files of these kinds there: {KINDS}")
     for file in files:
@@ -94,6 +106,24 @@ def _read_paths(spec: str, text_key: str, encoding: str, left_out: Counter[str])
             if named:
                 raise
             left_out[f".json files without documents (no '{text_key}')"] += 1
+
+
+def _files_of(spec: str, left_out: Counter[str]) -> tuple[list[Path], bool]:
+    """The files that a path, folder or glob means, and whether it named one itself."""
+    try:
+        path = Path(spec).expanduser()
+        if path.is_file():
+            if path.stat().st_size == 0:
+                raise DataError(f"{spec} is empty: give a file with text in it")
+            return [path], True
+        if path.is_dir():
+            return _readable(_walk(path, left_out=left_out), left_out), False
+        if glob.has_magic(spec):
+            names = (Path(name) for name in glob.glob(str(path), recursive=True))  # noqa: PTH207 (may be absolute)
+            return _readable(sorted(file for file in names if file.is_file()), left_out), False
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~name of an unknown user
+        raise unreadable(spec, error) from error
+    raise DataError(f"{spec} is not a file, a folder or a glob that matches: check --data or data.sources")
 
 
 def _readable(files: list[Path], left_out: Counter[str]) -> list[Path]:
@@ -129,18 +159,23 @@ def _walk(folder: Path, without: Set[str] = frozenset(), left_out: Counter[str] 
 
 
 def _read_hub(spec: str, text_key: str) -> Iterator[Document]:
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise MissingExtraError("datasets", "data", f"reading {HUB_PREFIX}{spec}") from error
-    name, _, subset = spec.partition(":")
-    try:
-        rows = load_dataset(name, subset or None, split="train", streaming=False)
-    except Exception as error:  # the network, the hub and the library each raise their own
-        raise DataError(f"{HUB_PREFIX}{spec} cannot be loaded: {first_line(error)}") from error
+    rows = _hub_data(spec)
     if text_key not in rows.column_names:
         columns = listed(rows.column_names)
         raise DataError(f"{HUB_PREFIX}{spec}: no column '{text_key}' among {columns}; set data.text_key")
     for number, record in enumerate(rows.select_columns([text_key]), start=1):
         row_name = f"{HUB_PREFIX}{spec}, row {number}"
         yield Document(row_name, checked_text(record[text_key], row_name, text_key))
+
+
+def _hub_data(spec: str) -> Any:
+    """The training split of NAME or NAME:SUBSET."""
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise MissingExtraError("datasets", "data", f"reading {HUB_PREFIX}{spec}") from error
+    name, _, subset = spec.partition(":")
+    try:
+        return load_dataset(name, subset or None, split="train", streaming=False)
+    except Exception as error:  # the network, the hub and the library each raise their own
+        raise DataError(f"{HUB_PREFIX}{spec} cannot be loaded: {first_line(error)}") from error
