@@ -79,8 +79,12 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
+        start: int = 0,
     ) -> list[int]:
-        """The token ids of the conversation, special tokens where the template put them and nowhere else."""
+        """The token ids of the conversation, special tokens where the template put them and nowhere else.
+
+        Of the text from character `start` on, as `render` gives it.
+        """
         given = self._all(messages, add_generation_prompt, tools, variables)
         now, special = datetime.now(), tokenizer.special_tokens
         template = self._for(tools)
@@ -96,6 +100,7 @@ class ChatTemplate:
                 f"{self.name} takes apart the name of a special token within the messages, in a way that cannot be followed "
                 "here: take such names out of them"
             )
+        text, masked = text[start:], masked[start:]
         places = [match.span() for match in masking.names.finditer(masked)]
         if places == [match.span() for match in masking.names.finditer(text)]:  # no content holds a name
             ids = tokenizer.encode_with_special(text)  # with whatever else the tokenizer does beside a special token
@@ -134,9 +139,30 @@ class ChatTemplate:
         }
 
 
+# The same with an end that no text can write after every turn: what a model without a template is taught to speak in.
+TURNS = """\
+{% for message in messages %}
+{{ message.role | capitalize }}:
+{{ message.content }}END
+{% endfor %}
+{% if add_generation_prompt %}
+Assistant:
+{% endif %}"""
+
+
 def plain_template() -> ChatTemplate:
     """The transcript for models without a template: "User: ...", "Assistant: ...", a line each."""
     return ChatTemplate(PLAIN, stop_strings=PLAIN_STOP_STRINGS)
+
+
+def turns_template(tokenizer: TextTokenizer) -> ChatTemplate:
+    """Turns that each end with the token that ends the tokenizer's texts, for models that are to learn a template."""
+    end = next((name for name, id in tokenizer.special_tokens.items() if id == tokenizer.eos_id), None)
+    if end is None:
+        raise DataError(
+            "the tokenizer's end of text is no special token, so no turn can end with it: give a chat template"
+        )
+    return ChatTemplate(TURNS.replace("END", "{{ " + repr(end) + " }}"), name="the template of turns")
 
 
 def _strings(value: Any) -> Iterator[str]:
