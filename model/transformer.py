@@ -30,6 +30,7 @@ class Output(NamedTuple):
     loss: Tensor | None  # () cross-entropy, nats per token
     aux_loss: Tensor | None  # () weighted routing losses, summed over layers, to be added to the loss; not with a cache
     stats: MoEStats | None  # each field stacked over the mixture layers; None for a dense model
+    measures: Tensor | None = None  # (M,) sums that a task reports beside its loss; the model gives none
 
 
 class DecoderLayer(nn.Module):

@@ -4,6 +4,7 @@
         model.safetensors       weights and buffers by name
         optimizer.safetensors   AdamW's moments by parameter name
         state.json              step, tokens, seconds, ...
+        task.safetensors        what the task follows the weights with, such as their average; only where it has any
         manifest.json           SHA-256 of each file above
 
 A model that was imported has a step 0 with its weights alone (`save_weights`).
@@ -13,6 +14,7 @@ disk damaged later. Nothing is ever unpickled.
 """
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
@@ -28,7 +30,7 @@ from model.files import folder_aside, read_json, sha256, write_json
 from model.kernels.adamw import join
 
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
-STATE, MANIFEST = "state.json", "manifest.json"
+STATE, MANIFEST, TASK = "state.json", "manifest.json", "task.safetensors"
 
 
 def save_checkpoint(
@@ -38,10 +40,11 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
     keep: int,
+    task: dict[str, Tensor] | None = None,
 ) -> Path:
     """Writes the checkpoint of `step`, then removes later ones and all but the newest `keep`.
 
-    CheckpointError when it cannot be written.
+    `task` holds tensors of the task's own. CheckpointError when it cannot be written.
     """
     folder = _folder(run, step)
     try:
@@ -53,7 +56,10 @@ def save_checkpoint(
             _save_tensors(_weights(net, optimizer), aside / MODEL)
             _save_tensors(_moments(net, optimizer), aside / OPTIMIZER)
             write_json(aside / STATE, state | {"step": step})
-            write_json(aside / MANIFEST, {name: sha256(aside / name) for name in (MODEL, OPTIMIZER, STATE)})
+            if task:
+                _save_tensors(task, aside / TASK)
+            names = (MODEL, OPTIMIZER, STATE, *([TASK] if task else []))
+            write_json(aside / MANIFEST, {name: sha256(aside / name) for name in names})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"the checkpoint of step {step} could not be written to {folder.parent} ({error}): free some space and resume; "
@@ -88,6 +94,11 @@ def restore(folder: Path, net: nn.Module, optimizer: torch.optim.Optimizer) -> d
     return state
 
 
+def task_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors of the task in a checkpoint; none where it had none."""
+    return load_file(folder / TASK) if (folder / TASK).exists() else {}
+
+
 def has_generator_state(folder: Path) -> bool:
     """Whether an older version wrote the checkpoint, which drew the places of recycle routing from a generator."""
     return (folder / "generators.safetensors").exists()
@@ -117,7 +128,8 @@ def find_damage(folder: Path, *, weights_alone: bool = False) -> str | None:
     try:
         manifest = read_json(folder / MANIFEST)
         weights_alone |= OPTIMIZER not in manifest and not (folder / OPTIMIZER).exists()
-        for name in (MODEL, STATE) if weights_alone else (MODEL, OPTIMIZER, STATE):
+        every = (MODEL, OPTIMIZER, STATE, *([TASK] if TASK in manifest else []))
+        for name in (MODEL, STATE) if weights_alone else every:
             if sha256(folder / name) != manifest[name]:
                 return f"{name} does not match its checksum"
     except OSError as error:
@@ -230,11 +242,14 @@ def _folder(run: Path, step: int) -> Path:
 
 
 def _weights(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """In float32, whatever the optimizer has made of the parameters (model/training/split_adamw.py)."""
-    split = {name: p for name, p in net.named_parameters() if "low" in optimizer.state[p]}
-    return net.state_dict() | {
-        name: join(p.detach().cpu(), optimizer.state[p]["low"].cpu()) for name, p in split.items()
-    }
+    return net.state_dict() | {name: weight.cpu() for name, weight in whole_weights(net, optimizer)}
+
+
+def whole_weights(net: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    """The parameters in float32, whatever the optimizer has made of them (model/training/split_adamw.py), one at a time."""
+    for name, parameter in net.named_parameters():
+        low = optimizer.state[parameter].get("low")
+        yield name, parameter.detach() if low is None else join(parameter.detach(), low)
 
 
 def _moments(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

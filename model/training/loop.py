@@ -7,7 +7,14 @@ from typing import Any
 
 import torch
 
-from model.checkpoint.run import has_generator_state, newest_intact, restore, save_checkpoint
+from model.checkpoint.run import (
+    has_generator_state,
+    newest_intact,
+    restore,
+    save_checkpoint,
+    task_tensors,
+    whole_weights,
+)
 from model.config.released import reasons_against
 from model.counts import activated_params, total_params, training_flops_per_token
 from model.device import autocast, compute_dtype, dtype_name, keep_freed_memory, measure_peak_flops
@@ -23,7 +30,7 @@ from model.training.schedule import describe_lengthening, learning_rate_ratio
 from model.training.settings import RunSettings
 from model.training.split_adamw import SplitAdamW
 from model.training.step import Launched, StepResult, TrainStep
-from model.training.task import Task
+from model.training.task import FollowingTask, Task
 from model.transformer import Hunyuan
 
 # Of the last line of metrics.jsonl, which is an evaluated one when the run is finished.
@@ -94,6 +101,7 @@ class _Session:
         self.flops_per_token = training_flops_per_token(settings.model, self.config.sequence_length)
         self.activated_params = activated_params(settings.model)
         self.watch = RoutingWatch()
+        self.following = task if isinstance(task, FollowingTask) else None
         self.step, self.tokens, self.seconds, self.saved_step = 0, 0, 0.0, 0
         self.last_row: dict[str, Any] = {}
         self.summary: dict[str, Any] = {}
@@ -106,6 +114,9 @@ class _Session:
             load_weights(self.net, Path(self.config.init_from))
         if isinstance(self.optimizer, SplitAdamW):
             self.optimizer.begin()
+        if self.following is not None:
+            with autocast(self.device, self.dtype):
+                self.following.begin(self.net)
         self.log = MetricsLog(self.folder, self.step)
 
     def _restore(self) -> None:
@@ -118,6 +129,8 @@ class _Session:
         self.step, self.seconds, self.saved_step = state["step"], state["seconds"], state["step"]
         self.tokens = state.get("tokens", self.step * self.config.global_batch_tokens)  # older checkpoints do not say
         self.last_row, self.watch = state["last_row"], RoutingWatch(state["unhealthy"])
+        if self.following is not None:
+            self.following.restore(task_tensors(checkpoint), state["task"])
 
     def plan(self, data: str) -> RunPlan:
         batch_tokens = self.config.global_batch_tokens
@@ -189,7 +202,14 @@ class _Session:
         self.mark_time, self.mark_tokens = now or time.perf_counter(), self.tokens
 
     def _train_step(self) -> Launched:
-        return self.train_step(self.step, self._learning_rate(self.step))
+        if self.following is None:
+            return self.train_step(self.step, self._learning_rate(self.step))
+        self.net.eval()
+        with autocast(self.device, self.dtype):
+            self.following.before_step(self.net, self.step)
+        launched = self.train_step(self.step, self._learning_rate(self.step))
+        self.following.after_step(whole_weights(self.net, self.optimizer))
+        return launched
 
     def _read(self, launched: Launched) -> StepResult:
         """What a step came to; TrainingError where that is not finite."""
@@ -210,18 +230,22 @@ class _Session:
         return self.config.learning_rate * learning_rate_ratio(self.config, step, self.steps)
 
     def _row(self, result: StepResult, speed: float) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "tokens": self.tokens,
-            "flops": self.tokens * self.flops_per_token,
-            "loss": result.loss,
-            "aux_loss": result.aux_loss,
-            "lr": self._learning_rate(self.step - 1),
-            "grad_norm": result.grad_norm,
-            "tokens_per_second": speed,
-            "seconds": self.seconds,
-            "mfu": self._mfu(speed),
-        } | routing_metrics(result.routing)
+        return (
+            {
+                "step": self.step,
+                "tokens": self.tokens,
+                "flops": self.tokens * self.flops_per_token,
+                "loss": result.loss,
+                "aux_loss": result.aux_loss,
+                "lr": self._learning_rate(self.step - 1),
+                "grad_norm": result.grad_norm,
+                "tokens_per_second": speed,
+                "seconds": self.seconds,
+                "mfu": self._mfu(speed),
+            }
+            | routing_metrics(result.routing)
+            | ({} if self.following is None else self.following.figures(result.measures))
+        )
 
     def _mfu(self, speed: float) -> float:
         """Model FLOPs utilisation: 6 FLOPs per activated parameter and token, over the measured ceiling."""
@@ -240,8 +264,11 @@ class _Session:
             "last_row": self.last_row,
             "unhealthy": self.watch.unhealthy,
         }
+        tensors = None
+        if self.following is not None:
+            tensors, state["task"] = self.following.state()
         keep = self.config.keep_checkpoints
-        save_checkpoint(self.folder, self.step, self.net, self.optimizer, state, keep)
+        save_checkpoint(self.folder, self.step, self.net, self.optimizer, state, keep, tensors)
         self.saved_step = self.step
 
     def _finish(self, status: str) -> None:

@@ -113,7 +113,7 @@ def pretrain(
         data = run_folder.own_tokenizer(folder, settings).data if resume else settings.data
         corpus = prepare_corpus(data, settings.model.vocab_size, progress)
         if resume:
-            run_folder.check_same_data(folder, corpus)
+            run_folder.check_same_data(folder, corpus.fingerprint)
             run_folder.record_changes(folder, settings, steps_saved(folder)[-1])
             if note := precision_note(settings.training.precision, trained.training.precision, device):
                 reporter.note(note)
@@ -124,7 +124,7 @@ def pretrain(
             else:
                 stack.enter_context(keep_out())
                 run_folder.refuse_other_run(folder)  # nor has one begun meanwhile
-            run_folder.create(folder, settings, corpus, device)
+            run_folder.create(folder, settings, run_folder.DataRecord.of(corpus), device)
         return train(
             folder,
             trained,

@@ -4,7 +4,6 @@ A resumed run is the same experiment. Everything that decides a number of it sta
 such a thing is a new run, which may begin with the weights of this one (train --init-from).
 """
 
-import dataclasses
 from typing import Any
 
 from model.config.checks import unknown_key
@@ -12,7 +11,7 @@ from model.counts import training_flops_per_token
 from model.data.config import absolute_source
 from model.errors import ConfigError
 from model.training.schedule import anneal_start
-from model.training.settings import SECTIONS, RunSettings
+from model.training.settings import RunSettings
 
 LENGTHS = ("steps", "tokens", "flops")
 FREE = {
@@ -22,11 +21,13 @@ FREE = {
     ),
     "data": ("cache_dir",),
     "model": (),
+    "dpo": ("kl_bound",),
 }
 REASONS = {  # of a whole section, where a key has none of its own
     "model": "it would be another model",
     "data": "it would be another text or another order of it",
     "training": "it alters the numbers of the run",
+    "dpo": "it alters what is learnt",
 }
 KEY_REASONS = {
     "micro_batch_size": "it alters the capacity of an expert and the rounding of sums",
@@ -42,7 +43,9 @@ def resumed_settings(recorded: RunSettings, changes: dict[str, dict[str, Any]]) 
 
     A length (steps, tokens or flops) is that of the whole run, and must be more than it had.
     """
-    sections = {name: dataclasses.asdict(getattr(recorded, name)) for name in SECTIONS}
+    sections = recorded.to_sections()
+    if other := [name for name in changes if name not in sections]:
+        raise ConfigError([f"[{other[0]}] is not a section of the run that is resumed: leave it out"])
     changes = changes | {"data": {key: _absolute(key, value) for key, value in changes.get("data", {}).items()}}
     unknown = [
         unknown_key(key, sections[section], section)

@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -29,15 +30,35 @@ from model.generation.defaults import run_defaults
 from model.generation.prompts import opening
 from model.tokenizer.bpe import Tokenizer
 from model.tokenizer.folder import TOKENIZER_FILES, TOKENIZER_JSON, end_ids
+from model.tokenizer.interface import TextTokenizer
 from model.training.config import begun_in
 from model.training.initial import weights_fingerprint
-from model.training.settings import SECTIONS, RunSettings
+from model.training.settings import RunSettings
 
 PROMPT_TOKENS = 400  # looked through for a prompt
 RECORDS = ("config.json", "run.toml", "metrics.jsonl", "checkpoints")
 
 
-def create(folder: Path, settings: RunSettings, corpus: Corpus, device: torch.device) -> None:
+@dataclass(frozen=True)
+class DataRecord:
+    """What a run's folder keeps of its data."""
+
+    tokenizer: TextTokenizer
+    fingerprint: str  # of all that is learnt from: a run goes on with the same
+    counts: dict[str, Any]  # for environment.json
+    prompt: str  # to begin with, of the run's own kind of text
+
+    @classmethod
+    def of(cls, corpus: Corpus) -> "DataRecord":
+        counts = {
+            "train_tokens": {name: len(shard) for name, shard in corpus.train.items()},
+            "validation_tokens": {name: len(shard) for name, shard in corpus.validation.items()},
+            "bytes_per_token": corpus.bytes_per_token,
+        }
+        return cls(corpus.tokenizer, corpus.fingerprint, counts, _first_prompt(corpus))
+
+
+def create(folder: Path, settings: RunSettings, data: DataRecord, device: torch.device) -> None:
     """Writes the record of a new run, or again that of one that was ended before its first checkpoint.
 
     run.toml comes first: from it everything else can be made again, should the process end in between.
@@ -51,16 +72,16 @@ def create(folder: Path, settings: RunSettings, corpus: Corpus, device: torch.de
             if (given / name).is_file():
                 write_file(folder / name, (given / name).read_bytes())
     else:
-        assert isinstance(corpus.tokenizer, Tokenizer), "other tokenizers come from folders"
-        write_file(folder / TOKENIZER_JSON, corpus.tokenizer.to_json())
-    eos_id = corpus.tokenizer.eos_id
+        assert isinstance(data.tokenizer, Tokenizer), "other tokenizers come from folders"
+        write_file(folder / TOKENIZER_JSON, data.tokenizer.to_json())
+    eos_id = data.tokenizer.eos_id
     if not (folder / GENERATION_CONFIG).exists():
         write_json(folder / GENERATION_CONFIG, run_defaults(eos_id))
     elif not end_ids(folder):  # they were in the config.json of a Hugging Face folder
         write_json(folder / GENERATION_CONFIG, read_json(folder / GENERATION_CONFIG) | {"eos_token_id": eos_id})
-    record = environment(corpus, device)
+    record = environment(data, device)
     record["precision"] = dtype_name(compute_dtype(settings.training.precision, device))
-    record["prompt"] = _first_prompt(corpus)
+    record["prompt"] = data.prompt
     if source := settings.training.init_from:
         record["init_from"] = {"path": source, "fingerprint": weights_fingerprint(Path(source))}
     write_json(folder / "environment.json", record)
@@ -127,8 +148,8 @@ def record_changes(folder: Path, settings: RunSettings, step: int) -> None:
     before = settings_of(folder)
     changes = {
         f"{section}.{key}": [value, after]
-        for section in SECTIONS
-        for key, value in dataclasses.asdict(getattr(before, section)).items()
+        for section, values in before.to_sections().items()
+        for key, value in values.items()
         if value != (after := getattr(getattr(settings, section), key))
     }
     if not changes:
@@ -156,7 +177,7 @@ def settings_of(folder: Path) -> RunSettings:
     return RunSettings.from_toml(folder / "run.toml")
 
 
-def check_same_data(folder: Path, corpus: Corpus) -> None:
+def check_same_data(folder: Path, fingerprint: str) -> None:
     """Refuses to go on with other text than the run began with."""
     try:
         recorded = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["data"]["fingerprint"]
@@ -164,14 +185,14 @@ def check_same_data(folder: Path, corpus: Corpus) -> None:
         raise CheckpointError(
             f"{folder / 'environment.json'} cannot be read, which says what text the run began with: bring it back"
         ) from error
-    if recorded != corpus.fingerprint:
+    if recorded != fingerprint:
         raise CheckpointError(
-            f"the data of {folder} has changed since it began (fingerprint {recorded[:12]}, now {corpus.fingerprint[:12]}): "
+            f"the data of {folder} has changed since it began (fingerprint {recorded[:12]}, now {fingerprint[:12]}): "
             "bring the same text back, or start a new run with --out"
         )
 
 
-def environment(corpus: Corpus, device: torch.device) -> dict[str, Any]:
+def environment(data: DataRecord, device: torch.device) -> dict[str, Any]:
     """Machine, versions and data of a run."""
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
@@ -184,13 +205,7 @@ def environment(corpus: Corpus, device: torch.device) -> dict[str, Any]:
         "accelerator": accelerator,
         "threads": torch.get_num_threads(),
         "packages": {name: metadata.version(name) for name in ("torch", "numpy", "tokenizers", "safetensors")},
-        "data": {
-            "fingerprint": corpus.fingerprint,
-            "tokenizer": corpus.tokenizer.fingerprint,
-            "train_tokens": {name: len(shard) for name, shard in corpus.train.items()},
-            "validation_tokens": {name: len(shard) for name, shard in corpus.validation.items()},
-            "bytes_per_token": corpus.bytes_per_token,
-        },
+        "data": {"fingerprint": data.fingerprint, "tokenizer": data.tokenizer.fingerprint} | data.counts,
     }
 
 

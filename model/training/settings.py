@@ -1,4 +1,7 @@
-"""A run's settings: the sections [model], [data] and [training] of its run file, resolved and checked together."""
+"""A run's settings: the sections [model], [data] and [training] of its run file, resolved and checked together.
+
+Post-training adds a section of its own, such as [dpo], which a pre-training run does not have.
+"""
 
 import dataclasses
 import tomllib
@@ -12,9 +15,11 @@ from model.config.checks import unknown_key
 from model.config.hunyuan import HunyuanConfig
 from model.data.config import DataConfig
 from model.errors import ConfigError
+from model.posttraining.dpo_config import DPOConfig
 from model.training.config import TrainingConfig
 
 SECTIONS = ("model", "data", "training")
+POSTTRAINING: dict[str, type] = {"dpo": DPOConfig}  # sections that a run has or has not
 
 
 @dataclass(frozen=True)
@@ -24,18 +29,21 @@ class RunSettings:
     model: HunyuanConfig
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    dpo: DPOConfig | None = None
 
     @classmethod
     def from_sections(cls, sections: dict[str, dict[str, Any]]) -> Self:
         """Settings from a mapping of sections; [model] may name a `preset` and change some of its fields."""
+        known = (*SECTIONS, *POSTTRAINING)
         problems = [
-            f"[{name}] is not a section: known are {', '.join(SECTIONS)}" for name in sections if name not in SECTIONS
+            f"[{name}] is not a section: known are {', '.join(known)}" for name in sections if name not in known
         ]
         if problems:
             raise ConfigError(problems)
         _require_tables(sections)
         parts: dict[str, Any] = {}
         makers = {"model": _model, "data": _plain(DataConfig, "data"), "training": _plain(TrainingConfig, "training")}
+        makers |= {name: _plain(kind, name) for name, kind in POSTTRAINING.items() if name in sections}
         for name, make in makers.items():
             try:
                 parts[name] = make(dict(sections.get(name, {})))
@@ -56,8 +64,13 @@ class RunSettings:
 
     def to_toml(self) -> str:
         """The resolved settings as a run file; None, which TOML has not, is left out."""
-        sections = {name: dataclasses.asdict(getattr(self, name)) for name in SECTIONS}
-        return tomli_w.dumps({n: {k: v for k, v in s.items() if v is not None} for n, s in sections.items()})
+        written = {n: {k: v for k, v in s.items() if v is not None} for n, s in self.to_sections().items()}
+        return tomli_w.dumps(written)
+
+    def to_sections(self) -> dict[str, dict[str, Any]]:
+        """The sections that the run has, each as a dict of all its keys."""
+        there = (name for name in (*SECTIONS, *POSTTRAINING) if getattr(self, name) is not None)
+        return {name: dataclasses.asdict(getattr(self, name)) for name in there}
 
 
 def read_sections(path: str | Path) -> dict[str, dict[str, Any]]:
@@ -76,8 +89,9 @@ def override(sections: dict[str, dict[str, Any]], assignment: str) -> None:
     """Applies `section.key=value` in place; the value is read as TOML, and as plain text where it is not."""
     name, equals, text = assignment.partition("=")
     section, dot, key = name.strip().partition(".")
-    if not (equals and dot and key) or section not in SECTIONS:
-        raise ConfigError([f"--set {assignment} is not section.key=value: the sections are {', '.join(SECTIONS)}"])
+    known = (*SECTIONS, *POSTTRAINING)
+    if not (equals and dot and key) or section not in known:
+        raise ConfigError([f"--set {assignment} is not section.key=value: the sections are {', '.join(known)}"])
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

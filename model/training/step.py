@@ -35,6 +35,7 @@ class StepResult:
     aux_loss: float
     grad_norm: float
     routing: MoEStats | None
+    measures: list[float]  # sums that the task reports beside its loss
 
     @property
     def is_finite(self) -> bool:
@@ -44,9 +45,9 @@ class StepResult:
 class Launched:
     """A step that a GPU may still be computing."""
 
-    def __init__(self, step: int, tokens: int, numbers: Tensor, routing: MoEStats | None) -> None:
+    def __init__(self, step: int, tokens: int, numbers: Tensor, routing: MoEStats | None, measures: int = 0) -> None:
         """`numbers` of `in_a_row`; of `routing` only the form is read, so that a GPU may go on and overwrite it."""
-        self.step, self.tokens = step, tokens
+        self.step, self.tokens, self._measures = step, tokens, measures
         self._form = None if routing is None else [(part.shape, part.dtype) for part in routing]
         self._event: torch.cuda.Event | None = None
         self._numbers = numbers
@@ -60,13 +61,13 @@ class Launched:
         """What it came to, as soon as that is known; its tensors are the host's."""
         if self._event is not None:
             self._event.synchronize()
-        loss, aux_loss, norm = self._numbers[:3].tolist()
+        loss, aux_loss, norm, *measures = self._numbers[: 3 + self._measures].tolist()
         routing = None
         if self._form is not None:
-            parts = self._numbers[3:].split([shape.numel() for shape, _ in self._form])
+            parts = self._numbers[3 + self._measures :].split([shape.numel() for shape, _ in self._form])
             pairs = zip(parts, self._form, strict=True)
             routing = MoEStats(*(part.view(shape).to(dtype) for part, (shape, dtype) in pairs))
-        return StepResult(self.tokens, loss, aux_loss, norm, routing)
+        return StepResult(self.tokens, loss, aux_loss, norm, routing, measures)
 
     @property
     def is_under_way(self) -> bool:
@@ -74,9 +75,18 @@ class Launched:
         return self._event is not None
 
 
-def in_a_row(loss: Tensor, aux_loss: Tensor, grad_norm: Tensor, routing: MoEStats | None) -> Tensor:
-    """All that a step reports as one vector, which is one copy to the host; counts are exact in float64."""
-    return torch.cat([part.double().flatten() for part in (loss, aux_loss, grad_norm, *(routing or ()))])
+class Found(NamedTuple):
+    """What the forward passes of a step came to."""
+
+    loss: Tensor  # ()
+    aux_loss: Tensor  # ()
+    measures: Tensor  # (M,)
+    routing: MoEStats | None
+
+    def in_a_row(self, grad_norm: Tensor) -> Tensor:
+        """All that a step reports as one vector, which is one copy to the host; counts are exact in float64."""
+        parts = self.loss, self.aux_loss, grad_norm, self.measures, *(self.routing or ())
+        return torch.cat([part.double().flatten() for part in parts])
 
 
 class Work(NamedTuple):
@@ -103,7 +113,7 @@ class TrainStep:
         """`note` takes the sentence that a step cannot be recorded."""
         self.net, self.optimizer, self.task, self.device, self.dtype = net, optimizer, task, device, dtype
         self.config, self.bias_rate = settings.training, settings.model.expert_bias_update_rate
-        self._launch: Callable[[Work], tuple[Tensor, MoEStats | None]] = self._on_device
+        self._launch: Callable[[Work], tuple[Tensor, MoEStats | None, int]] = self._on_device
         if isinstance(optimizer, SplitAdamW) and records(settings.model, settings.training, device):
             self._launch = RecordedStep(self._on_device, optimizer, device, note)
 
@@ -118,10 +128,10 @@ class TrainStep:
         work = Work(batches, *(on_its_way(part, self.device) for part in (keys, torch.tensor(learning_rate))))
         if isinstance(self.optimizer, SplitAdamW):
             return Launched(number, tokens, *self._launch(work))
-        loss, aux_loss, routing = self._gradients(work)
+        found = self._gradients(work)
         gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        launched = Launched(number, tokens, in_a_row(loss, aux_loss, norm, routing), routing)
+        launched = Launched(number, tokens, found.in_a_row(norm), found.routing, len(found.measures))
         if not launched.result().is_finite:
             return launched
         if norm > self.config.max_grad_norm:  # most steps are spared a pass over every gradient
@@ -129,20 +139,20 @@ class TrainStep:
         set_learning_rate(self.optimizer, learning_rate)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self._balance(routing)
+        self._balance(found.routing)
         return launched
 
-    def _on_device(self, work: Work) -> tuple[Tensor, MoEStats | None]:
-        """A step with nothing that the host waits for: what it reports, in a row, and the routing."""
+    def _on_device(self, work: Work) -> tuple[Tensor, MoEStats | None, int]:
+        """A step with nothing that the host waits for: what it reports, in a row, the routing, and how many measures."""
         assert isinstance(self.optimizer, SplitAdamW)
-        loss, aux_loss, routing = self._gradients(work)
-        norm = self.optimizer.update(work.learning_rate, loss)
-        self._balance(routing)
-        return in_a_row(loss, aux_loss, norm, routing), routing
+        found = self._gradients(work)
+        norm = self.optimizer.update(work.learning_rate, found.loss)
+        self._balance(found.routing)
+        return found.in_a_row(norm), found.routing, len(found.measures)
 
-    def _gradients(self, work: Work) -> tuple[Tensor, Tensor, MoEStats | None]:
-        """Leaves them in the parameters, those of the mean over the whole step; the losses () and the routing."""
-        losses, aux_losses, routing, batches = [], [], [], work.batches
+    def _gradients(self, work: Work) -> Found:
+        """Leaves them in the parameters, those of the mean over the whole step."""
+        losses, aux_losses, measures, routing, batches = [], [], [], [], work.batches
         targets, tokens = sum(batch.targets for batch in batches), sum(batch.tokens for batch in batches)
         for batch, key in zip(batches, work.keys.unbind(), strict=True):
             with autocast(self.device, self.dtype):
@@ -155,10 +165,12 @@ class TrainStep:
                 self.optimizer.collect()
             losses.append(loss.detach())
             aux_losses.append(aux_loss.detach())
+            measures.append(loss.new_zeros(0) if output.measures is None else output.measures.detach())
             if output.stats is not None:
                 routing.append(output.stats)
         merged = merge_stats(routing, [batch.tokens for batch in batches])
-        return torch.stack(losses).sum(), torch.stack(aux_losses).sum(), merged
+        loss, aux_loss, sums = (torch.stack(parts).sum(dim=0) for parts in (losses, aux_losses, measures))
+        return Found(loss, aux_loss, sums, merged)
 
     def _balance(self, routing: MoEStats | None) -> None:
         """Moves the routers' selection biases, where the model balances its experts that way."""

@@ -5,11 +5,13 @@ all its targets, wherever they lie: a micro-batch of few targets weighs little, 
 """
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from model.transformer import Hunyuan, Output
+
+Weights = Iterable[tuple[str, Tensor]]  # by their names in the model, in float32
 
 
 class MicroBatch(NamedTuple):
@@ -31,6 +33,32 @@ class Task(Protocol):
 
     def evaluate(self, net: Hunyuan) -> dict[str, float]:
         """Keys of the evaluated lines of metrics.jsonl, val_loss among them: means over targets, however batched."""
+
+
+@runtime_checkable
+class FollowingTask(Task, Protocol):
+    """A task whose batches or figures come from the weights as they move. The loop tells it of every step and keeps its state.
+
+    A step may report sums beside its loss: `Output.measures` (M,) of each micro-batch, which are added up.
+    """
+
+    def begin(self, net: Hunyuan) -> None:
+        """The weights to begin with are in place; a run that goes on has had its state restored."""
+
+    def before_step(self, net: Hunyuan, step: int) -> None:
+        """Step `step` is about to ask for its micro-batches."""
+
+    def after_step(self, weights: Weights) -> None:
+        """A step has moved the weights."""
+
+    def figures(self, measures: list[float]) -> dict[str, Any]:
+        """Keys of a line of metrics.jsonl, from the sums that its step reported."""
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What a checkpoint keeps, as tensors and as JSON."""
+
+    def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Takes up what `state` gave."""
 
 
 class SameBatch:
