@@ -32,6 +32,10 @@ class TrainingError(HunyuanError):
     """Training that had to stop: a non-finite loss or gradient, for example."""
 
 
+class EndpointError(HunyuanError):
+    """An endpoint that cannot be asked any further: a wrong key, no money left, nobody there."""
+
+
 class MissingExtraError(HunyuanError):
     """An optional package that the request needs is not installed."""
 
