@@ -59,9 +59,9 @@ def address_problems(url: str) -> list[str]:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return [f"the endpoint {url!r} is no URL: write http:// or https://, a host, and a path such as /v1"]
     if any(ord(letter) <= 32 or ord(letter) > 126 for letter in url.strip()):
-        return [f"the endpoint {url!r} has characters that a URL cannot hold: write them as %20 and the like"]
+        return [f"the URL {url!r} has characters that no URL can hold: write them as %20 and the like"]
     if parts.fragment:
-        return [f"the endpoint {url!r} has a part after '#', which is never sent: leave it out"]
+        return [f"the URL {url!r} has a part after '#', which is never sent: leave it out"]
     return []
 
 

@@ -52,6 +52,9 @@ class EndpointConfig:
     def _parameter_problems(self) -> list[str]:
         if not isinstance(self.parameters, Mapping):
             return [f"endpoint.parameters is {self.parameters!r}: give a table of keys for the request"]
+        limit = self.parameters.get("max_completion_tokens", 1)
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            return [f"endpoint.parameters.max_completion_tokens is {limit!r}: give a whole number above 0"]
         own = {field.name for field in fields(self)} - {"parameters"}
         taken = [key for key in self.parameters if key in OWN_KEYS or key in own]
         return [

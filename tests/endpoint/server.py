@@ -1,7 +1,7 @@
 """A server that answers chat completions as a test tells it to, well or badly, and remembers what it served.
 
-    with Server(lambda call: Act(status=503) if call.number == 1 else Act()) as server:
-        ... server.url, server.calls, server.served
+with Server(lambda call: Act(status=503) if call.number == 1 else Act()) as server:
+    ... server.url, server.calls, server.served
 """
 
 import json
@@ -125,7 +125,11 @@ class _Handler(BaseHTTPRequestHandler):
             act = owner.rule(call)
             owner.wait(act.seconds)
             self.close_connection = act.closes or act.kind != "answer"
-            whole = getattr(self, f"_{act.kind}")(act, self._content(call, act)) and act.status == 200
+            whole = (
+                getattr(self, f"_{act.kind}")(act, self._content(call, act))
+                and act.status == 200
+                and act.content is None
+            )
         finally:
             owner.gave(call, bool(whole))
 
