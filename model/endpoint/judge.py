@@ -5,7 +5,7 @@ comparison is asked both ways round, and where the two verdicts differ it is a t
 counted, never guessed and never left out of sight.
 
     scores(client, [Question(id, score_prompt(instruction, response)), ...])  -> Judgement(id, 1 to 10 or None, ...)
-    compare(client, [Pair(id, instruction, first, second), ...])              -> Comparison(id, "first", "second", "tie" or None)
+    compare(client, [Pair(id, instruction, first, second), ...])              -> Comparison(id, "first", "second", "tie", None)
 """
 
 import json
