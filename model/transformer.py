@@ -4,16 +4,17 @@ B batch, S sequence, T = B * S, D hidden, V vocabulary, L layers, E experts.
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from model.config.hunyuan import HunyuanConfig
 from model.device import residual_dtype
-from model.kernels.cross_entropy import linear_cross_entropy
+from model.kernels.cross_entropy import linear_cross_entropies, linear_cross_entropy
 from model.kernels.embedding import embed
 from model.layers.attention import Attention, KeysValues
+from model.layers.documents import positions_within, visible_within
 from model.layers.kv_cache import CachePass, KVCache
 from model.layers.linear import Linear, project
 from model.layers.mlp import SwiGLU
@@ -27,7 +28,7 @@ class Output(NamedTuple):
     """With labels the losses are filled, without them the logits."""
 
     logits: Tensor | None  # (B, S, V)
-    loss: Tensor | None  # () cross-entropy, nats per token
+    loss: Tensor | None  # () cross-entropy, nats per token; or (B, S), that of each
     aux_loss: Tensor | None  # () weighted routing losses, summed over layers, to be added to the loss; not with a cache
     stats: MoEStats | None  # each field stacked over the mixture layers; None for a dense model
     measures: Tensor | None = None  # (M,) sums that a task reports beside its loss; the model gives none
@@ -50,14 +51,24 @@ class DecoderLayer(nn.Module):
         shared: KeysValues | None,
         place_keys: Tensor | None = None,
         cache: CachePass | None = None,
+        mask: Tensor | None = None,
+        real: Tensor | None = None,
+        dropless: bool = False,
     ) -> tuple[Tensor, KeysValues, Tensor | None, MoEStats | None]:
-        """With a cache, after the tokens in it, and without aux_loss and stats."""
-        attended, shared = self.self_attn(self.input_layernorm(hidden), rope, shared, cache)
+        """With a cache, after the tokens in it, and without aux_loss and stats.
+
+        `mask` (B, 1, S, S) says what each query sees, `real` (N,) which of the B * S tokens the experts are given, `dropless`
+        that they take them all.
+        """
+        attended, shared = self.self_attn(self.input_layernorm(hidden), rope, shared, cache, mask)
         hidden, tokens = self.post_attention_layernorm.after_adding(hidden, attended)
         tokens = tokens.view(-1, hidden.shape[-1])  # (T, D)
         if isinstance(self.mlp, SwiGLU):
             return hidden + self.mlp(tokens).view_as(hidden), shared, None, None
-        output, aux_loss, stats = self.mlp(tokens, place_keys, answering=cache is not None)
+        given = tokens if real is None else tokens.index_select(0, real)
+        output, aux_loss, stats = self.mlp(given, place_keys, answering=cache is not None, dropless=dropless)
+        if real is not None:
+            output = torch.zeros_like(tokens, dtype=output.dtype).index_copy(0, real, output)
         return hidden + output.view_as(hidden), shared, aux_loss, stats
 
 
@@ -120,46 +131,98 @@ class Hunyuan(nn.Module):
         cache: KVCache | None = None,
         routing_key: Tensor | None = None,
         last_only: bool = False,
+        document_ids: Tensor | None = None,
+        token_mask: Tensor | None = None,
+        dropless: bool = False,
+        reduction: Literal["mean", "none"] = "mean",
     ) -> Output:
         """labels (B, S) are the tokens that follow input_ids; a negative one, such as -100, is left out of the loss.
 
-        `cache` continues a prefix and is moved on; with it there are no labels, routing losses or statistics.
+        `cache` continues a prefix and is moved on; with it there are no labels, documents, routing losses or statistics.
 
         `routing_key` () int64 decides the random places of recycle routing, which needs one in training:
         model.moe.place_keys.routing_key(seed, step, micro_batch). `last_only` computes the logits of the last position
-        alone, (B, 1, V).
+        alone, (B, 1, V). `document_ids`, `token_mask` and `dropless` are those of `hidden_states`. The loss is the mean over
+        labels, or with the reduction "none" that of each token, (B, S), 0 where it is left out.
         """
         if cache is not None:
             if labels is not None:
                 raise ValueError("a cache is for generation, which has no loss: leave out the cache or the labels")
+            if document_ids is not None or token_mask is not None:
+                raise ValueError(
+                    "a cache is for one document a row, without padding: leave out document_ids, token_mask"
+                )
             logits = self.step(input_ids, cache.begin(input_ids.shape[1]), last_only=last_only)
             cache.advance(input_ids.shape[1])
             return Output(logits, None, None, None)
-        hidden, losses, stats = self._blocks(input_ids, self._place_keys(input_ids.numel(), routing_key), None)
-        hidden = self.norm(hidden[:, -1:] if last_only else hidden)
+        hidden, aux, stats = self.hidden_states(
+            input_ids,
+            routing_key=routing_key,
+            document_ids=document_ids,
+            token_mask=token_mask,
+            dropless=dropless,
+        )
+        if labels is None:
+            return Output(self._logits(hidden[:, -1:] if last_only else hidden), None, aux, stats)
+        rows = hidden.view(-1, hidden.shape[-1])
+        if reduction == "none":
+            losses = linear_cross_entropies(rows, self.head_weight, labels.flatten())
+            return Output(None, losses.view(labels.shape), aux, stats)
+        return Output(None, linear_cross_entropy(rows, self.head_weight, labels.flatten()), aux, stats)
+
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        *,
+        routing_key: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        token_mask: Tensor | None = None,
+        dropless: bool = False,
+    ) -> tuple[Tensor, Tensor, MoEStats | None]:
+        """input_ids (B, S) -> what the head reads (B, S, D), aux_loss () and stats, as in Output.
+
+        `document_ids` (B, S): tokens see those of their own id in their row, and each document's positions count from 0.
+        `token_mask` (B, S): where it is False, as for padding, no expert is visited, and no place of one taken; nor do routing
+        losses and statistics count the token. What it computes to is of no use. `dropless` lets the experts take every token
+        that chose them, whatever the model's own policy in training is.
+        """
+        positions, mask, real = torch.arange(input_ids.shape[1], device=input_ids.device), None, None
+        if document_ids is not None:
+            positions, mask = positions_within(document_ids), visible_within(document_ids)
+        if token_mask is not None:
+            real = token_mask.flatten().nonzero()[:, 0]
+            real = (
+                real if 0 < len(real) < input_ids.numel() else None
+            )  # all, or none, which leaves nothing to tell apart
+        tokens = input_ids.numel() if real is None else len(real)
+        keys = None if dropless else self._place_keys(tokens, routing_key)
+        hidden, losses, stats = self._blocks(input_ids, positions, keys, mask=mask, real=real, dropless=dropless)
         aux = torch.stack(losses).sum() if losses else self.embed_tokens.weight.new_zeros(())
         stacked = MoEStats(*map(torch.stack, zip(*stats, strict=True))) if stats else None
-        if labels is None:
-            return Output(self._logits(hidden), None, aux, stacked)
-        loss = linear_cross_entropy(hidden.view(-1, hidden.shape[-1]), self.head_weight, labels.flatten())
-        return Output(None, loss, aux, stacked)
+        return self.norm(hidden), aux, stacked
 
     def step(self, input_ids: Tensor, cache: CachePass, *, last_only: bool = False) -> Tensor:
         """input_ids (B, S) at the positions of a pass -> logits (B, S, V): tensors alone, which can be compiled as it is."""
-        hidden, _, _ = self._blocks(input_ids, None, cache)
+        hidden, _, _ = self._blocks(input_ids, cache.positions, None, cache)
         return self._logits(self.norm(hidden[:, -1:] if last_only else hidden))
 
     def _blocks(
-        self, input_ids: Tensor, keys_by_layer: list[Tensor] | None, cache: CachePass | None
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        keys_by_layer: list[Tensor] | None,
+        cache: CachePass | None = None,
+        mask: Tensor | None = None,
+        real: Tensor | None = None,
+        dropless: bool = False,
     ) -> tuple[Tensor, list[Tensor], list[MoEStats]]:
         """input_ids (B, S) -> hidden (B, S, D), and the routing losses and statistics of the mixture layers."""
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device) if cache is None else cache.positions
         rope, losses, stats = rope_table(self.config, positions), [], []
         weight = self.embed_tokens.weight
         hidden, shared = embed(weight, input_ids, residual_dtype(weight)), None
         for index, layer in enumerate(self.layers):
             keys = None if keys_by_layer is None else keys_by_layer[index]
-            hidden, shared, aux_loss, layer_stats = layer(hidden, rope, shared, keys, cache)
+            hidden, shared, aux_loss, layer_stats = layer(hidden, rope, shared, keys, cache, mask, real, dropless)
             if layer_stats is not None:
                 losses.append(aux_loss)
                 stats.append(layer_stats)

@@ -14,7 +14,7 @@ BLOCK = 8192  # logits at a time
 
 @triton.jit
 def _kernel(
-    logits, labels, count, losses, stride, size, BLOCKS: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr
+    logits, labels, scales, losses, stride, size, BLOCKS: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr
 ):
     row = tl.program_id(0).to(tl.int64)
     logits += row * stride
@@ -32,7 +32,7 @@ def _kernel(
     target = tl.load(logits + tl.where(known, label, 0), mask=known, other=float("nan")).to(tl.float32)
     tl.store(losses + row, tl.where(counted, tl.log(total) + top - target, 0.0))
     if GRADIENT:
-        scale = tl.where(counted, 1.0 / tl.load(count).to(tl.float32), 0.0)
+        scale = tl.where(counted, tl.load(scales + row), 0.0)
         for index in range(BLOCKS):
             place = index * BLOCK + tl.arange(0, BLOCK)
             value = tl.load(logits + place, mask=place < size, other=float("-inf")).to(tl.float32)
@@ -41,17 +41,17 @@ def _kernel(
             tl.store(logits + place, gradient.to(logits.dtype.element_ty), mask=place < size)
 
 
-def loss_and_gradient_(logits: Tensor, labels: Tensor, count: Tensor, *, gradient: bool) -> Tensor:
+def loss_and_gradient_(logits: Tensor, labels: Tensor, scale: Tensor, *, gradient: bool) -> Tensor:
     """logits (T, V) of any precision, labels (T,) int64 -> the losses (T,) in float32.
 
     A negative label has the loss 0, one of V or more NaN.
-    With `gradient` the logits are overwritten by that of the sum of losses over `count` ().
+    With `gradient` the logits are overwritten by that of scale . losses, where scale (T,) float32 is what each loss weighs.
     """
     losses = torch.empty(len(labels), dtype=torch.float32, device=logits.device)
     size = logits.shape[1]
     block = min(BLOCK, triton.next_power_of_2(size))
     sizes = {"BLOCKS": triton.cdiv(size, block), "BLOCK": block}
     _kernel[(len(labels),)](
-        logits, labels, count, losses, logits.stride(0), size, GRADIENT=gradient, **sizes, num_warps=8
+        logits, labels, scale.contiguous(), losses, logits.stride(0), size, GRADIENT=gradient, **sizes, num_warps=8
     )
     return losses

@@ -17,12 +17,17 @@ def split_and_turn(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """projected (B, S, W), rope of `rope_table` for S positions -> queries (B, S, H, P), keys and values (B, S, G, P).
 
-    With `weight` (P,) queries and keys are normalised over P, and the queries then multiplied by it.
+    The positions are those of every row, or (B, S). With `weight` (P,) queries and keys are normalised over P, and the
+    queries then multiplied by it.
     """
-    found: tuple[Tensor, Tensor, Tensor] = _split_and_turn(
+    rows = projected.shape[:2]
+    if rope[0].dim() == 4:  # each token has an angle of its own: all are one row
+        projected, rope = projected.flatten(0, 1)[None], (rope[0].flatten(0, 1), rope[1].flatten(0, 1))
+    found = _split_and_turn(
         projected.contiguous(), *(table.contiguous() for table in rope), weight, eps, heads, kv_heads
     )
-    return found
+    queries, keys, values = (part.view(*rows, *part.shape[2:]) if part.numel() else part for part in found)
+    return queries, keys, values
 
 
 @torch.library.custom_op("hunyuan::split_and_turn", mutates_args=())

@@ -61,15 +61,18 @@ class Attention(nn.Module):
         rope: tuple[Tensor, Tensor],
         shared: KeysValues | None,
         cache: CachePass | None = None,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, KeysValues]:
-        """With a cache the new tokens see those before them, and the keys and values are all that are stored."""
+        """With a cache the new tokens see those before them, and the keys and values are all that are stored.
+
+        Without one `mask` (B, 1, S, S) says what each query sees; None: the tokens up to its own.
+        """
         batch, tokens, _ = hidden.shape
         queries, own = self._queries_keys_values(hidden, rope, cache)
         if own is not None:
             shared = own if cache is None else KeysValues(*cache.store(self.layer, *own))
         assert shared is not None, "a layer that borrows keys and values comes after their owner"
-        mask = None if cache is None else cache.mask
-        attended = causal_attention(queries.transpose(1, 2), *shared, mask=mask)
+        attended = causal_attention(queries.transpose(1, 2), *shared, mask=mask if cache is None else cache.mask)
         return self.o_proj(attended.transpose(1, 2).reshape(batch, tokens, -1)), shared
 
     def _queries_keys_values(
@@ -118,8 +121,8 @@ def kernel_precision(queries: Tensor) -> AbstractContextManager[object]:
 def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
     """Attention of the last S tokens, queries (B, H, S, P), over all tokens so far, keys and values (B, G, S', P).
 
-    The mask (model/layers/kv_cache.py) says what each query sees. Without one a single query sees all, and of several, S = S',
-    each sees the tokens up to its own.
+    The mask (model/layers/kv_cache.py, documents.py) says what each query sees. Without one a single query sees all, and of
+    several, S = S', each sees the tokens up to its own.
     """
     keys, values = keys.to(queries.dtype), values.to(queries.dtype)
     if queries.shape[2] == 1:  # the query heads of a group see the same keys: they are the rows of one product

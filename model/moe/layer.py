@@ -57,11 +57,11 @@ class MoE(nn.Module):
             self.shared_mlp = SwiGLU(config.hidden_size, config.num_shared_expert * config.intermediate_size)
 
     def forward(
-        self, hidden: Tensor, place_keys: Tensor | None = None, *, answering: bool = False
+        self, hidden: Tensor, place_keys: Tensor | None = None, *, answering: bool = False, dropless: bool = False
     ) -> tuple[Tensor, Tensor | None, MoEStats | None]:
         c = self.config
         # A capacity is a device of training; an answer should not depend on who else is in the batch.
-        policy = c.moe_routing if self.training else "dropless"
+        policy = c.moe_routing if self.training and not dropless else "dropless"
         capacity = c.capacity(len(hidden), self.layer)
         if not answering and isinstance(self.experts, Experts) and mixture_applies(hidden, self.experts.gate_up):
             return self._in_kernels(hidden, policy, capacity, place_keys)

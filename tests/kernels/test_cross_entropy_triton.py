@@ -16,23 +16,23 @@ def operands(rows, size, dtype, device):
     labels = torch.randint(size, (rows,), generator=generator)
     if rows > 1:
         labels[1] = -100
-    return wide.to(device, dtype), labels.to(device), torch.tensor(max(1, rows - 1), device=device)
+    return wide.to(device, dtype), labels.to(device), torch.randn(rows, generator=generator).to(device)
 
 
-def expected(logits, labels, count):
+def expected(logits, labels, scale):
     """By autograd in float64."""
     logits = logits.double().requires_grad_()
     losses = torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100, reduction="none")
-    (losses.sum() / count).backward()
+    (losses @ scale.double()).backward()
     return losses.detach(), logits.grad
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(("rows", "size"), SIZES)
 def test_losses_and_gradients(kernels, device, rows, size, dtype):
-    wide, labels, count = operands(rows, size, dtype, device)
-    losses, gradient = expected(wide[:, :size], labels, count)
-    found = kernels("cross_entropy").loss_and_gradient_(wide[:, :size], labels, count, gradient=True)
+    wide, labels, scale = operands(rows, size, dtype, device)
+    losses, gradient = expected(wide[:, :size], labels, scale)
+    found = kernels("cross_entropy").loss_and_gradient_(wide[:, :size], labels, scale, gradient=True)
     torch.testing.assert_close(found.double(), losses, rtol=2e-6, atol=2e-6)
     relative, absolute = TOLERANCE[dtype]
     torch.testing.assert_close(wide[:, :size].double(), gradient, rtol=relative, atol=absolute)
@@ -40,24 +40,24 @@ def test_losses_and_gradients(kernels, device, rows, size, dtype):
 
 
 def test_without_a_gradient_the_logits_stay(kernels, device):
-    wide, labels, count = operands(5, 257, torch.float32, device)
+    wide, labels, scale = operands(5, 257, torch.float32, device)
     before = wide.clone()
-    found = kernels("cross_entropy").loss_and_gradient_(wide[:, :257], labels, count, gradient=False)
+    found = kernels("cross_entropy").loss_and_gradient_(wide[:, :257], labels, scale, gradient=False)
     assert wide.equal(before) or wide[:, :257].equal(before[:, :257])
-    torch.testing.assert_close(found, loss_and_gradient(before[:, :257].clone(), labels, count, gradient=False)[0])
+    torch.testing.assert_close(found, loss_and_gradient(before[:, :257].clone(), labels, scale, gradient=False)[0])
 
 
 def test_every_label_left_out(kernels, device):
     wide, labels, _ = operands(4, 33, torch.float32, device)
     found = kernels("cross_entropy").loss_and_gradient_(
-        wide[:, :33], labels.fill_(-100), torch.tensor(1, device=device), gradient=True
+        wide[:, :33], labels.fill_(-100), torch.ones(4, device=device), gradient=True
     )
     assert not found.any() and not wide[:, :33].any()
 
 
 def test_a_label_that_is_no_token_makes_its_loss_nan(kernels, device):
-    wide, labels, count = operands(4, 33, torch.float32, device)
+    wide, labels, scale = operands(4, 33, torch.float32, device)
     labels[2], labels[3] = 33, 34
     wide[:, 33:] = 0.0  # what lies behind a row is a number, and must not be taken for its logit
-    found = kernels("cross_entropy").loss_and_gradient_(wide[:, :33], labels, count, gradient=True)
+    found = kernels("cross_entropy").loss_and_gradient_(wide[:, :33], labels, scale, gradient=True)
     assert found.isnan().tolist() == [False, False, True, True]
