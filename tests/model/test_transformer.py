@@ -256,5 +256,5 @@ def test_a_processor_keeps_the_stream_in_float32():
 
 
 def test_output_names_are_the_public_ones():
-    assert Hunyuan(SMALL).eval()(input_ids=IDS)._fields == ("logits", "loss", "aux_loss", "stats")
+    assert Hunyuan(SMALL).eval()(input_ids=IDS)._fields == ("logits", "loss", "aux_loss", "stats", "measures")
     assert dataclasses.asdict(build().config)["hidden_size"] == 32
