@@ -1,6 +1,6 @@
 """The exponential moving average of the weights, which the report keeps in DPO against what a reward model overlooks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,10 @@ class WeightAverage:
         self._average = {name: _copy(parameter) for name, parameter in net.named_parameters()}
 
     @torch.no_grad()
-    def update(self, net: nn.Module) -> None:
+    def update(self, net: nn.Module | Iterable[tuple[str, Tensor]]) -> None:
+        """Takes in the weights of a model, or weights by their names in it."""
         weight = 1.0 if self.updates == 0 else 1.0 - self.decay
-        for name, parameter in net.named_parameters():
+        for name, parameter in net.named_parameters() if isinstance(net, nn.Module) else net:
             self._average[name].lerp_(parameter.float(), weight)
         self.updates += 1
 

@@ -14,17 +14,15 @@ the chosen answer keeps its probability up, which the preference alone lets fall
 B pairs.
 """
 
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-DPOKind = Literal["sigmoid", "ipo", "sigmoid_norm", "robust", "hinge"]
-SFTNormalization = Literal["token", "sequence"]
-DPO_KINDS: tuple[str, ...] = get_args(DPOKind)
-PER_TOKEN: tuple[str, ...] = ("ipo", "sigmoid_norm")
-SMOOTHED: tuple[str, ...] = ("sigmoid", "robust")
+from model.posttraining.dpo_config import Kind, Normalization
+
+PER_TOKEN = ("ipo", "sigmoid_norm")
 
 
 class DPOLoss(NamedTuple):
@@ -49,13 +47,13 @@ def dpo_loss(
     reference_rejected_logps: Tensor,
     *,
     beta: float = 0.1,
-    kind: DPOKind = "sigmoid",
+    kind: Kind = "sigmoid",
     label_smoothing: float = 0.0,
     chosen_tokens: Tensor | None = None,
     rejected_tokens: Tensor | None = None,
     num_pairs: int | Tensor | None = None,
     sft_coefficient: float = 0.0,
-    sft_normalization: SFTNormalization = "token",
+    sft_normalization: Normalization = "token",
     num_tokens: int | Tensor | None = None,
 ) -> DPOLoss:
     """Log-probabilities (B,), each summed over its answer, in any precision -> losses in float32.
@@ -97,9 +95,9 @@ def dpo_loss(
 
 
 def _check(kind: str, beta: float, label_smoothing: float, sft_normalization: str) -> None:
-    if kind not in DPO_KINDS:
-        raise ValueError(f"the kind of DPO is {kind!r}: choose one of {', '.join(DPO_KINDS)}")
-    if sft_normalization not in get_args(SFTNormalization):
+    if kind not in get_args(Kind):
+        raise ValueError(f"the kind of DPO is {kind!r}: choose one of {', '.join(get_args(Kind))}")
+    if sft_normalization not in get_args(Normalization):
         raise ValueError(f"sft_normalization is {sft_normalization!r}: choose token or sequence")
     if not beta > 0:
         raise ValueError(f"beta is {beta}: it must be above 0")
@@ -107,7 +105,7 @@ def _check(kind: str, beta: float, label_smoothing: float, sft_normalization: st
         raise ValueError(f"label_smoothing is {label_smoothing}: it must lie in [0, 0.5), or at 0.5 for sigmoid alone")
 
 
-def _per_pair(difference: Tensor, beta: float, kind: DPOKind, label_smoothing: float) -> Tensor:
+def _per_pair(difference: Tensor, beta: float, kind: Kind, label_smoothing: float) -> Tensor:
     if kind == "hinge":
         return F.relu(1 - beta * difference)
     if kind == "ipo":
@@ -126,7 +124,7 @@ def _sft_loss(
     chosen_tokens: Tensor | None,
     pairs: int | Tensor,
     num_tokens: int | Tensor | None,
-    normalization: SFTNormalization,
+    normalization: Normalization,
 ) -> Tensor | None:
     """None where it would be divided by what is not known."""
     if normalization == "sequence":

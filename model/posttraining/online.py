@@ -19,8 +19,8 @@ def select_pair(
 ) -> Pair | None:
     """The answers of highest and lowest reward, of several the first; None where they teach nothing.
 
-    That is where a reward is no number, where both are equal or less than `min_margin` apart, and where both are the
-    same text.
+    That is where a reward is no number, where both are not more than `min_margin` apart, as in a tie, and where both are
+    the same text.
     """
     values = rewards.tolist() if isinstance(rewards, Tensor) else [float(reward) for reward in rewards]
     if len(values) != len(tokens):
@@ -28,8 +28,7 @@ def select_pair(
     if not values or any(map(math.isnan, values)):
         return None
     best, worst = values.index(max(values)), values.index(min(values))
-    margin = values[best] - values[worst]
-    if not margin > 0 or margin < min_margin or _ids(tokens[best]) == _ids(tokens[worst]):
+    if not values[best] - values[worst] > min_margin or _ids(tokens[best]) == _ids(tokens[worst]):
         return None
     return Pair(best, worst)
 

@@ -1,11 +1,15 @@
 """Every kind of DPO against its formula, with gradients; exact values, extremes, and parts that add up."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 
-from model.posttraining.dpo import DPO_KINDS, dpo_loss
+from model.posttraining.dpo import dpo_loss
+from model.posttraining.dpo_config import Kind
+
+DPO_KINDS = get_args(Kind)
 
 # Nats of pairs: policy chosen, policy rejected, reference chosen, reference rejected; and the answers' lengths.
 LOGPS = torch.tensor(
