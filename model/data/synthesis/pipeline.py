@@ -61,10 +61,15 @@ class Synthesis:
         with lock:
             yield
 
+    def run(self, stages: Iterable[int]) -> bool:
+        """These stages in their order; False where it was stopped before their end."""
+        work = {1: self.instructions, 2: self.evolutions, 3: self.responses}
+        return all(work[stage]() for stage in stages)
+
     # --- stage 1 ------------------------------------------------------------------------------------------------------
 
     def instructions(self) -> bool:
-        """False where it was stopped before its end, here and below."""
+        """False where it was stopped, here and below."""
         names: dict[str, str] = {}
         spans = sum(1 for _ in self._spans(names))
         content = config_hash(names)
@@ -88,7 +93,7 @@ class Synthesis:
     # --- stage 2 ------------------------------------------------------------------------------------------------------
 
     def evolutions(self) -> bool:
-        before, manifest = self._input(1)
+        before, manifest = input_of(self.folder, 1)
         author = self.authors[self.main]
         store = StageStore(
             self.folder, 2, {**self.config.of_stage(2), "input": before, "writer": dict(author.identity)}
@@ -119,7 +124,7 @@ class Synthesis:
     # --- stage 3 ------------------------------------------------------------------------------------------------------
 
     def responses(self) -> bool:
-        before, manifest = self._input(2)
+        before, manifest = input_of(self.folder, 2)
         writers = {
             name: dict(self.authors[name].identity) for name in sorted({self.main, *self.config.routes.values()})
         }
@@ -142,10 +147,6 @@ class Synthesis:
                 yield Answer.of(parent, self.config.seed, sample)
 
     # --- what the stages share ----------------------------------------------------------------------------------------
-
-    def _input(self, stage: int) -> tuple[str, dict[str, Any]]:
-        """The digest and the manifest of the stage before."""
-        return input_of(self.folder, stage)
 
     def _stage(
         self,
