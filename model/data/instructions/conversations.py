@@ -46,9 +46,9 @@ class Chat:
         return [index for index, message in enumerate(self.messages) if _is_answer(message)]
 
 
-def read_chats(source: str) -> Iterator[Chat]:
+def read_chats(source: str, encoding: str = "utf-8") -> Iterator[Chat]:
     """The conversations of a file, folder, glob or hf:NAME; DataError with the file and the line of what is wrong."""
-    for row in read_source_rows(source):
+    for row in read_source_rows(source, encoding):
         yield chat_of(row)
 
 

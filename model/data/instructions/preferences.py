@@ -58,14 +58,14 @@ class Question:
     row: dict[str, Any] = field(default_factory=dict)  # all that its row holds
 
 
-def read_pairs(source: str) -> Iterator[Pair]:
+def read_pairs(source: str, encoding: str = "utf-8") -> Iterator[Pair]:
     """The pairs of a file, folder, glob or hf:NAME; DataError with the file and the line of what is wrong."""
-    for row in read_source_rows(source):
+    for row in read_source_rows(source, encoding):
         yield pair_of(row)
 
 
-def read_questions(source: str) -> Iterator[Question]:
-    for row in read_source_rows(source):
+def read_questions(source: str, encoding: str = "utf-8") -> Iterator[Question]:
+    for row in read_source_rows(source, encoding):
         yield question_in(row)
 
 
