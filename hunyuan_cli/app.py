@@ -11,8 +11,7 @@ from typing import Annotated
 import typer
 
 COMMANDS = (
-    "train", "infer", "chat", "convert", "compare", "kv-cache", "params", "sweep", "scale-fit", "scale-plan", "bench",
-    "synthesize",
+    "train", "sft", "infer", "chat", "convert", "compare", "kv-cache", "params", "sweep", "scale-fit", "scale-plan", "bench",
 )  # fmt: skip
 
 # The base of Typer's own errors, which Typer has moved from package to package: BadParameter, UsageError, this one.

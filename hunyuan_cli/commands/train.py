@@ -8,7 +8,6 @@ from pathlib import Path
 import typer
 
 from hunyuan_cli.console import data_progress, stderr
-from hunyuan_cli.files import save_figure
 from hunyuan_cli.options.common import Flops, OptionalDevice, OptionalSeed, Tokens
 from hunyuan_cli.options.train import (
     ConfigFile,
@@ -24,6 +23,7 @@ from hunyuan_cli.options.train import (
     changed_sections,
     new_settings,
 )
+from hunyuan_cli.run_figures import draw_run
 from hunyuan_cli.signals import FINISH_STEP, stop_on_signal
 
 
@@ -82,7 +82,7 @@ def train(
         stop = stack.enter_context(stop_on_signal(reporter.note, FINISH_STEP))
         progress = None if quiet else data_progress(reporter.note)
         summary = pretrain(out, chosen, reporter, resume=resume, should_stop=stop, progress=progress)
-    _draw(out, dense=chosen.model.is_dense, quiet=quiet)
+    draw_run(out, dense=chosen.model.is_dense, quiet=quiet)
     folder = shlex.quote(str(out))
     if summary["status"] == "interrupted":
         stderr(f"stopped after step {summary['steps']} and saved; continue with: hunyuan train --out {folder} --resume")
@@ -108,17 +108,3 @@ def _free_folder(name: str) -> Path:
     while Path("runs", f"{name}-{number}").exists():
         number += 1
     return Path("runs", f"{name}-{number}")
-
-
-def _draw(out: Path, *, dense: bool, quiet: bool) -> None:
-    """Leaves the loss and expert-load figures in the run folder; a run is not lost for want of a figure."""
-    from analyses.training import plots, runs
-    from model.errors import HunyuanError
-
-    try:
-        run = runs.load_run(out)
-        save_figure(plots.plot_training(run), out / "loss.png", quiet=quiet)
-        if not dense:
-            save_figure(plots.plot_expert_load(run), out / "expert_load.png", quiet=quiet)
-    except (HunyuanError, OSError) as error:
-        stderr(f"no figures were drawn: {error}")

@@ -30,7 +30,7 @@ from model.training.schedule import describe_lengthening, learning_rate_ratio
 from model.training.settings import RunSettings
 from model.training.split_adamw import SplitAdamW
 from model.training.step import Launched, StepResult, TrainStep
-from model.training.task import FollowingTask, Task
+from model.training.task import ExtendingTask, FollowingTask, Task
 from model.transformer import Hunyuan
 
 # Of the last line of metrics.jsonl, which is an evaluated one when the run is finished.
@@ -93,6 +93,8 @@ class _Session:
         seed = self.config.seed
         # Drawn on the processor, so that a seed means the same weights on every device.
         self.net = Hunyuan(settings.model, torch.Generator().manual_seed(seed)).to(device)
+        if isinstance(task, ExtendingTask):
+            task.extend(self.net)
         self.dtype = compute_dtype(self.config.precision, device)
         self.optimizer = build_optimizer(self.net, settings.model, self.config, begin=False)
         prepare(self.net, self.config, device)

@@ -21,12 +21,16 @@ FREE = {
     ),
     "data": ("cache_dir",),
     "model": (),
+    "sft": ("samples", "sample_tokens"),
+    "reward": (),
     "dpo": ("kl_bound",),
 }
 REASONS = {  # of a whole section, where a key has none of its own
     "model": "it would be another model",
     "data": "it would be another text or another order of it",
     "training": "it alters the numbers of the run",
+    "sft": "it alters what is learnt",
+    "reward": "it alters what is learnt",
     "dpo": "it alters what is learnt",
 }
 KEY_REASONS = {

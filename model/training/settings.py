@@ -16,10 +16,16 @@ from model.config.hunyuan import HunyuanConfig
 from model.data.config import DataConfig
 from model.errors import ConfigError
 from model.posttraining.dpo_config import DPOConfig
+from model.posttraining.reward_config import RewardConfig
+from model.posttraining.sft_config import SFTConfig
 from model.training.config import TrainingConfig
 
 SECTIONS = ("model", "data", "training")
-POSTTRAINING: dict[str, type] = {"dpo": DPOConfig}  # sections that a run has or has not
+POSTTRAINING: dict[str, type] = {
+    "sft": SFTConfig,
+    "reward": RewardConfig,
+    "dpo": DPOConfig,
+}  # sections that a run has or has not
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,8 @@ class RunSettings:
     model: HunyuanConfig
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    sft: SFTConfig | None = None
+    reward: RewardConfig | None = None
     dpo: DPOConfig | None = None
 
     @classmethod

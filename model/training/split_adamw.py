@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from model.kernels.adamw import Rates, join, noise, split, update
 from model.kernels.choice import uses_triton
 
-WHOLE = (".router.", "embed_tokens.", "lm_head.")  # in the names of weights that stay float32
+WHOLE = (".router.", "embed_tokens.", "lm_head.", "reward_head.")  # in the names of weights that stay float32
 
 
 class SplitAdamW(torch.optim.Optimizer):

@@ -36,6 +36,14 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class ExtendingTask(Task, Protocol):
+    """A task that learns parameters beside the model's."""
+
+    def extend(self, net: Hunyuan) -> None:
+        """Adds them to the model, before anything is made of it. They are saved with it."""
+
+
+@runtime_checkable
 class FollowingTask(Task, Protocol):
     """A task whose batches or figures come from the weights as they move. The loop tells it of every step and keeps its state.
 

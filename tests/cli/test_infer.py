@@ -147,7 +147,7 @@ def test_a_run_that_was_just_trained(infer, tmp_path, monkeypatch):
     sentences = (" ".join(draw.choices(WORDS.split(), k=9)) + ".\n" for _ in range(100))
     (tmp_path / "sentences.txt").write_text("".join(sentences))
     monkeypatch.setattr("model.training.loop.measure_peak_flops", lambda device, dtype: 1e11)
-    monkeypatch.setattr("hunyuan_cli.commands.train._draw", lambda out, **_: None)
+    monkeypatch.setattr("hunyuan_cli.commands.train.draw_run", lambda out, **_: None)
     monkeypatch.setenv("HUNYUAN_CACHE", str(tmp_path / "cache"))
     command = ["train", "--config", TINY, "--data", tmp_path / "sentences.txt", "--out", out, "--steps", 4, "--quiet"]
     assert main.run([*map(str, command)]) == 0

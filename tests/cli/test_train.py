@@ -48,7 +48,7 @@ def hunyuan(text, tmp_path, monkeypatch, capfd):
 @pytest.fixture
 def no_figures(monkeypatch):
     """Drawing takes longer than training does here."""
-    monkeypatch.setattr("hunyuan_cli.commands.train._draw", lambda out, **_: None)
+    monkeypatch.setattr("hunyuan_cli.commands.train.draw_run", lambda out, **_: None)
 
 
 @pytest.fixture

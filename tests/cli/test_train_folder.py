@@ -14,7 +14,7 @@ TINY = Path(__file__).parents[1] / "training" / "tiny.toml"
 def train(tmp_path, monkeypatch, capfd):
     """train(...) -> (status, lines of stderr), in a folder of notes."""
     monkeypatch.setattr("model.training.loop.measure_peak_flops", lambda device, dtype: 1e11)
-    monkeypatch.setattr("hunyuan_cli.commands.train._draw", lambda out, **_: None)
+    monkeypatch.setattr("hunyuan_cli.commands.train.draw_run", lambda out, **_: None)
     monkeypatch.setenv("HUNYUAN_CACHE", str(tmp_path / ".cache"))
     monkeypatch.chdir(tmp_path)
     draw = random.Random(0)

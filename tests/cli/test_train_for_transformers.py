@@ -14,7 +14,7 @@ from model.config.released import reasons_against
 @pytest.fixture
 def train(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("model.training.loop.measure_peak_flops", lambda device, dtype: 1e11)
-    monkeypatch.setattr("hunyuan_cli.commands.train._draw", lambda out, **_: None)
+    monkeypatch.setattr("hunyuan_cli.commands.train.draw_run", lambda out, **_: None)
     monkeypatch.setenv("HUNYUAN_CACHE", str(tmp_path / "cache"))
     draw, words = random.Random(0), "the router sends each token to one expert and every expert learns".split()
     text = tmp_path / "text.txt"

@@ -32,7 +32,7 @@ def home(tmp_path_factory):
     write_text(home / "second.txt", 1, "rivers carry stones from old mountains into wide valleys where towns are built")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("model.training.loop.measure_peak_flops", lambda device, dtype: 1e11)
-        patch.setattr("hunyuan_cli.commands.train._draw", lambda out, **_: None)
+        patch.setattr("hunyuan_cli.commands.train.draw_run", lambda out, **_: None)
         patch.setenv("HUNYUAN_CACHE", str(home / "cache"))
         options = [
             "--set",
@@ -52,7 +52,7 @@ def home(tmp_path_factory):
 @pytest.fixture
 def train(home, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("model.training.loop.measure_peak_flops", lambda device, dtype: 1e11)
-    monkeypatch.setattr("hunyuan_cli.commands.train._draw", lambda out, **_: None)
+    monkeypatch.setattr("hunyuan_cli.commands.train.draw_run", lambda out, **_: None)
     monkeypatch.setenv("HUNYUAN_CACHE", str(home / "cache"))
     monkeypatch.chdir(tmp_path)
 

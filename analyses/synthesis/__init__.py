@@ -1,1 +1,0 @@
-"""What became of a synthesis: its funnel, domains, difficulty, votes, and how good the filters were."""
