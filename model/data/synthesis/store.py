@@ -28,6 +28,7 @@ SHARD_UNITS = 10_000  # units of work of one shard; their records are sorted in 
 MANIFEST, OPEN, CONFIG = "manifest.json", ".open", "config.json"
 DROPPED, LABELS = "dropped.jsonl", "labels.jsonl"  # beside the stages' folders
 
+Facts = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 Judge = Callable[
     [Record], str
 ]  # why a record of a shard that closes is dropped, "" to keep it; asked in the order of ids
@@ -81,8 +82,13 @@ class StageStore:
         self._open.mkdir(parents=True, exist_ok=True)
         write_json(self._open / CONFIG, self.config)
 
-    def finish(self, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Merges what was dropped, writes the manifest, and returns it; `facts` are more of its entries."""
+    def manifest(self) -> dict[str, Any] | None:
+        """That of the closed stage, whatever it was made with; None where it is not there as a whole."""
+        path = self.folder / MANIFEST
+        return read_json(path) if path.exists() else None
+
+    def finish(self, facts: Facts = lambda manifest: {}) -> dict[str, Any]:
+        """Merges what was dropped, writes the manifest, and returns it; `facts` gives more of its entries."""
         shards = [read_json(path) for path in sorted(self._open.glob("*.facts.json"))]
         for name in (DROPPED, LABELS):
             parts = sorted(self._open.glob(f"*.{name}"))
@@ -98,7 +104,7 @@ class StageStore:
                 total.update(shard[name])
             manifest[name] = dict(sorted(total.items()))
         manifest["rows"] = sum(shard["rows"] for shard in shards)
-        manifest |= dict(facts or {})
+        manifest |= facts(manifest)
         manifest["shards"] = [{key: shard[key] for key in ("file", "rows", "bytes", "sha256")} for shard in shards]
         write_json(self.folder / MANIFEST, manifest)
         shutil.rmtree(self._open, ignore_errors=True)
@@ -111,6 +117,9 @@ class StageStore:
     def records(self) -> Iterator[Record]:
         """The kept records of the closed shards, in their order."""
         return read_records(self.folder)
+
+    def records_of(self, number: int) -> Iterator[Record]:
+        return _read_part(self._part(number))
 
     # --- one shard ----------------------------------------------------------------------------------------------------
 
@@ -180,14 +189,17 @@ class Journal:
 def read_records(folder: Path) -> Iterator[Record]:
     """The records of a stage's folder, part by part; DataError names a line that is none."""
     for path in sorted(folder.glob("part-*.jsonl")):
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    yield json.loads(line)
-                except ValueError as error:
-                    raise DataError(
-                        f"{path}, line {number}: not valid JSON; remove {folder}, and it is made again"
-                    ) from error
+        yield from _read_part(path)
+
+
+def _read_part(path: Path) -> Iterator[Record]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                advice = f"remove {path.parent}, which is then made again"
+                raise DataError(f"{path}, line {number}: not valid JSON; {advice}") from error
 
 
 def _lines_of(path: Path) -> tuple[list[Done], int]:

@@ -51,7 +51,7 @@ def test_bytes_do_not_depend_on_the_order(tmp_path):
 def test_the_manifest_counts_what_is_there(tmp_path):
     store = fill(tmp_path, range(6))
     store.close_shard(0)
-    manifest = store.finish({"documents": 2})
+    manifest = store.finish(lambda manifest: {"documents": 2})
     assert manifest["rows"] == 5 == len(list(store.records()))
     assert manifest["domains"] == {"code": 2, "prose": 3}
     assert manifest["dropped"] == {"refusal": 1}

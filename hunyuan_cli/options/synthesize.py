@@ -1,0 +1,95 @@
+"""The options of `hunyuan synthesize`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from typer.core import TyperGroup
+
+Sources = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="SOURCE...",
+        help="Files, folders, globs, hf:NAME, or stdlib (this interpreter's library, the default).",
+        show_default=False,
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", file_okay=False, help="The folder; the same command goes on in it.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="The folder of a synthesis.")]
+WriterName = Annotated[
+    str,
+    typer.Option(
+        "--writer", metavar="endpoint|local|embedded|NAME",
+        help="What writes: an OpenAI-compatible service, a local model, the embedded problems, or a name of --writers.",
+    ),
+]  # fmt: skip
+Routes = Annotated[
+    list[str] | None,
+    typer.Option("--route", metavar="DOMAIN=WRITER", help="Which writer answers a domain in stage 3; repeatable."),
+]
+Stages = Annotated[
+    str, typer.Option("--stage", metavar="N|N-M", help="1 instructions, 2 evolution, 3 responses, 4 filters.")
+]
+Count = Annotated[int, typer.Option("--count", min=1, help="Instructions of stage 1.")]
+Samples = Annotated[int, typer.Option("--samples", min=1, help="Responses to each instruction.")]
+Harder = Annotated[float, typer.Option("--harder", help="Share of the instructions that are also made harder.")]
+Expand = Annotated[float, typer.Option("--expand", help="Instructions added to rare domains, as a share of all.")]
+Overlap = Annotated[
+    float | None,
+    typer.Option(
+        "--overlap",
+        help="Drop instructions of a greater ROUGE-L to an earlier one. By default 0.7; off for the embedded problems, "
+        "which share their templates and differ in what they ask.",
+    ),
+]
+Families = Annotated[
+    str | None,
+    typer.Option("--families", metavar="NAME,...", help="Of the embedded problems; a wrong name lists them."),
+]
+SplitName = Annotated[
+    Literal["train", "held-out", "all"],
+    typer.Option("--split", help="Which templates and problems the embedded writer may draw; a tenth is held out."),
+]
+ErrorRate = Annotated[
+    float,
+    typer.Option(
+        "--error-rate", help="Share of embedded responses that are wrong on purpose; OUT/labels.jsonl names them."
+    ),
+]
+TextKey = Annotated[str, typer.Option("--text-key", help="The key of a jsonl line that holds its text.")]
+Encoding = Annotated[str, typer.Option("--encoding", help="Of text files, such as latin-1.")]
+ShardUnits = Annotated[int, typer.Option("--shard-units", min=1, help="Units of work of one shard, held in memory.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Only the result.")]
+
+
+class SourcesFirst(TyperGroup):
+    """A group whose first argument may be a source: `synthesize docs/` is `synthesize run docs/`."""
+
+    default = "run"
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+
+def parse_stages(text: str) -> range:
+    """`3` is the third stage alone, `1-3` the first three."""
+    first, _, last = text.partition("-")
+    try:
+        stages = range(int(first), int(last or first) + 1)
+    except ValueError:
+        stages = range(0)
+    if not stages or stages[0] < 1 or stages[-1] > 4:
+        raise typer.BadParameter(f"--stage '{text}' is no stage: write 3, or 1-4")
+    return stages
+
+
+def parse_routes(routes: list[str] | None) -> dict[str, str]:
+    found = {}
+    for route in routes or []:
+        domain, _, name = route.partition("=")
+        if not (domain and name):
+            raise typer.BadParameter(f"--route '{route}' is not of the form DOMAIN=WRITER, such as code=local")
+        found[domain] = name
+    return found
