@@ -6,15 +6,16 @@ change it by no more than the rounding of sums.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from model.checkpoint.load import locate
+from model.data.synthesis.local_config import LocalConfig
 from model.data.synthesis.writer import Reply, Request
 from model.device import pick_device
-from model.errors import ConfigError, DataError
+from model.errors import DataError
 from model.generation import request as generation
 from model.generation.defaults import merge
 from model.generation.engine import Engine
@@ -25,29 +26,6 @@ VERSION = 1  # raise it where the same request would be answered in another way
 AHEAD = 4  # times the slots: requests that are read at once, so that slots stay full until their end
 SAMPLE_BYTES = 2**16  # of each file of weights, read at this many places, that tell a model from another
 PLACES = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class LocalConfig:
-    """How a local model is asked; None is what its folder says."""
-
-    folder: Path
-    max_tokens: int = 512  # of one reply
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    seed: int = 0
-    batch_size: int = 16
-    dtype: str | None = None
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        numbers = {"max_tokens": self.max_tokens, "batch_size": self.batch_size}
-        problems = [
-            f"{name} of a local writer is {value}: give at least 1" for name, value in numbers.items() if value < 1
-        ]
-        if problems:
-            raise ConfigError(problems)
 
 
 class LocalWriter:
