@@ -36,14 +36,14 @@ class Evolution:
     id: str
     parent: Record
     operation: str  # one of OPERATIONS
+    index: int  # tells several of one operation apart
     original_id: str  # of the parent as it goes on where it cannot be made clearer
 
     @classmethod
     def of(cls, parent: Record, operation: str, seed: int, index: int) -> "Evolution":
         parents = [parent["id"]]
-        return cls(
-            record_id(parents, 2, operation, seed, index), parent, operation, record_id(parents, 2, "original", seed, 0)
-        )
+        id = record_id(parents, 2, operation, seed, index)
+        return cls(id, parent, operation, index, record_id(parents, 2, "original", seed, 0))
 
 
 @dataclass(frozen=True)
