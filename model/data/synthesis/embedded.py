@@ -18,6 +18,7 @@ from model.errors import ConfigError
 
 VERSION = 1  # raise it where the same id would give another record
 DRAWS = 100  # tries for a problem of the wanted split before the family is passed over
+MISSES = 8  # draws without a problem after which it is passed over, too
 RARE_FIRST = 0.5  # how often families that few texts have something for are tried first
 NAME = "embedded"
 
@@ -78,10 +79,15 @@ class EmbeddedWriter:
         self, family: Family, material: Mapping[str, Any], difficulty: int, random: Random
     ) -> tuple[int, Problem] | None:
         """A problem of the split, and the number that draws it again."""
+        misses = 0
         for _ in range(DRAWS):
             draw = random.getrandbits(32)
             problem = family.problem(dict(material), difficulty, Random(draw))
-            if problem is not None and self.split.allows(problem.check):
+            if problem is None:
+                misses += 1
+                if misses == MISSES:
+                    return None
+            elif self.split.allows(problem.check):
                 return draw, problem
         return None
 

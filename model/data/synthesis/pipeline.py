@@ -28,7 +28,7 @@ class Watcher(Protocol):
     """Is told what happens; may draw it."""
 
     def begun(self, stage: int, total: int, done: int) -> None:
-        """So many units of work there are, and so many were done before."""
+        """So many units of work there are (about, in stage 2, where chance decides), and so many were done before."""
 
     def advanced(self, done: Done) -> None: ...
 
@@ -99,7 +99,7 @@ class Synthesis:
             self.folder, 2, {**self.config.of_stage(2), "input": before, "writer": dict(author.identity)}
         )
         each = expansions(manifest["domains"], self.config.expand)
-        counted = sum(1 for _ in self._evolutions(each))
+        more = sum(count * (1 + self.config.harder + each[domain]) for domain, count in manifest["domains"].items())
 
         def work(units: Iterable[Evolution]) -> Iterator[Done]:
             asked: dict[str, Evolution] = {}
@@ -113,7 +113,7 @@ class Synthesis:
                 yield judged(asked.pop(done.unit), done)
 
         return self._stage(
-            store, self._evolutions(each), counted, work,
+            store, self._evolutions(each), round(more), work,
             facts=lambda made: {"entropy": {"before": entropy(manifest["domains"]), "after": entropy(made["domains"])}},
         )  # fmt: skip
 
@@ -172,15 +172,15 @@ class Synthesis:
                 self.watcher.begun(store.stage, total, min(total, (number + 1) * size))
                 continue
             with store.open_shard(number) as journal:
-                self.watcher.begun(store.stage, total, number * size + len(journal.done))
-                before = set(journal.done)
+                self.watcher.begun(store.stage, total, number * size + len(journal.units))
+                before = set(journal.units)
                 todo = (unit for unit in chunk if unit.id not in before and not self.should_stop())
                 for done in work(todo):
                     journal.append(done)
                     self.watcher.advanced(done)
-                if len(journal.done) < len(chunk):
+                if len(journal.units) < len(chunk):
                     return False
-            store.close_shard(number, judge)
+            store.close_shard(number, journal, judge)
         manifest = store.finish(facts)
         self.watcher.ended(store.stage, manifest, monotonic() - began)
         return True

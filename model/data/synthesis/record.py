@@ -41,6 +41,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict
 
 STAGES = ("1_instructions", "2_evolved", "3_responses", "4_kept")  # the folders, in order
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 ID_DIGITS = 20  # hexadecimal, 80 bits: among 10^6 ids two are equal with a chance of 4e-13
 
 
@@ -108,7 +109,7 @@ def derived(parent: Record, id: str, *, stage: int, operation: str, **changes: A
 
 def to_line(record: Mapping[str, Any]) -> bytes:
     """One line of a shard; the order of the keys is that of the record."""
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    return _ENCODER.encode(record).encode(errors="replace") + b"\n"
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

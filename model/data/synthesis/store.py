@@ -129,10 +129,9 @@ class StageStore:
     def open_shard(self, number: int) -> "Journal":
         return Journal(self._open / f"{number:05}.journal")
 
-    def close_shard(self, number: int, judge: Judge | None = None) -> int:
+    def close_shard(self, number: int, journal: "Journal", judge: Judge | None = None) -> int:
         """Writes what the journal holds as a part, without what `judge` drops, and removes it; the number of rows kept."""
-        journal = self._open / f"{number:05}.journal"
-        done = list(_lines_of(journal)[0])
+        done = journal.units.values()
         kept: list[Record] = []
         dropped: list[Record] = []
         for record in sorted((record for item in done for record in item.records), key=lambda record: record["id"]):
@@ -149,7 +148,7 @@ class StageStore:
             self._open / f"{number:05}.facts.json", facts | _counts(kept, dropped) | {"sha256": _digest(content)}
         )
         write_file(part, content)  # from here on the shard is closed
-        journal.unlink(missing_ok=True)
+        journal.path.unlink(missing_ok=True)
         return len(kept)
 
     def _part(self, number: int) -> Path:
@@ -157,16 +156,16 @@ class StageStore:
 
 
 class Journal:
-    """The units of an open shard that are done; a context manager that appends more."""
+    """The units of an open shard that are done, by their names; a context manager that appends more."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.done: set[str] = set()
+        self.units: dict[str, Done] = {}
         self._file: IO[bytes] | None = None
 
     def __enter__(self) -> Self:
         found, length = _lines_of(self.path)
-        self.done = {item.unit for item in found}
+        self.units = {item.unit: item for item in found}
         if self.path.exists():
             os.truncate(self.path, length)
         self._file = self.path.open("ab")
@@ -178,7 +177,7 @@ class Journal:
             raise ValueError("the journal is not open: use it in a with statement")
         self._file.write(to_line({"unit": done.unit, "records": done.records, "labels": done.labels}))
         self._file.flush()
-        self.done.add(done.unit)
+        self.units[done.unit] = done
 
     def __exit__(self, *error: Any) -> None:
         if self._file is not None:

@@ -28,8 +28,14 @@ def fill(folder, order, *, config=None, shard=0):
     with store.open_shard(shard) as journal:
         for number in order:
             unit = done(number, reasons=("refusal: it says no",) if number == 3 else ())
-            if unit.unit not in journal.done:
+            if unit.unit not in journal.units:
                 journal.append(unit)
+    return store, journal
+
+
+def closed(folder, order, judge=None):
+    store, journal = fill(folder, order)
+    store.close_shard(0, journal, judge)
     return store
 
 
@@ -39,9 +45,7 @@ def contents(folder):
 
 def test_bytes_do_not_depend_on_the_order(tmp_path):
     for name, order in {"a": range(6), "b": (3, 5, 0, 4, 1, 2)}.items():
-        store = fill(tmp_path / name, order)
-        store.close_shard(0)
-        store.finish()
+        closed(tmp_path / name, order).finish()
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert set(contents(tmp_path / "a")) == {
         "1_instructions/part-00000.jsonl", "1_instructions/manifest.json", "dropped.jsonl", "labels.jsonl"
@@ -49,8 +53,7 @@ def test_bytes_do_not_depend_on_the_order(tmp_path):
 
 
 def test_the_manifest_counts_what_is_there(tmp_path):
-    store = fill(tmp_path, range(6))
-    store.close_shard(0)
+    store = closed(tmp_path, range(6))
     manifest = store.finish(lambda manifest: {"documents": 2})
     assert manifest["rows"] == 5 == len(list(store.records()))
     assert manifest["domains"] == {"code": 2, "prose": 3}
@@ -65,26 +68,24 @@ def test_the_manifest_counts_what_is_there(tmp_path):
 
 @pytest.mark.parametrize("torn", [b'{"unit": "x", "rec', b'{"unit"\n', b"null\n", b"\x00\x00\n"])
 def test_a_torn_last_line_is_done_again(tmp_path, torn):
-    fill(tmp_path / "whole", range(6)).close_shard(0)
-    store = fill(tmp_path / "cut", range(4))
+    closed(tmp_path / "whole", range(6))
+    store, _ = fill(tmp_path / "cut", range(4))
     path = tmp_path / "cut/1_instructions/.open/00000.journal"
     path.write_bytes(path.read_bytes() + torn)
     with store.open_shard(0) as journal:
-        assert journal.done == {record(number)["id"] for number in range(4)}
-    fill(tmp_path / "cut", range(6)).close_shard(0)
+        assert set(journal.units) == {record(number)["id"] for number in range(4)}
+    closed(tmp_path / "cut", range(6))
     assert contents(tmp_path / "whole") == contents(tmp_path / "cut")
 
 
 def test_what_the_judge_drops_has_its_reason(tmp_path):
-    store = fill(tmp_path, range(6))
-    kept = store.close_shard(0, lambda row: "overlap: like another" if row["domain"] == "code" else "")
-    assert kept == 3
+    store = closed(tmp_path, range(6), lambda row: "overlap: like another" if row["domain"] == "code" else "")
+    assert len(list(store.records())) == 3
     assert store.finish()["dropped"] == {"overlap": 2, "refusal": 1}
 
 
 def test_a_closed_shard_stays_closed(tmp_path):
-    store = fill(tmp_path, range(6))
-    store.close_shard(0)
+    closed(tmp_path, range(6))
     again = StageStore(tmp_path, 1, {"seed": 0})
     again.begin()
     assert again.closed(0) and not again.closed(1) and not again.complete
@@ -99,7 +100,7 @@ def test_other_settings_clear_this_stage_and_later_ones_alone(tmp_path):
         with store.open_shard(0) as journal:
             made = {**record(stage), "stage": stage, "reasons": ["length: short"]}
             journal.append(Done(str(stage), [made, {**record(9), "stage": stage}]))
-        store.close_shard(0)
+        store.close_shard(0, journal)
         store.finish()
     store = StageStore(tmp_path, 2, {"seed": 1})
     assert not store.complete

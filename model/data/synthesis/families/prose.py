@@ -81,11 +81,15 @@ CLOZE = Family(
 # --- order -----------------------------------------------------------------------------------------------------------
 
 
+def passage_of(text: str, random: Random) -> Material | None:
+    """Sentences, where there are enough to be shuffled."""
+    material = sentences_of(text, random)
+    return material if material and len(material["sentences"]) > 2 else None
+
+
 def order(material: Material, difficulty: int, random: Random) -> Problem | None:
     """Sentences in another order; harder: more of them."""
     sentences = material["sentences"]
-    if len(sentences) < 3:
-        return None
     original = sentences[: max(3, min(len(sentences), 2 + difficulty))]
     shown = list(original)
     while shown == original:
@@ -113,7 +117,7 @@ ORDER = Family(
         "Reconstruct the paragraph from its parts.\n\n{listed}",
     ),
     form=("Answer with the numbers in order, such as 2 1 3.", "Write only the numbers, with blanks between them."),
-    material=sentences_of,
+    material=passage_of,
     rare=True,
     problem=order,
     errors=_ORDER_ERRORS,
