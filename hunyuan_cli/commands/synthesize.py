@@ -6,34 +6,14 @@ from pathlib import Path
 import typer
 
 from hunyuan_cli.console import stderr
+from hunyuan_cli.options import synthesize as options
+from hunyuan_cli.options import writers as who
 from hunyuan_cli.options.common import Format, Output, Seed
-from hunyuan_cli.options.synthesize import (
-    Count,
-    Encoding,
-    ErrorRate,
-    Expand,
-    Families,
-    Harder,
-    Out,
-    Overlap,
-    Quiet,
-    Routes,
-    Samples,
-    ShardUnits,
-    Sources,
-    SourcesFirst,
-    SplitName,
-    Stages,
-    TextKey,
-    WriterName,
-    parse_routes,
-    parse_stages,
-)
 from hunyuan_cli.signals import stop_on_signal
 
 FINISH_REQUESTS = "stopping after the requests under way (Ctrl-C again to stop at once; what was answered is kept)"
 
-app = typer.Typer(cls=SourcesFirst, no_args_is_help=True)
+app = typer.Typer(cls=options.SourcesFirst, no_args_is_help=True)
 
 
 @app.callback()
@@ -48,24 +28,32 @@ def synthesize() -> None:
 
 @app.command("run")
 def run(
-    sources: Sources = None,
-    out: Out = Path("runs/synthesis"),
-    writer: WriterName = "embedded",
-    routes: Routes = None,
-    stage: Stages = "1-3",
-    count: Count = 1000,
-    samples: Samples = 1,
+    sources: options.Sources = None,
+    out: options.Out = Path("runs/synthesis"),
+    writer: who.WriterName = "embedded",
+    writers: who.WritersFile = None,
+    routes: who.Routes = None,
+    url: who.Url = None,
+    model: who.ModelName = None,
+    key_env: who.KeyEnv = None,
+    checkpoint: who.Checkpoint = None,
+    max_cost: who.MaxCost = None,
+    settings: who.WriterSet = None,
+    dry_run: who.DryRun = False,
+    stage: options.Stages = "1-3",
+    count: options.Count = 1000,
+    samples: options.Samples = 1,
     seed: Seed = 0,
-    harder: Harder = 0.5,
-    expand: Expand = 0.25,
-    overlap: Overlap = None,
-    families: Families = None,
-    split: SplitName = "train",
-    error_rate: ErrorRate = 0.0,
-    text_key: TextKey = "text",
-    encoding: Encoding = "utf-8",
-    shard_units: ShardUnits = 10_000,
-    quiet: Quiet = False,
+    harder: options.Harder = 0.5,
+    expand: options.Expand = 0.25,
+    overlap: options.Overlap = None,
+    families: options.Families = None,
+    split: options.SplitName = "train",
+    error_rate: options.ErrorRate = 0.0,
+    text_key: options.TextKey = "text",
+    encoding: options.Encoding = "utf-8",
+    shard_units: options.ShardUnits = 10_000,
+    quiet: options.Quiet = False,
     format: Format = "table",
     output: Output = None,
 ) -> None:
@@ -78,21 +66,30 @@ def run(
 
     With a model: hunyuan synthesize docs/ --out data --writer endpoint --samples 4 --dry-run
     """
-    from hunyuan_cli.views.synthesis import emit_funnel, make_view
+    from hunyuan_cli.synthesis_authors import authors
+    from hunyuan_cli.views.synthesis import emit_funnel, emit_outlook, make_view
     from model.data.synthesis.config import SynthesisConfig
-    from model.data.synthesis.embedded import EmbeddedWriter
     from model.data.synthesis.pipeline import Synthesis
 
-    stages = parse_stages(stage)
+    stages = options.parse_stages(stage)
+    folder = checkpoint and str(checkpoint)
+    given = {"url": url, "model": model, "key_env": key_env, "max_cost": max_cost, "folder": folder}
+    chosen = who.chosen_writers(writer, writers, routes, given, settings)
     config = SynthesisConfig(
-        sources=tuple(sources or ["stdlib"]), count=count, seed=seed, samples=samples, routes=parse_routes(routes),
+        sources=tuple(sources or ["stdlib"]), count=count, seed=seed, samples=samples, routes=chosen.routes,
         harder=harder, expand=expand, overlap=(0.0 if writer == "embedded" else 0.7) if overlap is None else overlap,
         text_key=text_key, encoding=encoding, shard_units=shard_units,
     )  # fmt: skip
-    names = [name.strip() for name in families.split(",")] if families else []
-    authors = {"embedded": EmbeddedWriter(names, split, error_rate)}
-    with stop_on_signal(stderr, FINISH_REQUESTS, at_once=False) as should_stop, make_view(quiet) as view:
-        synthesis = Synthesis(out, config, authors, writer, view, should_stop)
+    problems = (families, split, error_rate)
+    with (
+        stop_on_signal(stderr, FINISH_REQUESTS, at_once=False) as should_stop,
+        authors(chosen, None if dry_run and not out.exists() else out, problems, seed, should_stop) as by_name,
+        make_view(quiet) as view,
+    ):
+        synthesis = Synthesis(out, config, by_name, writer, view, should_stop)
+        if dry_run:
+            emit_outlook(synthesis, stages, format, output)
+            return
         with synthesis.held():
             whole = synthesis.run(stages)
     emit_funnel(out, format, output)

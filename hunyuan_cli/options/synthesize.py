@@ -16,17 +16,6 @@ Sources = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", file_okay=False, help="The folder; the same command goes on in it.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="The folder of a synthesis.")]
-WriterName = Annotated[
-    str,
-    typer.Option(
-        "--writer", metavar="endpoint|local|embedded|NAME",
-        help="What writes: an OpenAI-compatible service, a local model, the embedded problems, or a name of --writers.",
-    ),
-]  # fmt: skip
-Routes = Annotated[
-    list[str] | None,
-    typer.Option("--route", metavar="DOMAIN=WRITER", help="Which writer answers a domain in stage 3; repeatable."),
-]
 Stages = Annotated[
     str, typer.Option("--stage", metavar="N|N-M", help="1 instructions, 2 evolution, 3 responses, 4 filters.")
 ]
@@ -83,13 +72,3 @@ def parse_stages(text: str) -> range:
     if not stages or stages[0] < 1 or stages[-1] > 4:
         raise typer.BadParameter(f"--stage '{text}' is no stage: write 3, or 1-4")
     return stages
-
-
-def parse_routes(routes: list[str] | None) -> dict[str, str]:
-    found = {}
-    for route in routes or []:
-        domain, _, name = route.partition("=")
-        if not (domain and name):
-            raise typer.BadParameter(f"--route '{route}' is not of the form DOMAIN=WRITER, such as code=local")
-        found[domain] = name
-    return found

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
 
+    from model.data.synthesis.pipeline import Synthesis
     from model.data.synthesis.store import Done
 
 REFRESH_SECONDS = 0.5
@@ -139,6 +140,16 @@ def emit_funnel(folder: Path, format: str, output: Path | None) -> None:
     from analyses.synthesis.funnel import dropped_table, funnel_table
 
     emit({"stages": funnel_table(folder), "dropped": dropped_table(folder)}, format=format, output=output)
+
+
+def emit_outlook(synthesis: "Synthesis", stages: Sequence[int], format: str, output: Path | None) -> None:
+    """The result of a dry run: units of work, and what the endpoints among the writers would be asked for."""
+    from model.data.synthesis.outlook import outlook
+
+    work = [{"stage": _name(stage), "units": synthesis.expected(stage)} for stage in stages if stage < 4]
+    rows = outlook(synthesis, stages)
+    note = "" if rows else "No endpoint is asked: this costs nothing."
+    emit({"work": work, "requests": rows}, format=format, output=output, note=note)
 
 
 def _name(stage: int) -> str:

@@ -66,26 +66,51 @@ class Synthesis:
         work = {1: self.instructions, 2: self.evolutions, 3: self.responses}
         return all(work[stage]() for stage in stages)
 
+    # --- what there is to do ------------------------------------------------------------------------------------------
+
+    def units(self, stage: int) -> Iterator[Seed | Evolution | Answer]:
+        """The units of work of a stage whose input is there, in their order."""
+        return {1: self._seeds, 2: self._evolutions, 3: self._answers}[stage]()  # type: ignore[operator]
+
+    def author_of(self, unit: Seed | Evolution | Answer) -> str:
+        """The name of the one that does it."""
+        return self.config.routes.get(unit.parent["domain"], self.main) if isinstance(unit, Answer) else self.main
+
+    def asked(self, stage: int) -> set[str]:
+        """The names of all that a stage may ask."""
+        return {self.main, *self.config.routes.values()} if stage == 3 else {self.main}
+
+    def has_input(self, stage: int) -> bool:
+        return stage == 1 or StageStore(self.folder, stage - 1, {}).manifest() is not None
+
+    def expected(self, stage: int) -> int:
+        """How many units a stage is expected to have."""
+        if stage == 1:
+            return self.config.count
+        rows = (StageStore(self.folder, stage - 1, {}).manifest() or {}).get("rows")
+        if stage == 2:
+            return round((rows or self.config.count) * (1 + self.config.harder + self.config.expand))
+        return (rows or self.expected(2)) * self.config.samples
+
     # --- stage 1 ------------------------------------------------------------------------------------------------------
 
     def instructions(self) -> bool:
         """False where it was stopped, here and below."""
         names: dict[str, str] = {}
         spans = sum(1 for _ in self._spans(names))
-        content = config_hash(names)
-        config = {**self.config.of_stage(1), "input": content, "writer": dict(self.authors[self.main].identity)}
-        store = StageStore(self.folder, 1, config)
+        author = self.authors[self.main]
+        config = {**self.config.of_stage(1), "input": config_hash(names), "writer": dict(author.identity)}
         return self._stage(
-            store, self._seeds(spans), self.config.count, self.authors[self.main].instructions,
+            StageStore(self.folder, 1, config), self._seeds(spans), author.instructions,
             facts=lambda manifest: {"documents": len(names), "spans": spans},
         )  # fmt: skip
 
     def _spans(self, names: dict[str, str] | None = None) -> Iterator[Span]:
         return read_spans(self.config.sources, self.config.text_key, self.config.encoding, names)
 
-    def _seeds(self, spans: int) -> Iterator[Seed]:
-        """`count` units, spread evenly over the spans in their order."""
-        count = self.config.count
+    def _seeds(self, spans: int = 0) -> Iterator[Seed]:
+        """`count` units, spread evenly over the spans in their order; `spans` is their number, where it is known."""
+        count, spans = self.config.count, spans or sum(1 for _ in self._spans())
         for number, span in enumerate(self._spans()):
             for index in range((number + 1) * count // spans - number * count // spans):
                 yield Seed.of(span, self.config.seed, index)
@@ -93,13 +118,9 @@ class Synthesis:
     # --- stage 2 ------------------------------------------------------------------------------------------------------
 
     def evolutions(self) -> bool:
-        before, manifest = input_of(self.folder, 1)
+        digest, before = input_of(self.folder, 1)
         author = self.authors[self.main]
-        store = StageStore(
-            self.folder, 2, {**self.config.of_stage(2), "input": before, "writer": dict(author.identity)}
-        )
-        each = expansions(manifest["domains"], self.config.expand)
-        more = sum(count * (1 + self.config.harder + each[domain]) for domain, count in manifest["domains"].items())
+        config = {**self.config.of_stage(2), "input": digest, "writer": dict(author.identity)}
 
         def work(units: Iterable[Evolution]) -> Iterator[Done]:
             asked: dict[str, Evolution] = {}
@@ -113,33 +134,30 @@ class Synthesis:
                 yield judged(asked.pop(done.unit), done)
 
         return self._stage(
-            store, self._evolutions(each), round(more), work,
-            facts=lambda made: {"entropy": {"before": entropy(manifest["domains"]), "after": entropy(made["domains"])}},
+            StageStore(self.folder, 2, config), self._evolutions(), work,
+            facts=lambda made: {"entropy": {"before": entropy(before["domains"]), "after": entropy(made["domains"])}},
         )  # fmt: skip
 
-    def _evolutions(self, each: Mapping[str, float]) -> Iterator[Evolution]:
-        parents = StageStore(self.folder, 1, {}).records()
-        return evolutions_of(parents, self.config.seed, self.config.harder, each)
+    def _evolutions(self) -> Iterator[Evolution]:
+        store = StageStore(self.folder, 1, {})
+        each = expansions((store.manifest() or {})["domains"], self.config.expand)
+        return evolutions_of(store.records(), self.config.seed, self.config.harder, each)
 
     # --- stage 3 ------------------------------------------------------------------------------------------------------
 
     def responses(self) -> bool:
-        before, manifest = input_of(self.folder, 2)
-        writers = {
-            name: dict(self.authors[name].identity) for name in sorted({self.main, *self.config.routes.values()})
-        }
-        config = {**self.config.of_stage(3), "main": self.main, "input": before, "writers": writers}
-        store = StageStore(self.folder, 3, config)
+        digest, _ = input_of(self.folder, 2)
+        writers = {name: dict(self.authors[name].identity) for name in sorted(self.asked(3))}
+        config = {**self.config.of_stage(3), "main": self.main, "input": digest, "writers": writers}
 
         def work(units: Iterable[Answer]) -> Iterator[Done]:
             by_writer: dict[str, list[Answer]] = {}
             for unit in units:
-                name = self.config.routes.get(unit.parent["domain"], self.main)
-                by_writer.setdefault(name, []).append(unit)
+                by_writer.setdefault(self.author_of(unit), []).append(unit)
             for name, chosen in by_writer.items():
                 yield from self.authors[name].responses(unit for unit in chosen if not self.should_stop())
 
-        return self._stage(store, self._answers(), manifest["rows"] * self.config.samples, work)
+        return self._stage(StageStore(self.folder, 3, config), self._answers(), work)
 
     def _answers(self) -> Iterator[Answer]:
         for parent in StageStore(self.folder, 2, {}).records():
@@ -152,7 +170,6 @@ class Synthesis:
         self,
         store: StageStore,
         units: Iterable[Unit],
-        total: int,
         work: Callable[[Iterable[Unit]], Iterator[Done]],
         facts: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda manifest: {},
     ) -> bool:
@@ -164,6 +181,7 @@ class Synthesis:
         judge = OverlapJudge(self.config.overlap) if self.config.overlap and store.stage < 3 else None
         whole = self.config.samples if store.stage == 3 else 1  # the samples of one instruction share a shard
         size = max(1, self.config.shard_units // whole) * whole
+        total = self.expected(store.stage)
         self.watcher.begun(store.stage, total, 0)
         for number, chunk in enumerate(_chunks(units, size)):
             if store.closed(number):

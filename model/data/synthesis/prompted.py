@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from model.data.synthesis.author import Answer, Evolution, Seed
 from model.data.synthesis.record import Record, derived, new_record
 from model.data.synthesis.store import Done
-from model.data.synthesis.writer import Message, Reply, Request, Writer
+from model.data.synthesis.writer import Reply, Request, Writer
 
 VERSION = 1  # of the prompts: raise it where they change
 Unit = TypeVar("Unit", Seed, Evolution, Answer)
@@ -48,24 +48,22 @@ class PromptedWriter:
         self.writer.close()
 
     def instructions(self, units: Iterable[Seed]) -> Iterator[Done]:
-        return self._ask(units, seed_request, self._seeded)
+        return self._ask(units, self._seeded)
 
     def evolutions(self, units: Iterable[Evolution]) -> Iterator[Done]:
-        return self._ask(units, evolution_request, self._evolved)
+        return self._ask(units, self._evolved)
 
     def responses(self, units: Iterable[Answer]) -> Iterator[Done]:
-        return self._ask(units, answer_request, self._answered)
+        return self._ask(units, self._answered)
 
-    def _ask(
-        self, units: Iterable[Unit], request: Callable[[Unit], Request], record: Callable[[Unit, str], Record]
-    ) -> Iterator[Done]:
+    def _ask(self, units: Iterable[Unit], record: Callable[[Unit, str], Record]) -> Iterator[Done]:
         """The record of each unit as its reply comes; only those under way are remembered."""
         asked: dict[str, Unit] = {}
 
         def requests() -> Iterator[Request]:
             for unit in units:
                 asked[unit.id] = unit
-                yield request(unit)
+                yield request_of(unit)
 
         for reply in self.writer.write(requests()):
             made = record(asked.pop(reply.id), reply.text.strip())
@@ -91,22 +89,17 @@ class PromptedWriter:
         return derived(unit.parent, unit.id, stage=3, operation="response", response=text, answer=None, task=None)
 
 
-def seed_request(unit: Seed) -> Request:
-    prompt = SEED.format(domain=unit.span.domain, text=unit.span.text.strip())
-    return Request(unit.id, _asked(prompt), sample=unit.index)
-
-
-def evolution_request(unit: Evolution) -> Request:
-    prompt = EVOLVE[unit.operation].format(domain=unit.parent["domain"], instruction=unit.parent["instruction"])
-    return Request(unit.id, _asked(prompt), sample=unit.index)
-
-
-def answer_request(unit: Answer) -> Request:
-    return Request(unit.id, _asked(unit.parent["instruction"]), sample=unit.sample)
-
-
-def _asked(prompt: str) -> tuple[Message, ...]:
-    return ({"role": "user", "content": prompt},)
+def request_of(unit: Seed | Evolution | Answer) -> Request:
+    """What a unit asks; samples, and several units of one parent or span, are told apart by the sample's number."""
+    match unit:
+        case Seed():
+            prompt, sample = SEED.format(domain=unit.span.domain, text=unit.span.text.strip()), unit.index
+        case Evolution():
+            parent, sample = unit.parent, unit.index
+            prompt = EVOLVE[unit.operation].format(domain=parent["domain"], instruction=parent["instruction"])
+        case Answer():
+            prompt, sample = unit.parent["instruction"], unit.sample
+    return Request(unit.id, ({"role": "user", "content": prompt},), sample)
 
 
 def _refused(reply: Reply) -> str:

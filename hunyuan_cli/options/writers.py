@@ -1,0 +1,114 @@
+"""The options that say who writes: an endpoint, a local model, the embedded problems, or writers named in a file."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from model.data.synthesis.writers import Writers
+
+WriterName = Annotated[
+    str,
+    typer.Option(
+        "--writer", metavar="endpoint|local|embedded|NAME",
+        help="What writes: an OpenAI-compatible service, a local model, the embedded problems, or a name of --writers.",
+    ),
+]  # fmt: skip
+WritersFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--writers", exists=True, dir_okay=False,
+        help="TOML with tables [writers.NAME] (kind, url, model, key_env, price_in, ... or folder) and [routes].",
+    ),
+]  # fmt: skip
+Routes = Annotated[
+    list[str] | None,
+    typer.Option("--route", metavar="DOMAIN=WRITER", help="Which writer answers a domain in stage 3; repeatable."),
+]
+Url = Annotated[str | None, typer.Option("--url", help="Of --writer endpoint, such as http://localhost:8000/v1.")]
+ModelName = Annotated[str | None, typer.Option("--model", help="What the endpoint calls the model.")]
+KeyEnv = Annotated[
+    str | None, typer.Option("--key-env", metavar="VARIABLE", help="The environment variable that holds the key.")
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option("--checkpoint", file_okay=False, help="Of --writer local: a run folder or a Hugging Face folder."),
+]
+MaxCost = Annotated[
+    float | None, typer.Option("--max-cost", help="Stop before more is spent; needs --set price_in=... and price_out.")
+]
+WriterSet = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE",
+        help="Any other setting of the endpoint or local writer: temperature, max_tokens, concurrency, requests_per_minute, "
+        "price_in (for a million tokens), batch_size, ...; repeatable.",
+    ),
+]  # fmt: skip
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say how many requests and tokens it takes, and the price; send nothing.")
+]
+
+
+def chosen_writers(
+    writer: str, file: Path | None, routes: list[str] | None, given: Mapping[str, Any], settings: list[str] | None
+) -> "Writers":
+    """Writers and routes of the file and of the command line, which has the last word; every name in use is there.
+
+    `given` are the options of one writer, by the key of its table, None where they were left out.
+    """
+    from model.data.synthesis.writers import EMBEDDED, KINDS, Writers, read_writers, writer_config
+
+    known = read_writers(file) if file else Writers()
+    chosen_routes = {**known.routes, **_parse_routes(routes)}
+    used = {writer, *chosen_routes.values()}
+    configs = dict(known.configs)
+    table = {key: value for key, value in given.items() if value is not None} | _parse_settings(settings)
+    unnamed = [kind for kind in KINDS if kind in used and kind not in configs]
+    if table and len(unnamed) != 1:
+        why = "both endpoint and local are" if unnamed else "neither endpoint nor local is"
+        raise typer.BadParameter(
+            f"{', '.join(_option(key) for key in table)}: {why} in use; name writers in --writers FILE"
+        )
+    for kind in unnamed:
+        configs[kind] = writer_config(kind, {"kind": kind, **table})
+    if unknown := sorted(used - set(configs) - {EMBEDDED}):
+        names = ", ".join(sorted({*configs, *KINDS, EMBEDDED}))
+        raise typer.BadParameter(f"there is no writer '{unknown[0]}': choose {names}, or name it in --writers FILE")
+    return Writers({name: configs[name] for name in sorted(used & set(configs))}, chosen_routes)
+
+
+def _option(key: str) -> str:
+    return {
+        "folder": "--checkpoint",
+        "key_env": "--key-env",
+        "max_cost": "--max-cost",
+        "url": "--url",
+        "model": "--model",
+    }.get(key, f"--set {key}")
+
+
+def _parse_settings(settings: list[str] | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for setting in settings or []:
+        key, equals, text = setting.partition("=")
+        if not (equals and key.strip()):
+            raise typer.BadParameter(f"--set '{setting}' is not of the form KEY=VALUE, such as temperature=0.7")
+        try:
+            found[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[key.strip()] = text.strip()
+    return found
+
+
+def _parse_routes(routes: list[str] | None) -> dict[str, str]:
+    found = {}
+    for route in routes or []:
+        domain, _, name = route.partition("=")
+        if not (domain and name):
+            raise typer.BadParameter(f"--route '{route}' is not of the form DOMAIN=WRITER, such as code=local")
+        found[domain] = name
+    return found
