@@ -12,7 +12,7 @@ import typer
 
 COMMANDS = (
     "train", "sft", "infer", "chat", "convert", "compare", "kv-cache", "params", "sweep", "scale-fit", "scale-plan", "bench",
-    "synthesize",
+    "synthesize", "paper",
 )  # fmt: skip
 
 # The base of Typer's own errors, which Typer has moved from package to package: BadParameter, UsageError, this one.

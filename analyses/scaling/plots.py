@@ -45,9 +45,9 @@ def plot_scaling(result: ScaleFit, laws: Sequence[ScalingLaw] = ()) -> Figure:
     The figure shows what was fitted: parabolas, the surface, or both. The titles have the numbers of the table.
     """
     figure, panels = make_figure(2, 2, height=4.2)
-    _draw_losses(panels[0], result)
+    draw_losses(panels[0], result)
     for axes, of in ((panels[1], "params"), (panels[2], "tokens")):
-        _draw_laws(axes, result, of, laws)
+        draw_laws(axes, result, of, laws)
     _draw_residuals(panels[3], result)
     legend_below(figure, panels[1])
     return figure
@@ -63,7 +63,8 @@ def _colors(result: ScaleFit) -> list[Any]:
     return [BUDGETS((value - flops.min()) / span) for value in flops]
 
 
-def _draw_losses(axes: Axes, result: ScaleFit) -> None:
+def draw_losses(axes: Axes, result: ScaleFit) -> None:
+    """Loss against parameters, a curve a budget, with the minima."""
     for budget, shade in zip(result.fit.budgets, _colors(result), strict=True):
         usable = any(budget is one for one in result.fit.usable)
         face = shade if usable or not _by_parabolas(result) else "none"
@@ -141,7 +142,8 @@ def _fitted_laws(result: ScaleFit, of: str) -> list[_Law]:
     return drawn
 
 
-def _draw_laws(axes: Axes, result: ScaleFit, of: str, laws: Sequence[ScalingLaw]) -> None:
+def draw_laws(axes: Axes, result: ScaleFit, of: str, laws: Sequence[ScalingLaw]) -> None:
+    """The best parameters or tokens (`of`) against compute, with band and predictions; `laws` are overlays."""
     name, long = {"params": ("N", "activated parameters"), "tokens": ("D", "tokens")}[of]
     compute = "C_{min}" if result.options.c_min is not None else "C"
     drawn = _fitted_laws(result, of)

@@ -75,6 +75,13 @@ class HunyuanConfig:
         """Layers that own keys and values: the first of every group of cla_share_factor."""
         return tuple(range(0, self.num_hidden_layers, self.cla_share_factor))
 
+    @property
+    def rope_base(self) -> float:
+        """The base of RoPE's frequencies; alpha scaling raises it to theta * alpha^(P / (P - 2)), P the head size."""
+        if self.rope_scaling is None or self.rope_scaling["type"] != "dynamic":
+            return self.rope_theta
+        return self.rope_theta * self.rope_scaling["alpha"] ** (self.head_dim / (self.head_dim - 2))
+
     def topk(self, layer: int) -> int:
         """Routed experts that a token visits in this layer."""
         return self.moe_topk if isinstance(self.moe_topk, int) else self.moe_topk[layer]

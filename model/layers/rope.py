@@ -9,21 +9,13 @@ from torch import Tensor
 from model.config.hunyuan import HunyuanConfig
 
 
-def rope_base(config: HunyuanConfig) -> float:
-    """The base of the frequencies; alpha scaling raises it to theta * alpha^(P / (P - 2))."""
-    scaling = config.rope_scaling
-    if scaling is None or scaling["type"] != "dynamic":
-        return config.rope_theta
-    return config.rope_theta * scaling["alpha"] ** (config.head_dim / (config.head_dim - 2))
-
-
 def inverse_frequencies(config: HunyuanConfig, device: torch.device | str = "cpu") -> Tensor:
     """Radians per position of each pair (P / 2,) in float32.
 
     Hunyuan-Large's release keeps them in bfloat16 where nothing scales them; its alpha form computes them anew in float32.
     """
     exponent = torch.arange(0, config.head_dim, 2, device=device, dtype=torch.float32) / config.head_dim
-    frequencies = 1.0 / rope_base(config) ** exponent
+    frequencies = 1.0 / config.rope_base**exponent
     if config.convention == "hunyuan-large" and config.rope_scaling is None:
         return frequencies.bfloat16().float()
     if config.rope_scaling is not None and config.rope_scaling["type"] == "linear":

@@ -7,9 +7,10 @@ packs, generates or chats takes one and never asks which. Names of special token
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class PieceStream(Protocol):
@@ -38,7 +39,7 @@ class TextTokenizer(Protocol):
 
     def decode(self, ids: Sequence[int], /) -> str: ...
 
-    def byte_lengths(self) -> np.ndarray: ...
+    def byte_lengths(self) -> "np.ndarray": ...
 
     def stream(self) -> PieceStream: ...
 

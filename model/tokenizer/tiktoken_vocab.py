@@ -20,14 +20,17 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from model.errors import DataError, MissingExtraError
 from model.tokenizer.interface import encode_around_special, whole_characters
 
+if TYPE_CHECKING:
+    import numpy as np
+
 TIKTOKEN_FILE = "hy.tiktoken"
 EOS = "<|eos|>"
+RANKS = 127_957  # tokens of text in the file of Hunyuan-Large
 EXTRAS, A13B_EXTRAS = 204, 205
 _NAMED = ("<|endoftext|>", "<|startoftext|>", "<|bos|>", EOS, "<|pad|>")
 SPLIT_PATTERN = (
@@ -93,8 +96,10 @@ class TiktokenVocab:
         """Special tokens, and ids beyond the vocabulary, give no text; broken UTF-8 gives U+FFFD."""
         return b"".join(map(self._bytes_of, ids)).decode("utf-8", errors="replace")
 
-    def byte_lengths(self) -> np.ndarray:
+    def byte_lengths(self) -> "np.ndarray":
         """Bytes of text that each token id stands for (vocab_size,); special tokens have none."""
+        import numpy as np
+
         lengths = np.zeros(self.vocab_size, np.int64)
         lengths[: len(self._tokens)] = [len(token) for token in self._tokens]
         return lengths

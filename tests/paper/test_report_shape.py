@@ -6,7 +6,6 @@ import torch
 from model.config import HunyuanConfig
 from model.config.storage import STORAGE
 from model.counts import activated_params, kv_cache_bytes, total_params
-from model.layers.rope import rope_base
 from model.moe.router import drop, recycle
 
 LARGE = HunyuanConfig.from_name("hunyuan-large")
@@ -50,7 +49,7 @@ def test_kv_cache_at_256k_tokens(name, gib):
 
 def test_released_rope_base():
     """10000 * 1000^(80/78), of {"type": "dynamic", "alpha": 1000.0}."""
-    assert rope_base(LARGE) == pytest.approx(11_937_766.417, rel=1e-9)
+    assert LARGE.rope_base == pytest.approx(11_937_766.417, rel=1e-9)
 
 
 def test_figure_2():
