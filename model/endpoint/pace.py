@@ -21,7 +21,10 @@ class _Limit:
         self.paid_at = float("-inf")
 
     def take(self, amount: float, now: float) -> None:
-        self.paid_at = max(self.paid_at, now) + amount * self.interval
+        begun = self.paid_at > float("-inf")
+        self.paid_at = (
+            max(self.paid_at, now) if begun else now + SLACK
+        ) + amount * self.interval  # at first nobody is late
 
     def change(self, amount: float) -> None:
         self.paid_at += amount * self.interval
