@@ -37,6 +37,11 @@ def run(
     model: who.ModelName = None,
     key_env: who.KeyEnv = None,
     checkpoint: who.Checkpoint = None,
+    concurrency: who.Concurrency = None,
+    requests_per_minute: who.RequestsPerMinute = None,
+    tokens_per_minute: who.TokensPerMinute = None,
+    price_in: who.PriceIn = None,
+    price_out: who.PriceOut = None,
     max_cost: who.MaxCost = None,
     settings: who.WriterSet = None,
     dry_run: who.DryRun = False,
@@ -64,7 +69,7 @@ def run(
 
     Example, offline: hunyuan synthesize docs/ --out data --count 1000
 
-    With a model: hunyuan synthesize docs/ --out data --writer endpoint --samples 4 --dry-run
+    With a model: hunyuan synthesize docs/ --out data --writer endpoint --endpoint http://localhost:8000/v1 --model m
     """
     from hunyuan_cli.synthesis_authors import authors
     from hunyuan_cli.views.synthesis import emit_funnel, emit_outlook, make_view
@@ -72,8 +77,11 @@ def run(
     from model.data.synthesis.pipeline import Synthesis
 
     stages = options.parse_stages(stage)
-    folder = checkpoint and str(checkpoint)
-    given = {"url": url, "model": model, "key_env": key_env, "max_cost": max_cost, "folder": folder}
+    given = {
+        "url": url, "model": model, "key_env": key_env, "folder": checkpoint and str(checkpoint), "concurrency": concurrency,
+        "requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute, "price_in": price_in,
+        "price_out": price_out, "max_cost": max_cost,
+    }  # fmt: skip
     chosen = who.chosen_writers(writer, writers, routes, given, settings)
     config = SynthesisConfig(
         sources=tuple(sources or ["stdlib"]), count=count, seed=seed, samples=samples, routes=chosen.routes,

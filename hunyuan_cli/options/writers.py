@@ -28,29 +28,52 @@ Routes = Annotated[
     list[str] | None,
     typer.Option("--route", metavar="DOMAIN=WRITER", help="Which writer answers a domain in stage 3; repeatable."),
 ]
-Url = Annotated[str | None, typer.Option("--url", help="Of --writer endpoint, such as http://localhost:8000/v1.")]
+Url = Annotated[
+    str | None,
+    typer.Option("--endpoint", "--url", metavar="URL", help="Of --writer endpoint, such as http://localhost:8000/v1."),
+]
 ModelName = Annotated[str | None, typer.Option("--model", help="What the endpoint calls the model.")]
 KeyEnv = Annotated[
-    str | None, typer.Option("--key-env", metavar="VARIABLE", help="The environment variable that holds the key.")
+    str | None,
+    typer.Option(
+        "--key-env", metavar="VARIABLE", help="The environment variable that holds the key; it is never written."
+    ),
+]
+Concurrency = Annotated[int | None, typer.Option("--concurrency", help="Requests under way at a time; by default 16.")]
+RequestsPerMinute = Annotated[float | None, typer.Option("--requests-per-minute", help="At most, retries included.")]
+TokensPerMinute = Annotated[
+    float | None, typer.Option("--tokens-per-minute", help="At most, of prompts and replies together.")
+]
+PriceIn = Annotated[float | None, typer.Option("--price-in", help="For a million prompt tokens, in any currency.")]
+PriceOut = Annotated[float | None, typer.Option("--price-out", help="For a million tokens of replies.")]
+MaxCost = Annotated[
+    float | None,
+    typer.Option("--max-cost", help="Stop before all runs of this folder have cost more; needs the prices."),
 ]
 Checkpoint = Annotated[
     Path | None,
-    typer.Option("--checkpoint", file_okay=False, help="Of --writer local: a run folder or a Hugging Face folder."),
-]
-MaxCost = Annotated[
-    float | None, typer.Option("--max-cost", help="Stop before more is spent; needs --set price_in=... and price_out.")
+    typer.Option(
+        "--from", "--checkpoint", file_okay=False, help="Of --writer local: a run folder or a Hugging Face folder."
+    ),
 ]
 WriterSet = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="KEY=VALUE",
-        help="Any other setting of the endpoint or local writer: temperature, max_tokens, concurrency, requests_per_minute, "
-        "price_in (for a million tokens), batch_size, ...; repeatable.",
+        help="Any other setting of the endpoint or local writer: temperature, max_tokens, timeout, attempts, batch_size, "
+        "...; repeatable.",
     ),
 ]  # fmt: skip
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say how many requests and tokens it takes, and the price; send nothing.")
 ]
+
+OPTIONS = {  # those with names of their own, by the key of a writer's table
+    "url": "--endpoint", "model": "--model", "key_env": "--key-env", "folder": "--from", "concurrency": "--concurrency",
+    "requests_per_minute": "--requests-per-minute", "tokens_per_minute": "--tokens-per-minute", "price_in": "--price-in",
+    "price_out": "--price-out", "max_cost": "--max-cost",
+}  # fmt: skip
+NEEDED = {"endpoint": ("url", "model"), "local": ("folder",)}
 
 
 def chosen_writers(
@@ -74,6 +97,8 @@ def chosen_writers(
             f"{', '.join(_option(key) for key in table)}: {why} in use; name writers in --writers FILE"
         )
     for kind in unnamed:
+        if missing := [OPTIONS[key] for key in NEEDED[kind] if key not in table]:
+            raise typer.BadParameter(f"--writer {kind} needs {' and '.join(missing)}")
         configs[kind] = writer_config(kind, {"kind": kind, **table})
     if unknown := sorted(used - set(configs) - {EMBEDDED}):
         names = ", ".join(sorted({*configs, *KINDS, EMBEDDED}))
@@ -82,13 +107,7 @@ def chosen_writers(
 
 
 def _option(key: str) -> str:
-    return {
-        "folder": "--checkpoint",
-        "key_env": "--key-env",
-        "max_cost": "--max-cost",
-        "url": "--url",
-        "model": "--model",
-    }.get(key, f"--set {key}")
+    return OPTIONS.get(key, f"--set {key}")
 
 
 def _parse_settings(settings: list[str] | None) -> dict[str, Any]:

@@ -45,7 +45,9 @@ class EndpointConfig:
             problems.append(f"endpoint.timeout is {self.timeout}: it must be above 0 seconds")
         problems += self._parameter_problems()
         if self.max_cost is not None and (self.price_in is None or self.price_out is None):
-            problems.append("a budget (max_cost) needs prices: give price_in and price_out, for a million tokens each")
+            problems.append(
+                "a budget (--max-cost) needs prices: give --price-in and --price-out, for a million tokens each"
+            )
         if problems:
             raise ConfigError(problems)
 
