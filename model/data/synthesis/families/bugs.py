@@ -4,6 +4,7 @@ The function is a list of steps, written as Python and carried out here, so it i
 """
 
 import dataclasses
+import keyword
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ ARITHMETIC: dict[str, Callable[[int, int], int]] = {"+": operator.add, "-": oper
 COMPARISON: dict[str, Callable[[int, int], bool]] = {
     "<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne
 }  # fmt: skip
+
+TAKEN = ("items", "item", "result")  # names of the program
 
 
 @dataclass(frozen=True)
@@ -75,18 +78,7 @@ def _step(random: Random) -> Step:
 def bug(material: Material, difficulty: int, random: Random) -> Problem | None:
     """`difficulty` + 1 steps, each with an operator; one operator is another, and the result shows it."""
     name = random.choice(material["words"])
-    if not name.isidentifier() or name in (
-        "def",
-        "for",
-        "return",
-        "not",
-        "and",
-        "assert",
-        "from",
-        "import",
-        "items",
-        "result",
-    ):
+    if keyword.iskeyword(name) or name in TAKEN:
         name = "compute"
     items, start = random.sample(range(1, 15), 4), random.randint(0, 5)
     steps = [_step(random) for _ in range(difficulty + 1)]

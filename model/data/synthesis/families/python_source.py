@@ -14,6 +14,7 @@ from model.data.synthesis.families.base import Family, Material, Problem, Wrong
 from model.data.synthesis.families.errors import OTHER_ANSWER, answered
 
 MOST_CHARS = 1200  # of a function that is shown
+QUOTES = "'\"`*"  # at the ends of a docstring they would be read as marks around it
 _HEADER = re.compile(r"^\s*(?:async )?def \w+\(", re.MULTILINE)
 
 
@@ -51,9 +52,9 @@ def _function(text: str, random: Random) -> Material | None:
     node = random.choice(functions)
     others = [signature_of(other) for other in functions if other is not node]
     summary, signature = summary_of(node), signature_of(node)
-    if len(signature) > 200 or "\\" in summary or '"""' in summary:
+    if len(signature) > 200 or summary[0] in QUOTES or summary[-1] in QUOTES:
         return None
-    source = f'{signature}\n    """{summary}"""\n'
+    source = f"{signature}\n    {summary!r}\n"
     parameters = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
     summaries = [summary_of(other) for other in functions if other is not node]
     return {
