@@ -57,7 +57,7 @@ class EmbeddedWriter:
             names.sort(key=lambda name: not FAMILIES[name].rare)
         for name in names:
             family = FAMILIES[name]
-            material = family.material(unit.span.text, random)
+            material = family.material(unit.span, random)
             difficulty = min(random.randint(1, 2), family.hardest)
             if material is not None and (found := self._draw(family, material, difficulty, random)):
                 draw, problem = found

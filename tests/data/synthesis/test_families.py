@@ -13,7 +13,9 @@ import pytest
 
 from model.data.synthesis.families.base import HARDEST, Split, is_held_out
 from model.data.synthesis.families.catalog import FAMILIES
+from model.data.synthesis.families.doctests import module_of
 from model.data.synthesis.families.numbers import SCALES
+from model.data.synthesis.spans import Span
 
 TEXT = '''def shorten(text, width=8):
     """Cut a text at a width and mark the cut.
@@ -39,13 +41,17 @@ PROSE = (
 NAMES = sorted(FAMILIES)
 
 
+def span_of(text, name="notes.txt"):
+    return Span({"name": name, "sha256": "", "start": 0, "end": len(text)}, text, "prose")
+
+
 def problems(name, difficulty, count=12, text=None):
     family = FAMILIES[name]
     source = text or (PROSE if name in ("cloze", "order") else TEXT)
     made = []
     for number in range(40 * count):
         random = Random(number)
-        material = family.material(source, random)
+        material = family.material(span_of(source), random)
         problem = family.problem(material, min(difficulty, family.hardest), random)
         if problem is not None:
             made.append(problem)
@@ -206,10 +212,38 @@ def test_a_harder_problem_is_a_longer_one(name):
 
 def test_a_span_without_anything_gives_no_material():
     for name in ("cloze", "order", "signature", "docstring", "doctest", "count", "sets"):
-        assert FAMILIES[name].material("1 + 1\n\n??", Random(0)) is None
+        assert FAMILIES[name].material(span_of("1 + 1\n\n??"), Random(0)) is None
 
 
 def test_sentences_of_chinese_can_be_ordered():
     text = "港口在主人来之前很安静。她提着三盏灯走过木码头。每盏灯都有自己的颜色和意义。渔夫们从小船上看着码头。"
-    material = FAMILIES["order"].material(text, Random(0))
+    material = FAMILIES["order"].material(span_of(text), Random(0))
     assert len(material["sentences"]) == 4
+
+
+def test_an_example_of_the_library_runs_inside_its_module():
+    text = '''def cut(x):
+    """Cut.
+
+    >>> words = "a b".split()
+    >>> shlex.join(words) if False else join(words)
+    'a b'
+    """
+'''
+    material = FAMILIES["doctest"].material(span_of(text, "shlex.py"), Random(0))
+    problem = FAMILIES["doctest"].problem(material, 1, Random(0))
+    assert problem.answer == "'a b'" == printed(problem.check["program"])
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("shlex.py", "shlex"),
+        ("json/__init__.py", "json"),
+        ("json/decoder.py", "json.decoder"),
+        ("docs/json.py", ""),
+        ("a.txt", ""),
+    ],
+)  # fmt: skip
+def test_the_module_of_a_document(name, module):
+    assert module_of(name) == module

@@ -1,6 +1,6 @@
 """A family of problems: what it takes from a text, how it asks, and how the answer is known.
 
-    material = family.material(text, random)              what it needs of a span, as JSON, or None
+    material = family.material(span, random)              what it needs of a span, as JSON, or None
     problem  = family.problem(material, difficulty, random)   fields of the templates, answer, check, steps
 
 The same material, difficulty and draw give the same problem: a record can be made harder, or answered, from its `task`.
@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
+
+from model.data.synthesis.spans import Span
 
 HELD_OUT_TEMPLATES = 2  # of each family, its last ones: never in the split `train`
 HELD_OUT_SHARE = 26 / 256  # of all problems, by the digest of their check
@@ -41,7 +43,7 @@ class Family:
     domain: str
     templates: tuple[str, ...]  # at least 8, the last HELD_OUT_TEMPLATES held out
     form: tuple[str, ...]  # sentences that say what the answer looks like, which clarity adds
-    material: Callable[[str, Random], Material | None]
+    material: Callable[[Span, Random], Material | None]
     problem: Callable[[Material, int, Random], Problem | None]
     errors: Mapping[str, Wrong]  # by their names
     closings: tuple[str, ...] = ("{answer}",)  # how a response ends

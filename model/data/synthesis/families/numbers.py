@@ -8,12 +8,13 @@ from random import Random
 
 from model.data.synthesis.families.base import Family, Material, Problem, Wrong
 from model.data.synthesis.families.errors import NUMBER_ERRORS, off_by_one, plain, swapped_digits
+from model.data.synthesis.spans import Span
 
 OPERATIONS: dict[str, Callable[[int, int], int]] = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 Move = tuple[str, int]
 
 
-def no_material(text: str, random: Random) -> Material:
+def no_material(span: Span, random: Random) -> Material:
     return {}
 
 

@@ -5,6 +5,7 @@ from random import Random
 
 from model.data.synthesis.families.base import Family, Material, Problem, Wrong
 from model.data.synthesis.families.errors import OTHER_ANSWER, item_errors
+from model.data.synthesis.spans import Span
 
 MASK = "____"
 MOST_SENTENCES = 6
@@ -12,10 +13,10 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])|(?<=[。！？])\s*")
 _WORD = re.compile(r"[A-Za-z]{5,14}")
 
 
-def sentences_of(text: str, random: Random) -> Material | None:
+def sentences_of(span: Span, random: Random) -> Material | None:
     """The first whole sentences of a text, at most MOST_SENTENCES that follow each other; of Python, of its docstrings."""
     found: list[str] = []
-    for part in prose_parts(text):
+    for part in prose_parts(span.text):
         flat = [" ".join(piece.split()) for piece in _SENTENCE_END.split(part)]
         run = [piece for piece in flat if _is_sentence(piece)]
         if len(run) > len(found):
@@ -81,9 +82,9 @@ CLOZE = Family(
 # --- order -----------------------------------------------------------------------------------------------------------
 
 
-def passage_of(text: str, random: Random) -> Material | None:
+def passage_of(span: Span, random: Random) -> Material | None:
     """Sentences, where there are enough to be shuffled."""
-    material = sentences_of(text, random)
+    material = sentences_of(span, random)
     return material if material and len(material["sentences"]) > 2 else None
 
 

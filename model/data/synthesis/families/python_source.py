@@ -1,9 +1,6 @@
-"""Problems over functions with docstrings: the signature, the docstring, and what a documented example prints."""
+"""Problems over functions with docstrings: the signature from the docstring, and the docstring from the signature."""
 
 import ast
-import builtins
-import doctest
-import json
 import re
 import textwrap
 import warnings
@@ -12,8 +9,8 @@ from random import Random
 
 from model.data.synthesis.families.base import Family, Material, Problem, Wrong
 from model.data.synthesis.families.errors import OTHER_ANSWER, answered
+from model.data.synthesis.spans import Span
 
-MOST_CHARS = 1200  # of a function that is shown
 QUOTES = "'\"`*"  # at the ends of a docstring they would be read as marks around it
 _HEADER = re.compile(r"^\s*(?:async )?def \w+\(", re.MULTILINE)
 
@@ -44,9 +41,9 @@ def signature_of(node: ast.FunctionDef) -> str:
     return f"def {node.name}({ast.unparse(node.args)}){returns}:"
 
 
-def _function(text: str, random: Random) -> Material | None:
+def _function(span: Span, random: Random) -> Material | None:
     """One function of the text with signature, docstring and the source that a check reads, cut down to these."""
-    functions = [node for node in functions_of(text) if node.name != "__init__"]
+    functions = [node for node in functions_of(span.text) if node.name != "__init__"]
     if not functions:
         return None
     node = random.choice(functions)
@@ -150,88 +147,4 @@ DOCSTRING = Family(
     rare=True,
     problem=docstring,
     errors=_DOCSTRING_ERRORS,
-)
-
-# --- doctest ---------------------------------------------------------------------------------------------------------
-
-_PARSER = doctest.DocTestParser()
-_SETTING = "import sys\nshow = sys.displayhook\n"
-
-
-def _examples(text: str, random: Random) -> Material | None:
-    """The examples of a docstring that need nothing but the function beside them, and print something plain."""
-    if ">>>" not in text:
-        return None
-    chosen = []
-    for node in functions_of(text):
-        if not _stands_alone(node):
-            continue
-        body = ast.unparse(node)
-        try:
-            examples = _PARSER.get_examples(ast.get_docstring(node) or "")
-        except ValueError:
-            continue
-        for example in examples:
-            plain = example.want.strip() and not example.exc_msg and not example.options and "..." not in example.want
-            called = re.match(rf"(?:print\()?{node.name}\(", example.source) and "\n" not in example.source.strip()
-            if plain and called and "<" not in example.want and len(body) < MOST_CHARS:
-                chosen.append((body, example.source.strip(), example.want.rstrip("\n")))
-    if not chosen:
-        return None
-    body, source, want = random.choice(chosen)
-    return {"function": body, "example": source, "want": want}
-
-
-def _stands_alone(node: ast.FunctionDef) -> bool:
-    """Whether a function reads no name that neither it nor Python defines."""
-    names = [inner for inner in ast.walk(node) if isinstance(inner, ast.Name)]
-    bound = {name.id for name in names if not isinstance(name.ctx, ast.Load)} | {node.name} | set(dir(builtins))
-    bound |= {inner.arg for inner in ast.walk(node) if isinstance(inner, ast.arg)}
-    bound |= {inner.name for inner in ast.walk(node) if isinstance(inner, ast.FunctionDef)}
-    bound |= {
-        alias.asname or alias.name for inner in ast.walk(node) if isinstance(inner, ast.Import) for alias in inner.names
-    }
-    return not node.decorator_list and all(name.id in bound for name in names)
-
-
-def example(material: Material, difficulty: int, random: Random) -> Problem | None:
-    """What a documented example shows; there is one difficulty."""
-    function, source, want = material["function"], material["example"], material["want"]
-    try:
-        expression = isinstance(ast.parse(source).body[0], ast.Expr)
-    except (SyntaxError, IndexError):
-        return None
-    shown = _SETTING + f"{function}\nshow({source})" if expression and not source.startswith("print(") else None
-    program = shown or f"{function}\n{source}"
-    fields = {"function": function, "example": source}
-    others = tuple(other for other in (_nudged(want), json.dumps(want), want + "0") if other != want)
-    return Problem(fields, want, {"kind": "python_stdout", "program": program}, others=others)
-
-
-def _nudged(text: str) -> str:
-    """The last digit of a text changed, where it has one."""
-    match = re.search(r"\d(?=\D*$)", text)
-    return text if match is None else text[: match.start()] + str((int(match[0]) + 1) % 10) + text[match.end() :]
-
-
-DOCTEST = Family(
-    name="doctest",
-    domain="code",
-    templates=(
-        "What does the interpreter show for this example?\n\n{function}\n\n>>> {example}",
-        "{function}\n\nGive the output of {example} in the interactive interpreter.",
-        "A docstring has the example {example} for\n\n{function}\n\nWhat is its expected output?",
-        "Run this in your head and write what is printed.\n\n{function}\n\n>>> {example}",
-        "Given\n\n{function}\n\nwhat comes after >>> {example} ?",
-        "Complete the doctest.\n\n{function}\n\n>>> {example}\n?",
-        "The function below is called as {example}. Write what Python answers.\n\n{function}",
-        "Which line follows >>> {example} when this is defined?\n\n{function}",
-    ),
-    form=("Write the output exactly as Python shows it.", "Only the output, character by character."),
-    material=_examples,
-    rare=True,
-    problem=example,
-    errors=OTHER_ANSWER,
-    executes=True,
-    hardest=1,
 )

@@ -6,6 +6,7 @@ from random import Random
 
 from model.data.synthesis.families.base import Family, Material, Problem, Wrong
 from model.data.synthesis.families.errors import OTHER_ANSWER, item_errors, off_by_one
+from model.data.synthesis.spans import Span
 
 WORD = re.compile(r"[A-Za-z]{3,12}")
 MOST_WORDS = 16
@@ -17,9 +18,9 @@ OPERATIONS = {
 }
 
 
-def words_of(text: str, random: Random) -> Material | None:
+def words_of(span: Span, random: Random) -> Material | None:
     """Up to MOST_WORDS different words of the text, in lower case."""
-    found = sorted({word.lower() for word in WORD.findall(text)})
+    found = sorted({word.lower() for word in WORD.findall(span.text)})
     if len(found) < 8:
         return None
     return {"words": random.sample(found, min(MOST_WORDS, len(found)))}
