@@ -5,6 +5,7 @@ from pathlib import Path
 
 import typer
 
+from hunyuan_cli.commands.synthesize_filter import filter_pairs
 from hunyuan_cli.console import stderr
 from hunyuan_cli.options import synthesize as options
 from hunyuan_cli.options import writers as who
@@ -14,6 +15,7 @@ from hunyuan_cli.signals import stop_on_signal
 FINISH_REQUESTS = "stopping after the requests under way (Ctrl-C again to stop at once; what was answered is kept)"
 
 app = typer.Typer(cls=options.SourcesFirst, no_args_is_help=True)
+app.command("filter")(filter_pairs)
 
 
 @app.callback()

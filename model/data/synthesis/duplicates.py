@@ -24,7 +24,7 @@ RUN = 5  # words
 MINIMA = 128
 MISSED = 1e-3  # the greatest chance to miss a pair at the threshold
 DOUBT = 0.2  # pairs whose estimate lies further below the threshold, five standard errors, are not computed
-BUFFER, BANDS_AT_A_TIME = 1024, 4
+BUFFER, BANDS_AT_A_TIME = 1024, 4  # texts whose minima are in memory, and bands that are sorted after one reading
 MOST_REMEMBERED = 200_000  # pairs that were found to be too different
 
 _random = np.random.default_rng(0)
@@ -145,10 +145,10 @@ class NearDuplicates:
     def _keys(self, alive: NDArray[np.int64], bands: range) -> NDArray[np.uint64]:
         """(bands, texts): the minima of a band as one number."""
         keys = np.zeros((len(bands), len(alive)), dtype=np.uint64)
-        for start in range(0, len(alive), 8 * BUFFER):
-            some = self._signatures(alive[start : start + 8 * BUFFER]).astype(np.uint64)
+        for start in range(0, len(alive), BUFFER):
+            some = self._signatures(alive[start : start + BUFFER])
             for place, band in enumerate(bands):
-                part = some[:, band * self.rows : (band + 1) * self.rows]
+                part = some[:, band * self.rows : (band + 1) * self.rows].astype(np.uint64)
                 key = part[:, 0]
                 for row in range(1, self.rows):
                     key = key * np.uint64(0x9E3779B97F4A7C15 if self.rows > 4 else 1 << 16) + part[:, row]
