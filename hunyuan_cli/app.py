@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 COMMANDS = (
-    "train", "sft", "infer", "chat", "convert", "compare", "kv-cache", "params", "sweep", "scale-fit", "scale-plan", "bench",
-    "synthesize", "paper",
+    "train", "sft", "reward", "infer", "chat", "convert", "compare", "kv-cache", "params", "sweep", "scale-fit",
+    "scale-plan", "bench", "synthesize", "paper",
 )  # fmt: skip
 
 # The base of Typer's own errors, which Typer has moved from package to package: BadParameter, UsageError, this one.

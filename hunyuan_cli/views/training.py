@@ -27,7 +27,8 @@ BARS = "▁▂▃▄▅▆▇█"
 REFRESH_SECONDS = 0.25
 LINE_SECONDS = 2.0
 FACTS = (
-    ("loss", "loss"), ("val loss", "val_loss"), ("bits/byte", "val_bits_per_byte"), ("tokens", "tokens"),
+    ("loss", "loss"), ("val loss", "val_loss"), ("bits/byte", "val_bits_per_byte"),
+    ("accuracy", "val_accuracy"), ("margin", "val_margin"), ("tokens", "tokens"),
     ("tokens/s", "tokens_per_second"), ("MFU", "mfu"), ("lr", "lr"), ("grad norm", "grad_norm"),
     ("imbalance", "load_imbalance"), ("recycled", "recycled_fraction"), ("dropped", "dropped_fraction"),
 )  # fmt: skip
@@ -267,7 +268,7 @@ class LiveReporter:
         self._live.start()
 
     def step(self, row: dict[str, Any]) -> None:
-        validation = {name: self.row[name] for name in ("val_loss", "val_bits_per_byte") if name in self.row}
+        validation = {name: value for name, value in self.row.items() if name.startswith("val_")}
         self.row = validation | row  # the last evaluation stays on display
         step, now = int(row.get("step", 0)), time.monotonic()
         self.row["left"] = self._clock.left(step) if self._clock else None

@@ -150,6 +150,7 @@ class _Model(Protocol):
 
 
 ROUTED, ROUTER = ".mlp.experts.", ".mlp.router."  # in the names of tensors
+REWARD_HEAD = "reward_head."  # begins the names of what makes a reward model of a model
 
 
 def keeps_precision(name: str) -> bool:
@@ -210,6 +211,10 @@ def model_of(run: Path, folder: Path, kind: type[M], dtype: torch.dtype | None =
     net = without_storage(kind, HunyuanConfig.from_file(run), run)
     with safe_open(folder / MODEL, framework="pt") as file:
         names = [name for name in file.keys() if routed or ROUTED not in name]  # noqa: SIM118
+    if any(name.startswith(REWARD_HEAD) for name in names):
+        raise CheckpointError(
+            f"{run} is a reward model, which judges answers and gives none: name the run that it began with"
+        )
     weights = {}
     for name in names:
         with safe_open(folder / MODEL, framework="pt") as file:  # anew for each: what it maps is given back

@@ -17,6 +17,7 @@ from model.counts import training_flops_per_token
 from model.device import pick_device
 from model.files import write_file
 from model.training import run_folder
+from model.training.config import TrainingConfig
 from model.training.events import Reporter
 from model.training.graph import check_recording
 from model.training.loop import train
@@ -36,6 +37,7 @@ class Stage:
     steps: int  # that one reading of it, or as many as are asked for, take; training.steps goes before it
     files: dict[str, str] = field(default_factory=dict)  # further files of the run folder
     notes: list[str] = field(default_factory=list)
+    training: TrainingConfig | None = None  # what the loop is given, where that is not what was asked for
 
 
 def run_stage(
@@ -66,6 +68,8 @@ def run_stage(
         home = run_folder.own_tokenizer(folder, settings).data.tokenizer if saved else settings.data.tokenizer
         stage = prepare(trained, Path(home), device)
         per_token = training_flops_per_token(settings.model, settings.training.sequence_length)
+        if stage.training is not None:
+            trained = dataclasses.replace(trained, training=stage.training)
         if not _has_length(settings):
             settings, trained = (_of_steps(each, stage.steps) for each in (settings, trained))
         steps = steps_before = settings.training.total_steps(per_token)

@@ -20,7 +20,6 @@ from model.errors import ConfigError
 from model.files import sha256
 from model.transformer import Hunyuan
 
-NOT_OF_THE_MODEL = "reward_head."  # begins the names of what a task has added (model/training/task.py)
 STARTS_AT_ZERO = "expert_bias"  # ends the names of buffers that a source may lack, or have where they are not needed
 
 
@@ -55,7 +54,7 @@ def load_weights(net: Hunyuan, weights: Path) -> None:
     """Loads the weights in `weights`, as `locate` names it, into a model whose settings `take_over` resolved."""
     found = Hunyuan.from_checkpoint(weights, dtype=torch.float32).state_dict()
     missing, unexpected = net.load_state_dict(found, strict=False)
-    missing = [name for name in missing if not name.startswith(NOT_OF_THE_MODEL)]
+    missing = [name for name in missing if not name.startswith(runs.REWARD_HEAD)]
     if other := [name for name in (*missing, *unexpected) if not name.endswith(STARTS_AT_ZERO)]:
         raise ConfigError([f"the weights of {weights} do not fit the model: {other[0]} is not in both"])
 

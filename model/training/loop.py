@@ -35,7 +35,7 @@ from model.transformer import Hunyuan
 
 # Of the last line of metrics.jsonl, which is an evaluated one when the run is finished.
 SUMMARY_KEYS = [
-    *("loss", "val_loss", "val_bits_per_byte"),
+    *("loss", "val_loss", "val_bits_per_byte", "val_accuracy", "val_margin"),
     *("aux_loss", "dropped_fraction", "recycled_fraction", "load_imbalance"),
 ]
 OLD_PLACES = (

@@ -1,0 +1,1 @@
+"""Post-training: how far a reward model can be believed."""
