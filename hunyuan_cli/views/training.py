@@ -114,13 +114,13 @@ class _Clock:
 def heading(plan: "RunPlan") -> list[str]:
     """The run in two lines, and a third where the model cannot leave for transformers."""
     fresh = plan.start_step == 0
+    size = plan.batch or f"{human_count(plan.global_batch_tokens)} tokens, {human_count(plan.tokens)} in all"
     third = f"transformers cannot run this model ({plan.not_for_transformers}): --model toy-hf can be converted for it"
     return [
         f"{'training' if fresh else f'resuming at step {plan.start_step:,} of'} {plan.folder} on {plan.device}: "
         f"{human_count(plan.total_params)} parameters, {human_count(plan.activated_params)} activated, "
         f"{human_count(plan.flops_per_token)} FLOPs per token",
-        f"{plan.steps:,} steps of {human_count(plan.global_batch_tokens)} tokens, "
-        f"{human_count(plan.tokens)} in all; {plan.data}",
+        f"{plan.steps:,} steps of {size}; {plan.data}",
         *([third] if fresh and plan.not_for_transformers else []),
     ]
 

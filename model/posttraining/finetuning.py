@@ -189,8 +189,8 @@ def _stage(
         DataRecord(renderer.tokenizer, examples.fingerprint, _counts(examples, order), _prompt(examples)),
         _described(examples, order, data.sources),
         steps,
-        _files(home, renderer),
-        _notes(examples, settings, order, (training.steps or steps) * training.batch_sequences),
+        files=_files(home, renderer),
+        notes=_notes(examples, settings, order, (training.steps or steps) * training.batch_sequences),
     )
 
 

@@ -168,6 +168,7 @@ def _stage(
         DataRecord(renderer.tokenizer, pairs.fingerprint, counts, ""),
         f"{', '.join(settings.data.sources)}: {len(pairs.train):,} pairs for training and {len(pairs.validation):,} held out",
         max(1, steps),
+        f"{settings.training.batch_sequences // 2:,} pairs",
         {CHAT_TEMPLATE: renderer.template.source},
         notes,
         training,

@@ -38,16 +38,11 @@ class Samples:
         context: int,
         show: Callable[[str], None],
     ) -> None:
-        """`questions` come with the answer that is there; those that leave no room in the model's `context` are left out.
-
-        `show` takes a sentence for each answer.
-        """
-        self._path, self._show, self._max_new_tokens = folder / FILE, show, max_new_tokens
+        """`questions` come with the answer that is there; `context` is the model's; `show` takes a sentence for each answer."""
+        self._path, self._show = folder / FILE, show
         self._ends, self._stream = renderer.ends, renderer.tokenizer.stream
-        asked = [
-            (text_of(question.messages[-1]), renderer.question(question), answer) for question, answer in questions
-        ]
-        self._asked = [each for each in asked if len(each[1]) + max_new_tokens <= context]
+        self._asked = [(text_of(q.messages[-1]), renderer.question(q), reference) for q, reference in questions]
+        self._limits = [min(max_new_tokens, context - len(ids)) for _, ids, _ in self._asked]
 
     def take_up(self, step: int) -> None:
         """The run goes on after `step`: what was written of later ones is cut off."""
@@ -60,7 +55,8 @@ class Samples:
         if not self._asked:
             return
         requests = [
-            Request(ids, self._max_new_tokens, end_ids=self._ends, stream=self._stream()) for _, ids, _ in self._asked
+            Request(ids, limit, end_ids=self._ends, stream=self._stream())
+            for (_, ids, _), limit in zip(self._asked, self._limits, strict=True)
         ]
         with _uncompiled():
             for _ in generate_batch(net, requests, sampling=Sampling(temperature=0.0), slots=len(requests)):

@@ -35,6 +35,7 @@ class Stage:
     record: run_folder.DataRecord
     data: str  # one line on it
     steps: int  # that one reading of it, or as many as are asked for, take; training.steps goes before it
+    batch: str = ""  # what a step learns from, where that is not so many tokens
     files: dict[str, str] = field(default_factory=dict)  # further files of the run folder
     notes: list[str] = field(default_factory=list)
     training: TrainingConfig | None = None  # what the loop is given, where that is not what was asked for
@@ -99,6 +100,7 @@ def run_stage(
             steps_before=steps_before,
             device=device,
             data=stage.data,
+            batch=stage.batch,
             resume=bool(saved),
             should_stop=should_stop,
         )

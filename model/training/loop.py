@@ -54,11 +54,13 @@ def train(
     device: torch.device,
     steps_before: int | None = None,
     data: str = "",
+    batch: str = "",
     resume: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Trains in an existing run folder until the end or until should_stop() and returns the summary it leaves there.
 
+    `data` and `batch` are a line on the data, and what a step learns from where that is not so many tokens of text.
     `steps_before` is the length that a resumed run had until now: where it was another, the reporter is told what follows.
     Raises TrainingError when the loss or a gradient is not finite, before any weight is touched, and CheckpointError
     when the disk is full; the last good checkpoint stays.
@@ -67,7 +69,7 @@ def train(
     session.begin(resume)
     if resume and steps_before not in (None, steps):
         reporter.note(describe_lengthening(settings.training, session.step, steps_before, steps))
-    reporter.start(session.plan(data))
+    reporter.start(session.plan(data, batch))
     try:
         warm_up(session.net, session.config, device, reporter.note)
         session.run(should_stop)
@@ -134,7 +136,7 @@ class _Session:
         if self.following is not None:
             self.following.restore(task_tensors(checkpoint), state["task"])
 
-    def plan(self, data: str) -> RunPlan:
+    def plan(self, data: str, batch: str) -> RunPlan:
         batch_tokens = self.config.global_batch_tokens
         return RunPlan(
             folder=self.folder,
@@ -149,8 +151,13 @@ class _Session:
             peak_flops=self.peak_flops,
             groups=describe_groups(self.optimizer, self.config.learning_rate),
             data=data,
-            not_for_transformers="; ".join(reasons_against(self.settings.model, "transformers")),
+            batch=batch,
+            not_for_transformers="; ".join(self._reasons_against_transformers()),
         )
+
+    def _reasons_against_transformers(self) -> list[str]:
+        """What a new model should be told by; whose weights are there already is what it is."""
+        return [] if self.config.init_from else reasons_against(self.settings.model, "transformers")
 
     def run(self, should_stop: Callable[[], bool]) -> None:
         c, status = self.config, "finished"
