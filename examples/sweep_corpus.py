@@ -1,63 +1,113 @@
-"""Gathers the Python sources of every package installed on a machine, each text once, into one jsonl file.
+"""Gathers the Python sources and documentation of packages, each text once, into one jsonl file.
 
-    python examples/sweep_corpus.py OUT.jsonl [FOLDER ...]     by default all of sys.path's folders
+    python examples/sweep_corpus.py OUT.jsonl [FOLDER|ARCHIVE.tar.gz ...]     by default all of sys.path's folders
 
-Prints, as JSON, how many files there are, how many repeat another to the byte, and how much text is left. Files that are
-not UTF-8, too short to say anything, or machine-made tables (lines of over 1,000 characters on average) are counted and
-left out.
+Of folders and of source archives it takes .py, .rst and .md. A text is left out where it is not UTF-8, too short to say
+anything, a machine-made table (lines of over 1,000 characters on average), or where half of what its lines say stands
+in texts before it: packages carry copies of each other, and generated clients are one file many times over. Prints, as
+JSON, how many there are of each, and how much text is left. The order is that of the names, so the file depends on
+the archives alone.
 """
 
 import argparse
 import hashlib
 import json
 import sys
+import tarfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
+KINDS = (".py", ".rst", ".md")
 SHORTEST = 200  # bytes
 LONGEST_LINE = 1000  # characters, on average
+TELLING = 16  # characters of a line that is one's own; shorter ones, such as `return None`, stand everywhere
+REPEATED = 0.5  # of the characters in telling lines
 
 
-def gather(folders: list[Path], out: Path) -> dict[str, int]:
-    """Writes the texts in the order of their paths; returns the counts."""
-    files = sorted({path.resolve() for folder in folders for path in folder.rglob("*.py") if path.is_file()})
-    counts: Counter[str] = Counter(files=len(files))
-    seen: set[bytes] = set()
-    with out.open("w", encoding="utf-8") as lines:
-        for path in files:
+def contents(place: Path) -> Iterator[bytes]:
+    """The files of a folder or of an archive, in the order of their names."""
+    if place.is_dir():
+        found = {path.resolve() for kind in KINDS for path in place.rglob(f"*{kind}") if path.is_file()}
+        for path in sorted(found):
             try:
-                content = path.read_bytes()
-                text = content.decode()
-            except (OSError, UnicodeDecodeError):
-                counts["unreadable"] += 1
-                continue
-            counts["bytes"] += len(content)
-            digest = hashlib.sha256(content).digest()
-            if len(content) < SHORTEST:
-                counts["short"] += 1
-            elif len(text) > LONGEST_LINE * (text.count("\n") + 1):
-                counts["tables"] += 1
-            elif digest in seen:
-                counts["duplicates"] += 1
-                counts["duplicate_bytes"] += len(content)
-            else:
-                seen.add(digest)
-                counts["kept"] += 1
-                counts["kept_bytes"] += len(content)
-                lines.write(json.dumps({"text": text}) + "\n")
+                yield path.read_bytes()
+            except OSError:
+                yield b"\xff"  # counted as unreadable
+        return
+    found_inside = {}
+    with tarfile.open(place) as archive:
+        for member in archive:  # in the order of the archive: going back would decompress it from its beginning again
+            if member.isfile() and member.name.endswith(KINDS):
+                file = archive.extractfile(member)
+                assert file is not None, "a file has content"
+                found_inside[member.name] = file.read()
+    yield from (found_inside[name] for name in sorted(found_inside))
+
+
+def telling_lines(text: str) -> dict[int, int]:
+    """A number for each line of its own, however it is indented, and its length."""
+    lines = {line.strip() for line in text.splitlines()}
+    return {
+        int.from_bytes(hashlib.blake2b(line.encode(), digest_size=8).digest(), "little"): len(line)
+        for line in lines
+        if len(line) >= TELLING
+    }
+
+
+class Sieve:
+    """Says what is wrong with a text, and remembers the lines of those that are kept."""
+
+    def __init__(self) -> None:
+        self.whole: set[bytes] = set()
+        self.lines: set[int] = set()
+
+    def fault(self, content: bytes) -> str:
+        """One word, empty where the text is kept."""
+        try:
+            text = content.decode()
+        except UnicodeDecodeError:
+            return "unreadable"
+        if len(content) < SHORTEST:
+            return "short"
+        if len(text) > LONGEST_LINE * (text.count("\n") + 1):
+            return "tables"
+        digest = hashlib.sha256(content).digest()
+        if digest in self.whole:
+            return "duplicates"
+        self.whole.add(digest)
+        lines = telling_lines(text)
+        repeated = sum(length for line, length in lines.items() if line in self.lines)
+        if repeated >= REPEATED * max(1, sum(lines.values())):
+            return "repetitions"
+        self.lines |= lines.keys()
+        return ""
+
+
+def gather(places: list[Path], out: Path) -> dict[str, int]:
+    """Writes the texts; returns the counts."""
+    counts: Counter[str] = Counter()
+    sieve = Sieve()
+    with out.open("w", encoding="utf-8") as lines:
+        for place in sorted(places):
+            for content in contents(place):
+                fault = sieve.fault(content) or "kept"
+                counts.update({"files": 1, "bytes": len(content), fault: 1, f"{fault}_bytes": len(content)})
+                if fault == "kept":
+                    lines.write(json.dumps({"text": content.decode()}) + "\n")
     return dict(counts)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT.jsonl")
-    parser.add_argument("folders", type=Path, nargs="*", metavar="FOLDER")
+    parser.add_argument("places", type=Path, nargs="*", metavar="FOLDER|ARCHIVE")
     given = parser.parse_args()
-    for folder in given.folders:
-        if not folder.is_dir():
-            parser.error(f"there is no folder {folder}")
-    folders = given.folders or [Path(name) for name in sys.path if name and Path(name).is_dir()]
-    print(json.dumps(gather(folders, given.out), indent=2))
+    for place in given.places:
+        if not place.exists():
+            parser.error(f"there is no {place}")
+    places = given.places or [Path(name) for name in sys.path if name and Path(name).is_dir()]
+    print(json.dumps(gather(places, given.out), indent=2))
 
 
 if __name__ == "__main__":
