@@ -13,6 +13,7 @@ import typer
 COMMANDS = (
     "train", "sft", "reward", "infer", "chat", "convert", "compare", "kv-cache", "params", "sweep", "scale-fit",
     "scale-plan", "bench", "synthesize", "paper",
+    "eval",
 )  # fmt: skip
 
 # The base of Typer's own errors, which Typer has moved from package to package: BadParameter, UsageError, this one.

@@ -15,7 +15,7 @@ from model.kernels.cross_entropy import linear_cross_entropies, linear_cross_ent
 from model.kernels.embedding import embed
 from model.layers.attention import Attention, KeysValues
 from model.layers.documents import positions_within, visible_within
-from model.layers.kv_cache import CachePass, KVCache
+from model.layers.kv_cache import BranchPass, CachePass, KVCache
 from model.layers.linear import Linear, project
 from model.layers.mlp import SwiGLU
 from model.layers.norm import RMSNorm
@@ -50,7 +50,7 @@ class DecoderLayer(nn.Module):
         rope: tuple[Tensor, Tensor],
         shared: KeysValues | None,
         place_keys: Tensor | None = None,
-        cache: CachePass | None = None,
+        cache: CachePass | BranchPass | None = None,
         mask: Tensor | None = None,
         real: Tensor | None = None,
         dropless: bool = False,
@@ -201,7 +201,7 @@ class Hunyuan(nn.Module):
         stacked = MoEStats(*map(torch.stack, zip(*stats, strict=True))) if stats else None
         return self.norm(hidden), aux, stacked
 
-    def step(self, input_ids: Tensor, cache: CachePass, *, last_only: bool = False) -> Tensor:
+    def step(self, input_ids: Tensor, cache: CachePass | BranchPass, *, last_only: bool = False) -> Tensor:
         """input_ids (B, S) at the positions of a pass -> logits (B, S, V): tensors alone, which can be compiled as it is."""
         hidden, _, _ = self._blocks(input_ids, cache.positions, None, cache)
         return self._logits(self.norm(hidden[:, -1:] if last_only else hidden))
@@ -211,7 +211,7 @@ class Hunyuan(nn.Module):
         input_ids: Tensor,
         positions: Tensor,
         keys_by_layer: list[Tensor] | None,
-        cache: CachePass | None = None,
+        cache: CachePass | BranchPass | None = None,
         mask: Tensor | None = None,
         real: Tensor | None = None,
         dropless: bool = False,

@@ -64,12 +64,18 @@ def _lines(file: io.TextIOBase | io.TextIOWrapper, name: str) -> Iterator[tuple[
 
 
 def _array(path: Path) -> Iterator[tuple[str, Record]]:
+    """A list of records, alone or as the one list in an object; or, as the hub names them too, a record a line."""
+    text = path.read_text(encoding="utf-8")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise
+        found = json.loads(text)
     except (ValueError, RecursionError) as error:
+        if text.lstrip().startswith("{"):
+            yield from _lines(io.StringIO(text), str(path))
+            return
         raise DataError(f"{path} is not JSON: get the file again") from error
+    if isinstance(found, dict):
+        lists = [value for value in found.values() if isinstance(value, list)]
+        found = lists[0] if len(lists) == 1 else found
     if not isinstance(found, list):
         raise DataError(f"{path} holds no list of records: give the benchmark's own file")
     for number, record in enumerate(found, start=1):

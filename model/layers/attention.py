@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from model.config.hunyuan import HunyuanConfig
 from model.kernels.choice import uses_triton
 from model.kernels.rotary import split_and_turn
-from model.layers.kv_cache import CachePass
+from model.layers.kv_cache import BranchPass, CachePass
 from model.layers.linear import Linear, project_stacked, project_together, stacks
 from model.layers.norm import rms_normalize
 from model.layers.rope import rotate
@@ -60,7 +60,7 @@ class Attention(nn.Module):
         hidden: Tensor,
         rope: tuple[Tensor, Tensor],
         shared: KeysValues | None,
-        cache: CachePass | None = None,
+        cache: CachePass | BranchPass | None = None,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """With a cache the new tokens see those before them, and the keys and values are all that are stored.
@@ -76,7 +76,7 @@ class Attention(nn.Module):
         return self.o_proj(attended.transpose(1, 2).reshape(batch, tokens, -1)), shared
 
     def _queries_keys_values(
-        self, hidden: Tensor, rope: tuple[Tensor, Tensor], cache: CachePass | None
+        self, hidden: Tensor, rope: tuple[Tensor, Tensor], cache: CachePass | BranchPass | None
     ) -> tuple[Tensor, KeysValues | None]:
         """Queries (B, S, H, P), and the keys and values of an owner."""
         weight = None if self.query_norm is None or self.key_norm is None else self.query_norm * self.key_norm

@@ -6,6 +6,7 @@ Sequences may differ in length: a pass of several tokens needs sequences of one 
 B batch, G key-value heads, S sequence, P head size.
 """
 
+from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
 import torch
@@ -36,6 +37,31 @@ def visible(positions: Tensor, places: int) -> Tensor:
     """The mask of a pass over so many places: a token sees those up to its own."""
     seen = torch.arange(places, device=positions.device) <= positions[..., None]
     return seen if positions.dim() == 1 else seen[:, None]
+
+
+@dataclass
+class BranchPass:
+    """One pass of new tokens behind a prefix that is read and left as it is: rows may branch off it, and one row into several.
+
+    What it stores is the prefix and the new tokens together, and can be the prefix of the next pass.
+    """
+
+    prefix: dict[
+        int, tuple[Tensor, Tensor]
+    ]  # keys and values (1 or B, G, S', P) by the layer that owns them; may be empty
+    positions: Tensor  # of the new tokens: (S,) or (B, S)
+    mask: (
+        Tensor | None
+    )  # which of the S' + S places each new token sees, (S, S' + S) or (B, 1, S, S' + S); None: causal
+    slots: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # (B, G, S' + S, P), once the pass is over
+
+    def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Puts keys and values (B, G, S, P) of the new tokens behind those of the prefix; returns those of all places."""
+        if layer in self.prefix:
+            before = (part.expand(len(keys), -1, -1, -1) for part in self.prefix[layer])
+            keys, values = (torch.cat(pair, dim=2) for pair in zip(before, (keys, values), strict=True))
+        self.slots[layer] = keys, values
+        return keys, values
 
 
 class KVCache:

@@ -1,0 +1,1 @@
+"""Scores of models: tables, comparisons, and figures against length and depth."""

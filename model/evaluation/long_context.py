@@ -1,0 +1,98 @@
+"""RULER and LV-Eval as documents, a task and a length at a time."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from model.errors import ConfigError, DataError
+from model.evaluation import lveval, ruler
+from model.evaluation.asking import Model
+from model.evaluation.documents import Document, prompt_ids
+
+RULER_METRIC = "string_match"  # NVIDIA's name: the share of references that stand in the reply
+NOT_COMPARED = (
+    "LV-Eval is scored as its authors do, who measure 38% for Llama 3.1 70B where the report has 75.73: another scorer, so "
+    "that the report's figures are not put beside these"
+)
+
+
+def default_lengths(context: int) -> list[int]:
+    """A quarter of the model's context, half, and all of it, but no less than 64 tokens."""
+    return sorted({max(64, context // part) for part in (4, 2, 1)}) if context >= 64 else [context]
+
+
+def ruler_documents(
+    model: Model, tasks: Sequence[str], *, lengths: Sequence[int], samples: int, seed: int, chat: bool
+) -> Iterator[list[Document]]:
+    """`samples` documents of each task and length; a task that is too long for a length is left out there, with a note."""
+    too_long = [length for length in lengths if length > model.context]
+    if too_long:
+        raise ConfigError(
+            [
+                f"--lengths {too_long[0]:,} is beyond the model's context of {model.context:,} tokens: leave it out, or train "
+                "the model for longer texts"
+            ]
+        )
+    reserved = len(prompt_ids(model, "", chat=True)) if chat else 0
+    missing: list[DataError] = []
+    done = False
+    for length in lengths:
+        for task in tasks:
+            try:
+                drawn = [
+                    ruler.generate(task, model.tokenizer, length=length, index=index, seed=seed, reserved=reserved)
+                    for index in range(samples)
+                ]
+            except DataError as error:
+                missing.append(error)
+                model.note(f"left out: {error}")
+                continue
+            done = True
+            yield [_ruler_document(sample) for sample in drawn]
+    if not done and missing:
+        raise missing[0]
+
+
+def _ruler_document(sample: ruler.Sample) -> Document:
+    return Document(
+        task=sample.task,
+        index=sample.index,
+        prompt=sample.prompt,
+        target=sample.references,
+        score=lambda reply: {RULER_METRIC: ruler.score_one(sample.task, reply, sample.references)},
+        room=sample.room,
+        length=sample.length,
+        depth=sample.depth,
+        facts={"items": sample.items, "filler": sample.filler, "reduced": sample.reduced, "tokens": sample.tokens},
+    )
+
+
+def lveval_documents(
+    model: Model, folder: Path, names: Sequence[str], *, lengths: Sequence[int] | None, limit: int | None
+) -> Iterator[list[Document]]:
+    """The items of each set and level that are in the folder; `lengths` picks levels."""
+    levels = [level for level in lveval.LEVELS if lengths is None or _tokens(level) in lengths]
+    if not levels:
+        raise ConfigError([f"LV-Eval has no such length: give --lengths of {', '.join(lveval.LEVELS)}"])
+    model.note(NOT_COMPARED)
+    items = lveval.read(folder, datasets=names, levels=levels)
+    for dataset, level in dict.fromkeys((item.dataset, item.level) for item in items):
+        own = [item for item in items if (item.dataset, item.level) == (dataset, level)][:limit]
+        yield [_lveval_document(item, number) for number, item in enumerate(own)]
+
+
+def _lveval_document(item: lveval.Item, number: int) -> Document:
+    metric = lveval.DATASETS[item.dataset].metric
+    return Document(
+        task=item.dataset,
+        index=number,
+        prompt=item.prompt,
+        target=item.answer,
+        score=lambda reply: {metric: item.score(reply)},
+        room=item.room,
+        length=_tokens(item.level),
+        facts={"id": item.id},
+    )
+
+
+def _tokens(level: str) -> int:
+    return 1024 * int(level.removesuffix("k"))
