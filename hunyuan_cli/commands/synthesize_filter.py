@@ -12,6 +12,7 @@ from hunyuan_cli.options.synthesize_filter import (
     AllowWeaker,
     Checks,
     Contamination,
+    CriticsFile,
     Critique,
     CritiqueLeast,
     Duplicates,
@@ -49,8 +50,9 @@ def filter_pairs(
     allow_weaker: AllowWeaker = False,
     vote: Vote = False,
     duplicates: Duplicates = 0.8,
-    critique: Critique = None,
-    critique_least: CritiqueLeast = 0.0,
+    critique: Critique = "",
+    writers: CriticsFile = None,
+    critique_least: CritiqueLeast = None,
     threads: Threads = None,
     format: Format = "table",
     output: Output = None,
@@ -64,18 +66,26 @@ def filter_pairs(
 
     Then: hunyuan sft --data filtered/kept.jsonl
     """
+    from model.data.synthesis.critics import LEAST_NATS, LEAST_SCORE, critic_config, opened_critic
     from model.data.synthesis.filter import FilterConfig
-    from model.data.synthesis.filter_files import critic, filter_file
+    from model.data.synthesis.filter_files import filter_file
 
+    judge = critic_config(critique, writers)
+    least = LEAST_NATS if judge is None else LEAST_SCORE
     config = FilterConfig(
         min_characters=min_characters, max_characters=max_characters, repetition=repetition,
         languages=tuple(language or ()), refusals=refusals, against=tuple(map(str, against or ())),
         contamination=contamination, checks=checks, execute=execute, seconds=seconds, allow_weaker=allow_weaker, vote=vote,
-        duplicates=duplicates, critique=str(critique or ""), critique_least=critique_least,
+        duplicates=duplicates, critique=critique if judge is None else f"endpoint {judge.model}",
+        critique_least=least if critique_least is None else critique_least,
     )  # fmt: skip
-    with stop_on_signal(stderr, FINISH_RECORDS, at_once=False) as should_stop, _shown() as advanced:
+    with (
+        stop_on_signal(stderr, FINISH_RECORDS, at_once=False) as should_stop,
+        opened_critic(critique, judge, out, note=stderr, should_stop=should_stop) as critic,
+        _shown() as advanced,
+    ):
         counts = filter_file(
-            pairs, config, out, threads=threads, critique=critic(config), advanced=advanced, should_stop=should_stop
+            pairs, config, out, threads=threads, critique=critic, advanced=advanced, should_stop=should_stop
         )
     if counts is None:
         stderr("stopped, and what was judged is kept; the same command goes on")

@@ -51,14 +51,24 @@ Duplicates = Annotated[
     float, typer.Option("--duplicates", help="Least similarity of near duplicates, 0.4 to 1; 0: not looked for.")
 ]
 Critique = Annotated[
-    Path | None,
+    str,
     typer.Option(
-        "--critique", metavar="MODEL", exists=True, file_okay=False,
-        help="A run or Hugging Face folder: drop responses that their instruction does not make likelier.",
+        "--critique", metavar="FOLDER|NAME", show_default=False,
+        help="A run or Hugging Face folder: drop responses that their instruction does not make likelier. Or an endpoint of "
+        "--writers, which gives each a score from 1 to 10.",
     ),
 ]  # fmt: skip
+CriticsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--writers", exists=True, dir_okay=False, help="TOML with the table [writers.NAME] of --critique NAME."
+    ),
+]
 CritiqueLeast = Annotated[
-    float, typer.Option("--critique-least", help="By at least so many nats a token, with --critique.")
+    float | None,
+    typer.Option(
+        "--critique-least", help="Keep from this score on: nats a token of a folder (0), of 10 by an endpoint (6)."
+    ),
 ]
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="Programs that run at a time; as many as there are processors.")

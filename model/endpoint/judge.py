@@ -76,6 +76,7 @@ class Judgement(Generic[Value]):
     value: Value | None
     text: str
     problem: str = ""
+    unanswered: bool = False  # after all attempts; another run may try again
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def judge(
     for request, reply in client.ask((question.request() for question in questions), should_stop):
         value = parse(reply.text) if reply.usable else None
         problem = "" if value is not None else reply.reason or "no verdict in the reply"
-        yield Judgement(request.id, value, reply.text, problem)
+        yield Judgement(request.id, value, reply.text, problem, reply.status == "unanswered")
 
 
 def scores(

@@ -4,6 +4,7 @@ Both are read in the model's own form of a conversation; for the second the ques
 response does not depend on what was asked. It measures that, and not whether the response is right.
 """
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -14,13 +15,20 @@ from model.posttraining.logps import token_logps
 
 
 class LikelihoodRatio:
-    """critique(instruction, response) -> nats a token, by the model of a run folder or Hugging Face folder."""
+    """A critic (filter_run.py): nats a token by the model of a run folder or Hugging Face folder."""
 
     def __init__(self, folder: Path, device: str = "auto") -> None:
         self._engine = Engine.from_folder(folder, device=pick_device(device))
         self._room = self._engine.net.config.max_position_embeddings
 
-    def __call__(self, instruction: str, response: str) -> float:
+    def __call__(self, pairs: Iterable[tuple[int, str, str]]) -> Iterator[tuple[int, float]]:
+        for number, instruction, response in pairs:
+            yield number, self.score(instruction, response)
+
+    def reason(self, score: float | None) -> str:
+        return f"its instruction makes it {score:.3f} nats a token likelier: that is too little"
+
+    def score(self, instruction: str, response: str) -> float:
         """The end of a conversation that is too long for the model is not read; 0 where no token is left to be scored."""
         asked, empty = (self._engine.reply([{"role": "user", "content": text}], max_new_tokens=1, fit=True).prompt
                         for text in (instruction, ""))  # fmt: skip

@@ -14,15 +14,6 @@ from model.files import LOCK, hold, open_aside
 KEPT, DROPPED, WORK = "kept.jsonl", "dropped.jsonl", ".filtering"
 
 
-def critic(config: FilterConfig) -> Critique | None:
-    """The model that the settings name, loaded; None where they name none."""
-    if not config.critique:
-        return None
-    from model.data.synthesis.critique import LikelihoodRatio
-
-    return LikelihoodRatio(Path(config.critique))
-
-
 def filter_file(
     pairs: Path, config: FilterConfig, out: Path, *, threads: int | None = None, critique: Critique | None = None,
     advanced: Advanced = lambda name, count: None, should_stop: Callable[[], bool] = lambda: False,

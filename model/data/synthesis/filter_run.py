@@ -11,13 +11,13 @@ takes about 25 bytes of memory, and what duplicates.py says; its text is read ag
 import json
 import shutil
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from hashlib import blake2b
 from os import cpu_count
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -33,7 +33,16 @@ from model.files import read_json, sha256, write_json
 CHUNK = 512  # records that are judged, and written to the journal, at a time
 KEPT = len(FILTERS)  # the code of a record that stays, in the table of verdicts
 Advanced = Callable[[str, int], None]  # the filter at work, and how many more records it has seen
-Critique = Callable[[str, str], float]
+
+
+class Critique(Protocol):
+    """Scores pairs: critique.py by a model's likelihoods, endpoint_critique.py by what a judge says."""
+
+    def __call__(self, pairs: Iterable[tuple[int, str, str]]) -> Iterator[tuple[int, float | None]]:
+        """A score for each (number, instruction, response), in any order; None where there is none."""
+
+    def reason(self, score: float | None) -> str:
+        """Why a record with a score that is too low, or with none, is dropped."""
 
 
 class Lines:
@@ -197,20 +206,31 @@ class FilterRun:
     def _criticize(self, critique: Critique) -> bool:
         journal = self._folder / "critique.jsonl"
         _cut_torn_line(journal)
-        scores = dict(_whole_lines(journal))
-        with journal.open("ab") as file:
-            for number in map(int, np.flatnonzero(self._code == KEPT)):
+        scores: dict[int, float | None] = dict(_whole_lines(journal))
+        alive = np.flatnonzero(self._code == KEPT)
+        self._advanced("critique", len(scores))
+
+        def pairs() -> Iterator[tuple[int, str, str]]:
+            for number in map(int, alive):
+                if self._should_stop():
+                    return
                 if number not in scores:
-                    if self._should_stop():
-                        return False
                     record = self._parsed(number)
-                    scores[number] = critique(record["instruction"], record["response"])
-                    file.write(json.dumps([number, scores[number]]).encode() + b"\n")
-                    file.flush()
-                if scores[number] < self.config.critique_least:
-                    self._code[number] = FILTERS.index("critique")
-                self._about[number] = scores[number]
+                    yield number, record["instruction"], record["response"]
+
+        with journal.open("ab") as file:
+            for number, score in critique(pairs()):
+                scores[number] = score
+                file.write(json.dumps([number, score]).encode() + b"\n")
+                file.flush()
                 self._advanced("critique", 1)
+        if any(number not in scores for number in map(int, alive)):
+            return False
+        for number in map(int, alive):
+            score = scores[number]
+            if score is None or score < self.config.critique_least:
+                self._code[number] = FILTERS.index("critique")
+            self._about[number] = np.nan if score is None else score
         return True
 
     # --- what came out ------------------------------------------------------------------------------------------------
@@ -225,8 +245,9 @@ class FilterRun:
                 reason = self._repeats(number, about) if name == "duplicate" else _outvoted(about)
                 scores[name] = round(abs(about), 4)
             elif self._critique is not None and name in ("", "critique"):
-                scores["critique"] = round(about, 4)
-                reason = name and f"its instruction makes it {about:.3f} nats a token likelier: that is too little"
+                scored = not np.isnan(about)
+                scores |= {"critique": round(about, 4)} if scored else {}
+                reason = name and self._critique.reason(about if scored else None)
             yield self.lines[number], Verdict(name, reason, scores)
 
     def _repeats(self, number: int, alike: float) -> str:

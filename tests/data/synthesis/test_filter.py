@@ -145,19 +145,25 @@ def test_a_critique_drops_what_its_instruction_does_not_explain(tmp_path):
     scores = {"good": 1.5, "bad": -0.5, "fair": 0.2}
     asked = []
 
-    def critique(instruction, response):
-        asked.append(response)
-        if len(asked) == 2:
-            raise KeyboardInterrupt
-        return scores[response]
+    class Critic:
+        def __call__(self, pairs):
+            for number, _, response in pairs:
+                asked.append(response)
+                if len(asked) == 2:
+                    raise KeyboardInterrupt
+                yield number, scores[response]
 
+        def reason(self, score):
+            return f"only {score}"
+
+    critique = Critic()
     config = FilterConfig(critique="model", critique_least=0.1)
     with pytest.raises(KeyboardInterrupt):
         filter_file(pairs, config, tmp_path, critique=critique)
     assert filter_file(pairs, config, tmp_path, critique=critique)["dropped"] == {"critique": 1}
     kept, dropped = read(tmp_path)
     assert [record["id"] for record in kept] == ["r0", "r2"] and asked == ["good", "bad", "bad", "fair"]
-    assert dropped[0]["scores"]["critique"] == -0.5 and "-0.500 nats" in dropped[0]["reason"]
+    assert dropped[0]["scores"]["critique"] == -0.5 and dropped[0]["reason"] == "only -0.5"
 
 
 def test_the_file_that_is_read_is_not_replaced(tmp_path):
