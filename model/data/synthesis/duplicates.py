@@ -40,9 +40,9 @@ def rows_of_a_band(threshold: float) -> int:
     raise ConfigError([f"near duplicates cannot be found from a similarity of {threshold:g} on: give 0.4 to 1"])
 
 
-def minima(text: str) -> NDArray[np.uint16]:
-    """The signature of a text, (MINIMA,): the last 16 bits of the smallest value of each hash function over its runs."""
-    found = hashes(words(text), RUN)
+def minima(text: list[str]) -> NDArray[np.uint16]:
+    """The signature of a text's words, (MINIMA,): the last 16 bits of the smallest value of each hash over its runs."""
+    found = hashes(text, RUN)
     smallest = np.full(MINIMA, np.iinfo(np.uint64).max)
     for start in range(0, len(found), 4096):
         values = _FACTORS * found[None, start : start + 4096] + _OFFSETS
@@ -63,9 +63,10 @@ class NearDuplicates:
         return len(self._digests)
 
     def add(self, text: str) -> None:
-        digest = blake2b("\0".join(words(text)).encode("utf-8", "replace"), digest_size=8).digest()
+        found = words(text)
+        digest = blake2b("\0".join(found).encode("utf-8", "replace"), digest_size=8).digest()
         self._digests.append(int.from_bytes(digest, "little"))
-        self._file.write(minima(text).tobytes())
+        self._file.write(minima(found).tobytes())
 
     def find(
         self, text_of: Callable[[int], str], advanced: Callable[[int], None] = lambda count: None
