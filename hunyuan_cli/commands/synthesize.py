@@ -47,7 +47,7 @@ def run(
     max_cost: who.MaxCost = None,
     settings: who.WriterSet = None,
     dry_run: who.DryRun = False,
-    stage: options.Stages = "1-3",
+    stage: options.Stages = "1-4",
     count: options.Count = 1000,
     samples: options.Samples = 1,
     seed: Seed = 0,
@@ -60,6 +60,8 @@ def run(
     text_key: options.TextKey = "text",
     encoding: options.Encoding = "utf-8",
     shard_units: options.ShardUnits = 10_000,
+    filters: options.Filters = None,
+    threads: options.Threads = None,
     quiet: options.Quiet = False,
     format: Format = "table",
     output: Output = None,
@@ -76,6 +78,7 @@ def run(
     from hunyuan_cli.synthesis_authors import authors
     from hunyuan_cli.views.synthesis import emit_funnel, emit_outlook, make_view
     from model.data.synthesis.config import SynthesisConfig
+    from model.data.synthesis.keeping import keep
     from model.data.synthesis.pipeline import Synthesis
 
     stages = options.parse_stages(stage)
@@ -90,6 +93,7 @@ def run(
         harder=harder, expand=expand, overlap=(0.0 if writer == "embedded" else 0.7) if overlap is None else overlap,
         text_key=text_key, encoding=encoding, shard_units=shard_units,
     )  # fmt: skip
+    filtering = options.chosen_filters(filters, embedded=writer == "embedded", samples=samples)
     problems = (families, split, error_rate)
     with (
         stop_on_signal(stderr, FINISH_REQUESTS, at_once=False) as should_stop,
@@ -101,7 +105,9 @@ def run(
             emit_outlook(synthesis, stages, format, output)
             return
         with synthesis.held():
-            whole = synthesis.run(stages)
+            whole = synthesis.run(number for number in stages if number < 4)
+            if whole and 4 in stages:
+                whole = keep(out, filtering, view, threads=threads, should_stop=should_stop)
     emit_funnel(out, format, output)
     if not whole:
         stderr(f"stopped, and everything that was answered is kept; the same command goes on: {shlex.quote(str(out))}")

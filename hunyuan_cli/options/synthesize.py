@@ -1,10 +1,15 @@
 """The options of `hunyuan synthesize`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
+
+from hunyuan_cli.options.writers import parse_settings
+
+if TYPE_CHECKING:
+    from model.data.synthesis.filter import FilterConfig
 
 Sources = Annotated[
     list[str] | None,
@@ -48,6 +53,15 @@ ErrorRate = Annotated[
 TextKey = Annotated[str, typer.Option("--text-key", help="The key of a jsonl line that holds its text.")]
 Encoding = Annotated[str, typer.Option("--encoding", help="Of text files, such as latin-1.")]
 ShardUnits = Annotated[int, typer.Option("--shard-units", min=1, help="Units of work of one shard, held in memory.")]
+Filters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--filter", metavar="KEY=VALUE",
+        help="A setting of stage 4, as synthesize filter has them: execute=false, vote=true, duplicates=0.9, against=[...], "
+        "seconds, min_characters, critique, allow_weaker, ...; repeatable.",
+    ),
+]  # fmt: skip
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Programs of checks that run at a time.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Only the result.")]
 
 
@@ -72,3 +86,25 @@ def parse_stages(text: str) -> range:
     if not stages or stages[0] < 1 or stages[-1] > 4:
         raise typer.BadParameter(f"--stage '{text}' is no stage: write 3, or 1-4")
     return stages
+
+
+def chosen_filters(settings: list[str] | None, *, embedded: bool, samples: int) -> "FilterConfig":
+    """The filters of stage 4. Embedded problems share their wording, so that of them only equal ones are duplicates."""
+    from dataclasses import fields
+
+    from model.config.checks import unknown_key
+    from model.data.synthesis.filter import FilterConfig
+    from model.errors import ConfigError
+
+    given: dict[str, Any] = {"duplicates": 1.0 if embedded else 0.8, "vote": samples > 1 and not embedded}
+    given |= {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in parse_settings(settings, "--filter").items()
+    }
+    known = [field.name for field in fields(FilterConfig)]
+    if problems := [unknown_key(key, known, "filter") for key in given if key not in known]:
+        raise ConfigError(problems)
+    try:
+        return FilterConfig(**given)
+    except TypeError as error:
+        raise ConfigError([f"--filter has a value of the wrong kind: {error}"]) from error

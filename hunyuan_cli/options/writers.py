@@ -89,7 +89,7 @@ def chosen_writers(
     chosen_routes = {**known.routes, **_parse_routes(routes)}
     used = {writer, *chosen_routes.values()}
     configs = dict(known.configs)
-    table = {key: value for key, value in given.items() if value is not None} | _parse_settings(settings)
+    table = {key: value for key, value in given.items() if value is not None} | parse_settings(settings)
     unnamed = [kind for kind in KINDS if kind in used and kind not in configs]
     if table and len(unnamed) != 1:
         why = "both endpoint and local are" if unnamed else "neither endpoint nor local is"
@@ -110,12 +110,13 @@ def _option(key: str) -> str:
     return OPTIONS.get(key, f"--set {key}")
 
 
-def _parse_settings(settings: list[str] | None) -> dict[str, Any]:
+def parse_settings(settings: list[str] | None, option: str = "--set") -> dict[str, Any]:
+    """KEY=VALUE with values as TOML has them, and plain text where they are none."""
     found: dict[str, Any] = {}
     for setting in settings or []:
         key, equals, text = setting.partition("=")
         if not (equals and key.strip()):
-            raise typer.BadParameter(f"--set '{setting}' is not of the form KEY=VALUE, such as temperature=0.7")
+            raise typer.BadParameter(f"{option} '{setting}' is not of the form KEY=VALUE, such as temperature=0.7")
         try:
             found[key.strip()] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:

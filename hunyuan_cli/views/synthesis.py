@@ -29,6 +29,7 @@ class PlainView:
         self.quiet = quiet
         self.stage = self.total = self.before = 0
         self.kept = self.units = 0
+        self.filter = ""  # of stage 4, at work
         self.dropped: Counter[str] = Counter()
         self.usage: Counter[str] = Counter()
         self._began = self._told = time.monotonic()
@@ -61,6 +62,12 @@ class PlainView:
         if not self.units % 16:
             self.tick()
 
+    def filtered(self, name: str, count: int) -> None:
+        self.filter = name
+        if name == "record":
+            self.units += count
+        self.tick()
+
     def ended(self, stage: int, manifest: Mapping[str, Any], seconds: float) -> None:
         if not seconds:
             self.say(f"{_name(stage)}: {manifest['rows']:,} kept, made before")
@@ -83,6 +90,8 @@ class PlainView:
         done, seconds = self.before + self.units, time.monotonic() - self._began
         rate = self.units / seconds if seconds > 0 else 0.0
         left = f", {human_time(round((self.total - done) / rate))} left" if rate and self.total > done else ""
+        if self.filter not in ("", "record"):
+            return f"{_name(self.stage)}: {self.filter}"
         counts = f"{_name(self.stage)}: {done:,} of {self.total:,}, {rate:,.0f} a second{left}"
         return f"{counts}{_dropped_text(self.dropped)}{self._cost()}"
 

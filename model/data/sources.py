@@ -2,7 +2,8 @@
 
 Empty documents are skipped, a source without any is an error. A folder is read recursively in sorted order, without hidden
 names. What else is left out is counted by its reason: files of other kinds, a data set's card (README.md over data files),
-a .json of another use, empty documents, run folders: what training writes is no text, and would change the data under it.
+a list of shards (manifest.json beside them), a .json of another use, empty documents, run folders: what training writes is
+no text, and would change the data under it.
 Paths are as the user gave them, so that a message names what the user can look up.
 """
 
@@ -33,6 +34,7 @@ from model.errors import DataError, MissingExtraError
 STDLIB = "stdlib"
 HUB_PREFIX = "hf:"
 RUN_RECORDS = {"run.toml", "config.json"}  # what tells a run folder
+MANIFEST = "manifest.json"  # a list of the shards beside it, as synthesize writes it
 STDLIB_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 
 
@@ -127,14 +129,17 @@ def _files_of(spec: str, left_out: Counter[str]) -> tuple[list[Path], bool]:
 
 
 def _readable(files: list[Path], left_out: Counter[str]) -> list[Path]:
-    """Those with a reader, without the cards of data sets."""
+    """Those with a reader, without the cards of data sets and the manifests of their shards."""
     with_data = {folder for file in files if kind_of(file) in DATA for folder in file.parents}
+    with_shards = {file.parent for file in files if kind_of(file) in (".jsonl", ".parquet")}
     chosen = []
     for file in files:
         if kind_of(file) is None:
             left_out[f"{file.suffix.lower() or 'nameless'} files"] += 1
         elif file.name.lower() == "readme.md" and file.parent in with_data:
             left_out["data set cards (README.md)"] += 1
+        elif file.name == MANIFEST and file.parent in with_shards:
+            left_out[f"lists of shards ({MANIFEST})"] += 1
         else:
             chosen.append(file)
     return chosen

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from model.data.sources import read_source
+from model.data.sources import read_source, read_source_rows
 from model.errors import DataError, MissingExtraError
 
 
@@ -189,3 +189,13 @@ def test_jsonl_of_surrogate_pairs_is_text(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"text": "😀"}))  # json writes it as two escapes
     assert texts(path) == ["😀"]
+
+
+def test_a_list_of_shards_is_no_document_but_a_manifest_alone_is(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"text": "alone"}')
+    assert [document.text for document in read_source(str(tmp_path))] == ["alone"]
+    (tmp_path / "part-00000.jsonl").write_text('{"text": "a shard"}\n')
+    left_out = Counter()
+    assert [document.text for document in read_source(str(tmp_path), left_out=left_out)] == ["a shard"]
+    assert left_out == {"lists of shards (manifest.json)": 1}
+    assert [row.value for row in read_source_rows(str(tmp_path))] == [{"text": "a shard"}]

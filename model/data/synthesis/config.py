@@ -22,7 +22,6 @@ class SynthesisConfig:
     text_key: str = "text"
     encoding: str = "utf-8"
     shard_units: int = SHARD_UNITS
-    filters: Mapping[str, Any] = field(default_factory=dict)  # options of stage 4
 
     def __post_init__(self) -> None:
         problems = [
@@ -41,12 +40,11 @@ class SynthesisConfig:
             raise ConfigError(problems)
 
     def of_stage(self, stage: int) -> dict[str, Any]:
-        """The settings that the bytes of this stage depend on, its input and its writers apart."""
+        """The settings that the bytes of stage 1, 2 or 3 depend on, its input and its writers apart."""
         named = {
             1: ("count", "seed", "overlap", "text_key", "encoding"),
             2: ("seed", "harder", "expand", "overlap"),
             3: ("seed", "samples", "routes"),
-            4: ("seed", "filters"),
         }[stage]
         chosen = {name: getattr(self, name) for name in (*named, "shard_units")}
         return {name: dict(value) if isinstance(value, Mapping) else value for name, value in chosen.items()}

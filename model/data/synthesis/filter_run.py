@@ -79,7 +79,7 @@ class Lines:
 
     def name(self, number: int) -> str:
         which = int(np.searchsorted(self._starts, number, side="right")) - 1
-        return f"{self._paths[which]}, line {self._numbers[number]}"
+        return f"{self._paths[which].name}, line {self._numbers[number]}"
 
     def close(self) -> None:
         self._stack.close()

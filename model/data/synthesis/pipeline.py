@@ -32,6 +32,9 @@ class Watcher(Protocol):
 
     def advanced(self, done: Done) -> None: ...
 
+    def filtered(self, name: str, count: int) -> None:
+        """A filter of stage 4 has seen so many more records; "record" are those that look at each by itself."""
+
     def ended(self, stage: int, manifest: Mapping[str, Any], seconds: float) -> None:
         """`seconds` is the time of this session, 0 where the stage was there."""
 

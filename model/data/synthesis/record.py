@@ -38,7 +38,7 @@ The kinds of checks that the embedded writer gives, with their keys, and the ans
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 STAGES = ("1_instructions", "2_evolved", "3_responses", "4_kept")  # the folders, in order
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
@@ -69,6 +69,7 @@ class Record(TypedDict):
     usage: dict[str, float]
     scores: dict[str, float]
     reasons: list[str]
+    text: NotRequired[str]  # of stage 4, for pre-training
 
 
 def record_id(parents: Iterable[str], stage: int, operation: str, seed: int, index: int) -> str:

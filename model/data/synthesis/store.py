@@ -26,7 +26,7 @@ from model.files import open_aside, read_json, sha256, write_file, write_json
 
 SHARD_UNITS = 10_000  # units of work of one shard; their records are sorted in memory
 MANIFEST, OPEN, CONFIG = "manifest.json", ".open", "config.json"
-DROPPED, LABELS = "dropped.jsonl", "labels.jsonl"  # beside the stages' folders
+DROPPED, LABELS, PAIRS = "dropped.jsonl", "labels.jsonl", "pairs.jsonl"  # beside the stages' folders
 
 Facts = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 Judge = Callable[
@@ -77,7 +77,7 @@ class StageStore:
         if self.begun_with() != self.config:
             for name in STAGES[self.stage - 1 :]:
                 shutil.rmtree(self.root / name, ignore_errors=True)
-            for name in (DROPPED, LABELS):
+            for name in (DROPPED, LABELS, PAIRS):
                 _merge(self.root / name, range(self.stage, len(STAGES) + 1), [])
         self._open.mkdir(parents=True, exist_ok=True)
         write_json(self._open / CONFIG, self.config)
@@ -90,7 +90,7 @@ class StageStore:
     def finish(self, facts: Facts = lambda manifest: {}) -> dict[str, Any]:
         """Merges what was dropped, writes the manifest, and returns it; `facts` gives more of its entries."""
         shards = [read_json(path) for path in sorted(self._open.glob("*.facts.json"))]
-        for name in (DROPPED, LABELS):
+        for name in (DROPPED, LABELS, PAIRS):
             parts = sorted(self._open.glob(f"*.{name}"))
             _merge(self.root / name, [self.stage], parts)
         manifest: dict[str, Any] = {
@@ -129,8 +129,17 @@ class StageStore:
     def open_shard(self, number: int) -> "Journal":
         return Journal(self._open / f"{number:05}.journal")
 
-    def close_shard(self, number: int, journal: "Journal", judge: Judge | None = None) -> int:
-        """Writes what the journal holds as a part, without what `judge` drops, and removes it; the number of rows kept."""
+    def close_shard(
+        self,
+        number: int,
+        journal: "Journal",
+        judge: Judge | None = None,
+        sides: Mapping[str, Iterable[Mapping[str, Any]]] | None = None,
+    ) -> int:
+        """Writes what the journal holds as a part, without what `judge` drops, and removes it; the number of rows kept.
+
+        `sides` are rows for files beside the stages' folders, by their names.
+        """
         done = journal.units.values()
         kept: list[Record] = []
         dropped: list[Record] = []
@@ -141,8 +150,9 @@ class StageStore:
         labels = sorted((label for item in done for label in item.labels), key=lambda label: label["id"])
         content = b"".join(map(to_line, kept))
         part = self._part(number)
-        write_file(self._open / f"{number:05}.{DROPPED}", map(to_line, dropped))
-        write_file(self._open / f"{number:05}.{LABELS}", (to_line({**label, "stage": self.stage}) for label in labels))
+        told = [_with_filter(record) for record in dropped]
+        for name, rows in {DROPPED: told, LABELS: labels, **(sides or {})}.items():
+            write_file(self._open / f"{number:05}.{name}", (to_line({**row, "stage": self.stage}) for row in rows))
         facts = {"file": part.name, "rows": len(kept), "bytes": len(content)}
         write_json(
             self._open / f"{number:05}.facts.json", facts | _counts(kept, dropped) | {"sha256": _digest(content)}
@@ -218,6 +228,12 @@ def _lines_of(path: Path) -> tuple[list[Done], int]:
                     break
                 length += len(line)
     return found, length
+
+
+def _with_filter(record: Record) -> dict[str, Any]:
+    """A dropped record with the filter and the reason of its first reason under keys of their own."""
+    name, _, reason = record["reasons"][0].partition(": ")
+    return {**record, "filter": name, "reason": reason}
 
 
 def _counts(kept: Iterable[Record], dropped: Iterable[Record]) -> dict[str, Any]:

@@ -27,6 +27,9 @@ class Silent:
     def advanced(self, done):
         pass
 
+    def filtered(self, name, count):
+        pass
+
     def ended(self, stage, manifest, seconds):
         pass
 
