@@ -179,6 +179,8 @@ def test_one_index_asks_the_same_at_every_length():
 def test_reserved_tokens_stay_free():
     sample = generate("niah_single_2", Letters(), length=1000, reserved=100)
     assert 950 <= sample.tokens + sample.room + 100 <= 1000
+    with pytest.raises(DataError, match="does not fit into 1,000 tokens"):
+        generate("niah_single_2", Letters(), length=1000, reserved=950)
 
 
 def test_an_unknown_task_is_a_sentence():
