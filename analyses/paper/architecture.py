@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from analyses.paper.row import Row
 from model.config.load import load_shape
 from model.config.variants import with_variant
-from model.counts import RULES, kv_cache_bytes, parameter_counts
+from model.counts import kv_cache_bytes, parameter_counts
 
 # Table 2 of the report, bytes per token in bf16: n_h = 80 heads, n_g = 8 key-value heads, d_h = 80, l = 64.
 TABLE_2 = {
@@ -30,7 +30,7 @@ def parameter_rows() -> Iterator[Row]:
     embedding = counts["embedding"].total
     yield Row(
         key="params.total", quantity="parameters", unit="params", published="389e9", value=total, where="abstract",
-        formula="the sum of the components below, with the sizes of table 1 and the released config",
+        formula="the sum of the components, sizes of table 1 and the released config",
     )  # fmt: skip
     yield Row(
         key="params.activated", quantity="activated parameters", unit="params", published="52e9", value=activated,
@@ -48,11 +48,11 @@ def parameter_rows() -> Iterator[Row]:
         if count.total:
             yield Row(
                 key=f"params.share.{name}", quantity=f"share of {name}", unit="percent", value=100 * count.total / total,
-                where="table 1", formula=f"{RULES[name]}; over the total",
+                where="table 1", formula="of the total",
             )  # fmt: skip
             yield Row(
                 key=f"params.activated_share.{name}", quantity=f"share of {name}, activated", unit="percent",
-                value=100 * count.activated / activated, where="table 1", formula="its part of what one token uses",
+                value=100 * count.activated / activated, where="table 1", formula="of the activated",
             )  # fmt: skip
 
 

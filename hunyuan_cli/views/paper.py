@@ -36,7 +36,7 @@ def tables(report: dict[str, Any]) -> dict[str, Any]:
 
 def note(report: dict[str, Any]) -> str:
     counts = Counter(row["verdict"] for row in report["rows"])
-    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
+    told = ", ".join(f"{verdict} {count}" for verdict, count in counts.most_common())
     return (
         f"{len(report['rows'])} numbers: {told}. A dash: the report prints the parts and not the result.\n"
         "LV-Eval: its authors measure about 38 for Llama 3.1 70B where the report prints 75.7; that is another scorer, and "
