@@ -2,7 +2,7 @@
 
 from hunyuan_cli.console import stderr
 from hunyuan_cli.options import evaluation as options
-from hunyuan_cli.options.common import Device, Format, Output
+from hunyuan_cli.options.common import Device, Format, Output, Plot
 from hunyuan_cli.options.generation import DType
 
 
@@ -25,18 +25,19 @@ def eval(
     device: Device = "auto",
     out: options.Out = None,
     against: options.Against = None,
+    plot: Plot = None,
     format: Format = "table",
     output: Output = None,
 ) -> None:
     """Score a model on benchmarks, each score with its interval, number of examples and template.
 
-    Example: hunyuan eval runs/first --tasks ruler --lengths 256,512,1K --samples 10 --out runs/first/ruler
+    Example: hunyuan eval runs/first --tasks ruler --lengths 256,512,1K --samples 10 --out runs/first/ruler --plot ruler.png
 
     Offline: hunyuan eval runs/first --tasks gsm8k,arc_challenge --task-data benchmarks/ --limit 200 --out scores/first
 
     Two models: hunyuan eval runs/second --tasks gsm8k --task-data benchmarks/ --limit 200 --against scores/first
     """
-    from hunyuan_cli.views.evaluation import asked_model, show, stage
+    from hunyuan_cli.views.evaluation import asked_model, draw, show, stage
     from model.evaluation.evaluate import Evaluation, evaluate, results_of
     from model.evaluation.record import Record, read_results
 
@@ -62,3 +63,5 @@ def eval(
     for note in answering.notes:
         stderr(note)
     show(results, record, out, against=against, format=format, output=output)
+    if plot is not None:
+        draw(str(model), record, against, plot)

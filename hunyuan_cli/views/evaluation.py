@@ -50,6 +50,16 @@ def stage(name: str, total: int | None) -> "Iterator[Advance]":
         yield advance
 
 
+def draw(name: str, record: "Record", against: Path | None, plot: Path) -> None:
+    """Score against length and the map of length and depth; of the other evaluation, too, where there is one."""
+    from analyses.evaluation.lengths import plot_long_context
+    from hunyuan_cli.files import save_figure
+    from model.evaluation.record import read_samples
+
+    others = {} if against is None else {str(against): read_samples(against)}
+    save_figure(plot_long_context({name: record.samples} | others), plot)
+
+
 def show(
     results: Mapping[str, Any],
     record: "Record",
@@ -60,14 +70,19 @@ def show(
     output: Path | None,
 ) -> None:
     """The scores, beside the report's where it has them, and beside another evaluation's."""
+    from analyses.evaluation.beside_report import beside_report
     from analyses.evaluation.tables import differences_table, scores_table
 
+    beside = beside_report(results["tasks"])
     compared = None if against is None else differences_table(results["tasks"], record.samples, against)
     if result_format(format, output) == "json":
-        more = {} if compared is None else {"against": {"folder": str(against), "rows": compared}}
+        more: dict[str, Any] = {} if compared is None else {"against": {"folder": str(against), "rows": compared}}
+        more |= {"report": beside} if len(beside) else {}
         emit({**results, **more}, format=format, output=output)
         return
     tables: dict[str, Any] = {"scores": scores_table(results["tasks"])}
+    if len(beside):
+        tables["beside the report, which does not print its prompts"] = beside
     if compared is not None and len(compared):
         tables[f"difference to {against}"] = compared
     emit(tables, format=format, output=output, as_written=("task", "metric", "benchmark"))

@@ -123,3 +123,17 @@ def test_lm_eval_is_an_extra(evaluate, models, monkeypatch):
     monkeypatch.setattr("model.evaluation.evaluate.find_spec", lambda name: None)
     status, _, err = evaluate(models[0], "--tasks", "gsm8k")
     assert status == 1 and "pip install 'hunyuan[eval]'" in err
+
+
+def test_the_figure_has_both_models_and_the_table_stands_beside_the_report(evaluate, models, tmp_path):
+    assert evaluate(models[0], *RULER, "--out", tmp_path / "one")[0] == 0
+    status, out, err = evaluate(models[1], *RULER, "--against", tmp_path / "one", "--plot", tmp_path / "a.svg")
+    assert status == 0, err
+    assert (tmp_path / "a.svg").read_bytes().startswith(b"<?xml")
+    assert "beside the report" in out and "RULER 0-8K at 256, 2 of 13 tasks" in out and "94.39" in out
+
+
+def test_a_figure_of_tasks_without_lengths_is_refused_after_the_scores(evaluate, models, tmp_path):
+    write_lines(tmp_path / "cmath" / "test.jsonl", [{"question": "1+1=?", "golden": "2", "grade": 1}])
+    status, out, err = evaluate(models[0], "--tasks", "cmath", "--task-data", tmp_path, "--plot", tmp_path / "a.svg")
+    assert status == 1 and "no sample has a length" in err.splitlines()[-1] and "cmath" in out
