@@ -78,6 +78,7 @@ def run(
     from hunyuan_cli.synthesis_authors import authors
     from hunyuan_cli.views.synthesis import emit_funnel, emit_outlook, make_view
     from model.data.synthesis.config import SynthesisConfig
+    from model.data.synthesis.critics import opened_critic
     from model.data.synthesis.keeping import keep
     from model.data.synthesis.pipeline import Synthesis
 
@@ -93,7 +94,7 @@ def run(
         harder=harder, expand=expand, overlap=(0.0 if writer == "embedded" else 0.7) if overlap is None else overlap,
         text_key=text_key, encoding=encoding, shard_units=shard_units,
     )  # fmt: skip
-    filtering = options.chosen_filters(filters, embedded=writer == "embedded", samples=samples)
+    filtering, critic, judge = options.chosen_filters(filters, writers, embedded=writer == "embedded", samples=samples)
     problems = (families, split, error_rate)
     with (
         stop_on_signal(stderr, FINISH_REQUESTS, at_once=False) as should_stop,
@@ -107,7 +108,8 @@ def run(
         with synthesis.held():
             whole = synthesis.run(number for number in stages if number < 4)
             if whole and 4 in stages:
-                whole = keep(out, filtering, view, threads=threads, should_stop=should_stop)
+                with opened_critic(critic, judge, out, note=stderr, should_stop=should_stop) as critique:
+                    whole = keep(out, filtering, view, critique=critique, threads=threads, should_stop=should_stop)
     emit_funnel(out, format, output)
     if not whole:
         stderr(f"stopped, and everything that was answered is kept; the same command goes on: {shlex.quote(str(out))}")

@@ -10,6 +10,7 @@ from hunyuan_cli.options.writers import parse_settings
 
 if TYPE_CHECKING:
     from model.data.synthesis.filter import FilterConfig
+    from model.endpoint.config import EndpointConfig
 
 Sources = Annotated[
     list[str] | None,
@@ -88,11 +89,17 @@ def parse_stages(text: str) -> range:
     return stages
 
 
-def chosen_filters(settings: list[str] | None, *, embedded: bool, samples: int) -> "FilterConfig":
-    """The filters of stage 4. Embedded problems share their wording, so that of them only equal ones are duplicates."""
+def chosen_filters(
+    settings: list[str] | None, writers: Path | None, *, embedded: bool, samples: int
+) -> "tuple[FilterConfig, str, EndpointConfig | None]":
+    """The filters of stage 4, the name of the critic among them, and its endpoint where it is one.
+
+    Embedded problems share their wording, so that of them only equal ones are duplicates.
+    """
     from dataclasses import fields
 
     from model.config.checks import unknown_key
+    from model.data.synthesis.critics import LEAST_NATS, LEAST_SCORE, critic_config
     from model.data.synthesis.filter import FilterConfig
     from model.errors import ConfigError
 
@@ -104,7 +111,12 @@ def chosen_filters(settings: list[str] | None, *, embedded: bool, samples: int) 
     known = [field.name for field in fields(FilterConfig)]
     if problems := [unknown_key(key, known, "filter") for key in given if key not in known]:
         raise ConfigError(problems)
+    critic = str(given.get("critique", ""))
+    judge = critic_config(critic, writers)
+    given.setdefault("critique_least", LEAST_NATS if judge is None else LEAST_SCORE)
+    if judge is not None:
+        given["critique"] = f"endpoint {judge.model}"
     try:
-        return FilterConfig(**given)
+        return FilterConfig(**given), critic, judge
     except TypeError as error:
         raise ConfigError([f"--filter has a value of the wrong kind: {error}"]) from error

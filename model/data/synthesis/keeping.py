@@ -14,8 +14,7 @@ from time import monotonic
 from typing import Any
 
 from model.data.synthesis.filter import FilterConfig, Verdict
-from model.data.synthesis.filter_files import critic
-from model.data.synthesis.filter_run import FilterRun
+from model.data.synthesis.filter_run import Critique, FilterRun
 from model.data.synthesis.pipeline import Watcher, input_of
 from model.data.synthesis.record import STAGES, Record, derived, record_id
 from model.data.synthesis.store import OPEN, PAIRS, Done, StageStore
@@ -38,6 +37,7 @@ def keep(
     config: FilterConfig,
     watcher: Watcher,
     *,
+    critique: Critique | None = None,
     threads: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> bool:
@@ -53,7 +53,7 @@ def keep(
     watcher.begun(4, before["rows"], 0)
     parts = [folder / STAGES[2] / shard["file"] for shard in before["shards"]]
     work = FilterRun(
-        parts, config, store.folder / OPEN / "filters", threads=threads, critique=critic(config),
+        parts, config, store.folder / OPEN / "filters", threads=threads, critique=critique,
         advanced=watcher.filtered, should_stop=should_stop,
     )  # fmt: skip
     if not work.run():
