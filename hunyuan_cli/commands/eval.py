@@ -19,7 +19,7 @@ def eval(
     chat: options.Chat = False,
     max_new_tokens: options.MostNewTokens = None,
     truncate: options.Truncate = "left",
-    run_unconfined: options.RunUnconfined = False,
+    allow_weaker_confinement: options.WeakerConfinement = False,
     batch_size: options.BatchSize = 32,
     dtype: DType = None,
     device: Device = "auto",
@@ -51,7 +51,7 @@ def eval(
         seed=seed,
         chat=chat,
         max_new_tokens=max_new_tokens,
-        unconfined=run_unconfined,
+        unconfined=allow_weaker_confinement,
     )
     if against is not None:
         read_results(against)  # a mistake is told before the work

@@ -64,10 +64,10 @@ Truncate = Annotated[
         help="left: a prompt that is too long loses its beginning, which is counted. refuse: the run stops.",
     ),
 ]
-RunUnconfined = Annotated[
+WeakerConfinement = Annotated[
     bool,
     typer.Option(
-        "--run-unconfined",
+        "--allow-weaker-confinement",
         help="Run programs that the model wrote (humaneval, mbpp) also where this machine cannot confine them fully.",
     ),
 ]

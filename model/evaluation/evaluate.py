@@ -150,11 +150,12 @@ def _mean(group: str, rows: list[TaskScore], samples: list[Sample]) -> TaskScore
 
 def _foreign(model: Model, asked: Evaluation, name: str, record: Record, stage: Stage) -> list[TaskScore]:
     """Rows of one of lm-eval's tasks or groups."""
+    from model.evaluation.harness.code_tests import confined
     from model.evaluation.harness.lm import HarnessModel
     from model.evaluation.harness.run import offline, quiet, run_task
     from model.evaluation.harness.tasks import load_tasks
 
-    with quiet(), offline(asked.task_data is not None):
+    with quiet(), offline(asked.task_data is not None), confined(allow_weaker=asked.unconfined):
         loaded = load_tasks([name], data=asked.task_data, shots=asked.shots, seed=asked.seed)
         lm = HarnessModel(model, max_new_tokens=asked.max_new_tokens, seed=asked.seed)
         with stage(name, None) as advance:
