@@ -20,6 +20,10 @@ def eval(
     max_new_tokens: options.MostNewTokens = None,
     truncate: options.Truncate = "left",
     allow_weaker_confinement: options.WeakerConfinement = False,
+    judge: options.Judge = None,
+    judge_model: options.JudgeModel = None,
+    judge_key_env: options.JudgeKey = "",
+    judge_concurrency: options.JudgeConcurrency = 16,
     batch_size: options.BatchSize = 32,
     dtype: DType = None,
     device: Device = "auto",
@@ -37,7 +41,7 @@ def eval(
 
     Two models: hunyuan eval runs/second --tasks gsm8k --task-data benchmarks/ --limit 200 --against scores/first
     """
-    from hunyuan_cli.views.evaluation import asked_model, draw, show, stage
+    from hunyuan_cli.views.evaluation import asked_model, draw, judge_client, show, stage
     from model.evaluation.evaluate import Evaluation, evaluate, results_of
     from model.evaluation.record import Record, read_results
 
@@ -55,9 +59,12 @@ def eval(
     )
     if against is not None:
         read_results(against)  # a mistake is told before the work
-    with asked_model(model, out, dtype=dtype, device=device, truncate=truncate, batch_size=batch_size) as answering:
+    with (
+        asked_model(model, out, dtype=dtype, device=device, truncate=truncate, batch_size=batch_size) as answering,
+        judge_client(judge, judge_model, judge_key_env, judge_concurrency, out) as client,
+    ):
         record = Record(out)
-        rows = evaluate(answering, asked, record, stage)
+        rows = evaluate(answering, asked, record, stage, client)
         results = results_of(answering, str(model), asked, rows)
     record.finish(results)
     for note in answering.notes:

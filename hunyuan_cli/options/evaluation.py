@@ -86,3 +86,17 @@ Against = Annotated[
         help="Compare with another evaluation's --out folder, document by document: paired intervals.",
     ),
 ]  # fmt: skip
+Judge = Annotated[
+    str | None,
+    typer.Option(
+        "--judge", metavar="URL",
+        help="An endpoint that speaks OpenAI's chat completions, which marks the answers of penguinscrolls, alignbench, "
+        "mt_bench, arena_hard and alpaca_eval.",
+    ),
+]  # fmt: skip
+JudgeModel = Annotated[str | None, typer.Option("--judge-model", help="What the endpoint calls the judge.")]
+JudgeKey = Annotated[
+    str,
+    typer.Option("--judge-key-env", metavar="VARIABLE", help="The environment variable that holds the judge's key."),
+]
+JudgeConcurrency = Annotated[int, typer.Option("--judge-concurrency", min=1, help="Questions under way at a time.")]

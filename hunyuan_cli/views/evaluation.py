@@ -5,10 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from hunyuan_cli.console import progress, stderr
 from hunyuan_cli.results import emit, result_format
 
 if TYPE_CHECKING:
+    from model.endpoint.client import Client
     from model.evaluation.asking import Advance, Model
     from model.evaluation.record import Record
 
@@ -42,6 +45,24 @@ def asked_model(folder: Path, out: Path | None, *, dtype: str | None, device: st
     finally:
         if lock is not None:
             lock.close()
+
+
+@contextmanager
+def judge_client(
+    url: str | None, name: str | None, key_env: str, concurrency: int, out: Path | None
+) -> "Iterator[Client | None]":
+    """The judge, whose replies lie in judge.jsonl of `out`, so that none is paid twice; None where no endpoint is named."""
+    if url is None:
+        yield None
+        return
+    from model.endpoint.client import Client
+    from model.endpoint.config import EndpointConfig
+
+    if name is None:
+        raise typer.BadParameter("--judge needs the name of its model: add --judge-model")
+    config = EndpointConfig(url=url, model=name, key_env=key_env, concurrency=concurrency, temperature=0.0)
+    with Client(config, journal=None if out is None else out / "judge.jsonl", note=stderr) as client:
+        yield client
 
 
 @contextmanager

@@ -9,16 +9,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from model.endpoint.client import Client
 from model.errors import ConfigError, MissingExtraError
 from model.evaluation import chinese, long_context, lveval, ruler
 from model.evaluation.asking import Advance, Model
 from model.evaluation.documents import Document, ask_documents
 from model.evaluation.intervals import bootstrap, interval
+from model.evaluation.judged import JUDGED, ask_and_judge
 from model.evaluation.record import Record, Sample, TaskScore, scores_of
 
 Stage = Callable[[str, int | None], AbstractContextManager[Advance]]
 LM_EVAL_SEED = 1234  # of its worked examples
-OWN = ("ruler", *ruler.NAMES, "lveval", *lveval.DATASETS, "c3", "cmath")
+OWN = ("ruler", *ruler.NAMES, "lveval", *lveval.DATASETS, "c3", "cmath", *JUDGED)
 
 
 @dataclass(frozen=True)
@@ -53,27 +55,31 @@ def _no_stage(name: str, total: int | None) -> AbstractContextManager[Advance]:
 
 
 def evaluate(
-    model: Model, asked: Evaluation, record: Record | None = None, stage: Stage = _no_stage
+    model: Model,
+    asked: Evaluation,
+    record: Record | None = None,
+    stage: Stage = _no_stage,
+    judge: Client | None = None,
 ) -> list[TaskScore]:
     """Scores in the order of the tasks. Samples go to the record as soon as their task is scored."""
     record = record or Record(None)
-    own = [name for name in asked.tasks if name in OWN]
+    marked = [name for name in asked.tasks if name in JUDGED]
+    if marked and judge is None:
+        raise ConfigError(
+            [f"{marked[0]} is marked by a judge: name an endpoint with --judge and its model with --judge-model"]
+        )
     foreign = [name for name in asked.tasks if name not in OWN]
     if foreign and find_spec("lm_eval") is None:
         raise MissingExtraError("lm_eval", "eval", f"the task {foreign[0]}")
     rows: list[TaskScore] = []
-    for name in own:
-        rows += _own(model, asked, name, record, stage)
-    for name in foreign:
-        rows += _foreign(model, asked, name, record, stage)
-    return sorted(rows, key=lambda row: asked.tasks.index(_asked_as(row, asked.tasks)))
-
-
-def _asked_as(row: TaskScore, tasks: Sequence[str]) -> str:
-    """Under which of the names that were asked for a row came about."""
-    if row.task in tasks:
-        return row.task
-    return row.group if row.group is not None and row.group in tasks else tasks[-1]
+    for name in asked.tasks:
+        if name in foreign:
+            rows += _foreign(model, asked, name, record, stage)
+        elif name in JUDGED and judge is not None:
+            rows += _judged(model, asked, name, record, stage, judge)
+        else:
+            rows += _own(model, asked, name, record, stage)
+    return rows
 
 
 def _own(model: Model, asked: Evaluation, name: str, record: Record, stage: Stage) -> Iterator[TaskScore]:
@@ -100,6 +106,27 @@ def _own(model: Model, asked: Evaluation, name: str, record: Record, stage: Stag
             yield _mean(group, own, of_parts[length])
 
 
+def _judged(
+    model: Model, asked: Evaluation, name: str, record: Record, stage: Stage, client: Client
+) -> list[TaskScore]:
+    """Rows of a benchmark that a judge marks."""
+    begin = time.perf_counter()
+    with stage(name, None) as advance:
+        model.advance = advance
+        rows, samples = ask_and_judge(
+            model, client, name, _folder_of(asked, name), limit=asked.limit, room=asked.max_new_tokens
+        )
+    record.add(samples)
+    seconds = time.perf_counter() - begin
+    return [dataclasses.replace(row, template=template_name(model), seconds=seconds) for row in rows]
+
+
+def _folder_of(asked: Evaluation, name: str) -> Path:
+    if asked.task_data is None:
+        raise ConfigError([f"{name} is read from local files: give their folder with --task-data"])
+    return asked.task_data
+
+
 def _within(document: Document, most: int | None) -> Document:
     return document if most is None or document.room <= most else dataclasses.replace(document, room=most)
 
@@ -112,15 +139,14 @@ def _documents(model: Model, asked: Evaluation, name: str) -> Iterator[list[Docu
             chat=asked.chat,
         )  # fmt: skip
         return
-    if asked.task_data is None:
-        raise ConfigError([f"{name} is read from local files: give their folder with --task-data"])
+    folder = _folder_of(asked, name)
     if name in ("c3", "cmath"):
         read = chinese.c3_documents if name == "c3" else chinese.cmath_documents
-        yield read(asked.task_data, asked.limit)
+        yield read(folder, asked.limit)
         return
-    own = asked.task_data / "lveval"
+    own = folder / "lveval"
     yield from long_context.lveval_documents(
-        model, own if own.is_dir() else asked.task_data, () if name == "lveval" else (name,),
+        model, own if own.is_dir() else folder, () if name == "lveval" else (name,),
         lengths=asked.lengths or None, limit=asked.limit,
     )  # fmt: skip
 

@@ -11,9 +11,9 @@ from tests.evaluation.folders import small_model, write_lines
 
 pytest.importorskip("lm_eval", reason="the extra eval is not installed")
 
-from model.evaluation.asking import Reply  # noqa: E402
-from model.evaluation.evaluate import Evaluation, evaluate  # noqa: E402
-from model.evaluation.harness.code_tests import ConfinedCodeEval, pass_at  # noqa: E402
+from model.evaluation.asking import Reply
+from model.evaluation.evaluate import Evaluation, evaluate
+from model.evaluation.harness.code_tests import ConfinedCodeEval, pass_at
 
 ADD = 'def add(a, b):\n    """The sum."""\n'
 TEST = "def check(candidate):\n    assert candidate(2, 3) == 5\n"
