@@ -196,7 +196,8 @@ def test_filling_finds_the_largest_number_that_fits(budget):
         calls.append(count)
         return 10 + 7 * count + count % 5
 
-    best = fill(size, budget, 0)
+    best, found = fill(size, budget, 0)
+    assert found == size(best)
     assert size(best) <= budget < size(best + 1) or size(best) == budget
     assert len(calls) < 16
 

@@ -18,9 +18,9 @@ from model.tokenizer.interface import TextTokenizer
 
 TASKS: dict[str, Task] = NEEDLES | AGGREGATION | QUESTIONS
 FULL_CWE = 4096  # tokens from which cwe repeats its words 30 and 3 times, as NVIDIA's does
-SLACK = 0.02  # of the length: how near to it a text comes
+SLACK = 0.03  # of the length: how near to it a text comes
 SPREAD = 1.15  # by how much the shortest samples of a task differ
-PROBE = 16  # pieces of the first trial; each later one is at most 16 times as many
+PROBE, GROWTH = 16, 64  # pieces of the first trial; how many times as many the next may be
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,10 @@ def generate(
         )
     room = max(answer, min(TASKS[task].room, length // 8, free))
     budget, slack = length - room - reserved, int(SLACK * length)
-    count = fill(lambda pieces: size(TASKS[task].build(items, pieces, source)), budget, slack)
-    draft = TASKS[task].build(items, count, source)
-    tokens, padding = size(draft), 0
+    count, tokens = fill(lambda pieces: size(TASKS[task].build(items, pieces, source)), budget, slack)
+    draft, padding = TASKS[task].build(items, count, source), 0
     if budget - tokens > slack:
-        padding = fill(lambda words: size(draft, words), budget, 0)
-        tokens = size(draft, padding)
+        padding, tokens = fill(lambda words: size(draft, words), budget, 0)
     return Sample(
         task=task,
         length=length,
@@ -103,8 +101,8 @@ def generate(
     )
 
 
-def fill(size: Callable[[int], int], budget: int, slack: int) -> int:
-    """A number whose size is within the budget, and within `slack` of it or else the largest; size(0) is within it.
+def fill(size: Callable[[int], int], budget: int, slack: int) -> tuple[int, int]:
+    """A number and its size, which is within the budget, and within `slack` of it or else the largest; size(0) fits.
 
     The size is taken to grow with the number, nearly in proportion: trials go to where the last two point, aiming at half of
     the slack, and stay between the largest number that fits and the smallest that does not.
@@ -120,5 +118,5 @@ def fill(size: Callable[[int], int], budget: int, slack: int) -> int:
             high = guess
         else:
             low, low_size = guess, found
-        guess = min(target, PROBE * max(guess, 1))
-    return low
+        guess = min(target, GROWTH * guess)
+    return low, low_size
