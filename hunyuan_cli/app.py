@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 COMMANDS = (
-    "train", "sft", "reward", "infer", "chat", "convert", "compare", "kv-cache", "params", "sweep", "scale-fit",
+    "train", "sft", "reward", "dpo", "infer", "chat", "convert", "compare", "kv-cache", "params", "sweep", "scale-fit",
     "scale-plan", "bench", "synthesize", "paper",
     "eval",
 )  # fmt: skip

@@ -42,6 +42,8 @@ def stage_settings(
     config: Path | None,
     changes: Sections,
     defaults: Defaults,
+    *,
+    needs: str = "name a file with --data",
 ) -> "RunSettings":
     """The settings of a new run of `section` in `out`, of its run file and `changes`, with the model of `source`."""
     from model.config.hunyuan import HunyuanConfig
@@ -63,7 +65,7 @@ def stage_settings(
     if unused := [key for key in OF_TEXT if key in data]:
         raise ConfigError([f"data.{unused[0]} is for text and has no effect on hunyuan {section}: leave it out"])
     if not data.get("sources"):
-        raise typer.BadParameter("there is nothing to learn from: name a file with --data")
+        raise typer.BadParameter(f"there is nothing to learn from: {needs}")
     begin = str(source) if source else training.get("init_from")
     if not begin:
         raise typer.BadParameter("there is no model to begin with: name a run or a Hugging Face folder with --from")

@@ -39,11 +39,13 @@ class Request:
     text: str = ""
     new_tokens: int = 0  # also counts a token that ended the text
     stop_reason: str | None = None  # length, end_of_text or stop_string, once it is over
+    end_id: int | None = None  # the token that ended the text, where one did
 
     def take(self, token: int) -> str:
         """Adds a token; returns the text that it makes safe to show, all that is left once the request is over."""
         self.new_tokens += 1
         if token in self.end_ids:
+            self.end_id = token
             return self._end("end_of_text")
         self.token_ids.append(token)
         piece = self._show(self.stream.step(token) if self.stream else "")

@@ -1,9 +1,14 @@
 """The exponential moving average of the weights, which the report keeps in DPO against what a reward model overlooks."""
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from model.checkpoint.run import without_storage
+from model.config.hunyuan import HunyuanConfig
+from model.transformer import Hunyuan
 
 
 class WeightAverage:
@@ -43,6 +48,46 @@ class WeightAverage:
         for name, average in self._average.items():
             average.copy_(averages[name])
         self.updates = updates
+
+
+class AveragedModel:
+    """A second model, whose weights are the average itself: it can answer at any step."""
+
+    def __init__(self, config: HunyuanConfig, decay: float) -> None:
+        self._config, self._decay = config, decay
+        self._restored: tuple[dict[str, Tensor], int] | None = None
+
+    def begin(self, net: Hunyuan) -> None:
+        """With the weights of a net, or those that were restored."""
+        self._average = WeightAverage(net, self._decay)
+        if self._restored is not None:
+            self._average.load_state_dict(*self._restored)
+            self._restored = None
+        self.net = without_storage(Hunyuan, self._config, Path())
+        buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
+        self.net.load_state_dict(self._average.state_dict() | buffers, assign=True)
+        self.net.requires_grad_(False).eval()
+
+    def update(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        self._average.update(weights)
+
+    def model(self, net: Hunyuan) -> Hunyuan:
+        """The averaged model, in evaluation mode; buffers, such as an expert's bias, are as they are in `net` now."""
+        for buffer, there in zip(self.net.buffers(), net.buffers(), strict=True):
+            buffer.copy_(there)
+        return self.net
+
+    def state(self) -> tuple[dict[str, Tensor], int]:
+        """Tensors and a number for a checkpoint."""
+        return self._average.state_dict(), self._average.updates
+
+    def restore(self, averages: dict[str, Tensor], updates: int) -> None:
+        """Takes up what `state` gave, before it begins."""
+        self._restored = averages, updates
+
+    @property
+    def bytes(self) -> int:
+        return sum(average.nbytes for average in self._average.parameters())
 
 
 def _copy(parameter: Tensor) -> Tensor:

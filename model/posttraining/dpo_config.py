@@ -1,16 +1,22 @@
 """DPOConfig: what preferences are learnt from, how, and what is watched. The section [dpo] of a run file."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from model.config.checks import type_problems
+from model.config.hunyuan import HunyuanConfig
+from model.counts import total_params
 from model.data.config import absolute_source
 from model.errors import ConfigError
 
 Kind = Literal["sigmoid", "ipo", "sigmoid_norm", "robust", "hinge"]
 Normalization = Literal["token", "sequence"]
 Reference = Literal["auto", "memory", "cached"]
-CHOICES = {"kind": Kind, "sft_normalization": Normalization, "reference": Reference}
+Routing = Literal["dropless", "model"]
+CHOICES = {"kind": Kind, "sft_normalization": Normalization, "reference": Reference, "moe_routing": Routing}
+PAIRS = 16  # a step
+SMALL_MODEL, SMALL_MODEL_RATE = 100_000_000, 3e-4  # parameters below which a rate of large models moves nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +43,10 @@ class DPOConfig:
     label_smoothing: float = 0.0  # of sigmoid (cDPO) and robust
     sft_coefficient: float = 0.2  # of the negative log-probability of the chosen answer
     sft_normalization: Normalization = "token"
+    moe_routing: Routing = "dropless"  # model: the experts have the capacity of model.moe_routing, as in pre-training
     average: float = 0.99  # decay of the moving average of the weights; 0 keeps none
     reference: Reference = "auto"  # memory: a second model; cached: its log-probabilities, for offline pairs alone
     evaluation_prompts: int = 64  # held out of the prompts, at most a quarter of them
-    evaluation_pairs: int = 64  # held out of the offline pairs, at most a quarter of them
     kl_bound: float = 50.0  # nats an answer to the reference, beyond which the run is said to diverge
 
     def __post_init__(self) -> None:
@@ -66,7 +72,7 @@ def _problems(c: DPOConfig) -> list[str]:
             problems.append(f"dpo.{name} is {getattr(c, name)!r}: choose one of {', '.join(get_args(choices))}")
     if not 0 <= c.online_share <= 1:
         problems.append(f"dpo.online_share is {c.online_share}: give a share from 0 (offline) to 1 (online)")
-    for name in ("online_every", "evaluation_prompts", "evaluation_pairs"):
+    for name in ("online_every", "evaluation_prompts"):
         if getattr(c, name) < 1:
             problems.append(f"dpo.{name} is {getattr(c, name)}: it must be at least 1")
     if c.samples < 2:
@@ -94,3 +100,25 @@ def _problems(c: DPOConfig) -> list[str]:
     if c.online_share > 0 and c.reference == "cached":
         problems.append("dpo.reference cached is for offline pairs alone: leave it at auto, or give --online-share 0")
     return problems
+
+
+def training_defaults(model: HunyuanConfig, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of [training] in which it differs from pre-training: pairs of so many tokens, a low rate, no decay of weights.
+
+    `given` are those that somebody has chosen. A small model forgets less of so little than a large one, and has less time.
+    """
+    length = given.get("sequence_length", min(1024, model.max_position_embeddings))
+    micro = given.get("micro_batch_size", 2 * PAIRS)
+    return {
+        "learning_rate": SMALL_MODEL_RATE if total_params(model) < SMALL_MODEL else 5e-7,
+        "weight_decay": 0.0,
+        "warmup_fraction": 0.1,
+        "decay_ratio": 0.1,
+        "final_ratio": 0.1,
+        "anneal_fraction": 0.0,
+        "sequence_length": length,
+        "micro_batch_size": micro,
+        "global_batch_tokens": length * max(micro, 2 * PAIRS // micro * micro),
+        "evaluate_every": 20,
+        "graph": False,  # batches differ in shape, and experts are spared padding, which a recording cannot follow
+    }

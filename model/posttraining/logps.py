@@ -9,12 +9,19 @@ import torch
 from torch import Tensor
 
 from model.layers.documents import count_within
+from model.moe.layer import MoEStats
 from model.transformer import Hunyuan
 
 
 class TokenLogps(NamedTuple):
     logps: Tensor  # (B, S - 1) float32
     aux_loss: Tensor  # () weighted routing losses of the tokens that matter, to be added to the loss
+
+
+class AnswerLogps(NamedTuple):
+    logps: Tensor  # (B,) float32
+    aux_loss: Tensor  # ()
+    stats: MoEStats | None
 
 
 def token_logps(
@@ -33,6 +40,19 @@ def token_logps(
     Tokens that nothing in the mask comes after, as padding at the end of a row, have no part in it: experts and routing
     losses are spared them. Experts take every token that chose them, unless a `routing_key` asks for the model's own policy.
     """
+    scored = _scored(net, input_ids, mask, document_ids, routing_key)
+    return TokenLogps(scored[0], scored[1])
+
+
+def answer_logps(net: Hunyuan, input_ids: Tensor, mask: Tensor, *, routing_key: Tensor | None = None) -> AnswerLogps:
+    """The same of each row's answer as a whole, the sum of its tokens', and what routing did."""
+    logps, aux_loss, stats = _scored(net, input_ids, mask, None, routing_key)
+    return AnswerLogps(logps.sum(dim=1), aux_loss, stats)
+
+
+def _scored(
+    net: Hunyuan, input_ids: Tensor, mask: Tensor, document_ids: Tensor | None, routing_key: Tensor | None
+) -> tuple[Tensor, Tensor, MoEStats | None]:
     scored = mask[:, 1:].bool()
     if document_ids is not None:
         scored = scored & (document_ids[:, 1:] == document_ids[:, :-1])
@@ -48,7 +68,7 @@ def token_logps(
         reduction="none",
     )
     assert output.loss is not None and output.aux_loss is not None, "labels were given"
-    return TokenLogps(-output.loss[:, :-1], output.aux_loss)
+    return -output.loss[:, :-1], output.aux_loss, output.stats
 
 
 def tokens_that_matter(mask: Tensor, document_ids: Tensor | None = None) -> Tensor:
