@@ -30,7 +30,7 @@ COLUMNS = (
     "recall", "recall_low", "recall_high",
 )  # fmt: skip
 # Each by itself: near duplicates, which samples are, are not looked for.
-CHECKS = FilterConfig(duplicates=0)
+CHECKS = FilterConfig(duplicates=0, allow_weaker=True)  # the programs are the embedded writer's own
 VOTE = FilterConfig(duplicates=0, repetition=0, refusals=False, checks=False, execute=False, vote=True)
 
 

@@ -71,6 +71,7 @@ def test_a_hostile_program_leaves_no_mark(name, tmp_path, listener, monkeypatch)
         listener.accept()
 
 
+@full
 def test_a_program_computes_prints_and_uses_its_folder(tmp_path):
     (tmp_path / "given.txt").write_text("3 4")
     (tmp_path / "helper.py").write_text("def square(x): return x * x")
@@ -89,6 +90,7 @@ print(open("made.txt").read(), "é中", __name__)
     assert (tmp_path / "made.txt").read_text() == "25"
 
 
+@full
 def test_the_same_program_prints_the_same_in_every_server():
     program = "import random; print(random.random(), hash('a'), list({'a', 'b', 'c'}))"
     first = run(program)
@@ -96,17 +98,20 @@ def test_the_same_program_prints_the_same_in_every_server():
     assert run(program) == first and first.status == "ok"
 
 
+@full
 def test_a_program_sees_nothing_of_the_one_before():
     run("import string, builtins; builtins.left = string.left = 1")
     assert run("import string; print(hasattr(string, 'left'), 'left' in dir(__builtins__))").stdout == "False False\n"
 
 
+@full
 def test_output_before_an_error_is_kept():
     outcome = run("print('first')\nint('x')")
     reason = "ValueError: invalid literal for int() with base 10: 'x' (line 2)"
     assert outcome == confinement.Outcome("first\n", "error", reason)
 
 
+@full
 def test_threads_have_servers_of_their_own():
     outcomes = {}
 
@@ -124,6 +129,7 @@ def _in_a_fork(answers) -> None:
     answers.put(run("print(1)").stdout)
 
 
+@full
 def test_a_forked_process_starts_servers_of_its_own():
     run("")
     context = multiprocessing.get_context("fork")
@@ -135,6 +141,7 @@ def test_a_forked_process_starts_servers_of_its_own():
     assert run("print(2)").stdout == "2\n"
 
 
+@full
 def test_a_server_that_was_killed_is_replaced():
     run("")
     for server in pool._idle:
@@ -153,6 +160,7 @@ def _weak_server(monkeypatch, layer: str) -> None:
     monkeypatch.setattr(pool, "_START", pool._START.replace("; from", f"; {spoil[layer]} from", 1))
 
 
+@full
 @pytest.mark.parametrize("layer", ["landlock", "seccomp"])
 def test_a_missing_layer_refuses_to_run_but_for_a_flag(layer, monkeypatch, tmp_path):
     _weak_server(monkeypatch, layer)

@@ -1,10 +1,13 @@
 """Every kind of check accepts the right answer, however it is written, and no wrong one."""
 
+from functools import partial
+
 import pytest
 
-from model.data.confinement import run
+from model.data import confinement
 from model.data.synthesis.checks import EXECUTED, KINDS, CheckError, needs_execution, verify
 
+run = partial(confinement.run, allow_weaker=True)  # the programs of this file are known
 PROGRAM = "for n in (1, 2):\n    print('row', n)"
 FUNCTION = 'def area(width: int, height=2, *, unit="m") -> float:\n    """Area of a rectangle."""\n'
 BROKEN = "def f(x):\n    return x - 1\n\nassert f(1) == 2"
