@@ -73,7 +73,7 @@ def least_likely(paths: list[Path], critic: Path, count: int) -> set[str]:
     """The ids of so many records whose instruction tells the model least about the response."""
     from model.data.synthesis.critique import LikelihoodRatio
 
-    score = LikelihoodRatio(critic)
+    score = LikelihoodRatio(critic).score
     records = list(read(paths))
     records.sort(key=lambda record: score(record["instruction"], record["response"]))
     return {record["id"] for record in records[:count]}

@@ -23,12 +23,12 @@ def test_it_is_the_mean_difference_of_log_probabilities(folder):
             logits = engine.net.eval()(torch.tensor([[*prompt, *answer]])).logits[0]
         logps = logits.float().log_softmax(-1)
         sums.append(sum(float(logps[len(prompt) + place - 1, token]) for place, token in enumerate(answer)))
-    found = LikelihoodRatio(folder, "cpu")("the router", "every expert")
+    found = LikelihoodRatio(folder, "cpu").score("the router", "every expert")
     assert found == pytest.approx((sums[0] - sums[1]) / len(answer), abs=1e-4) and abs(found) > 1e-3
 
 
 def test_an_empty_question_explains_nothing_and_what_has_no_room_is_not_scored(folder):
-    ratio = LikelihoodRatio(folder, "cpu")
+    ratio = LikelihoodRatio(folder, "cpu").score
     assert ratio("", "each token") == pytest.approx(0, abs=1e-6)
     assert ratio("the router", "") == 0 and ratio("the router " * CONTEXT, "x") == 0
     assert ratio("the router", "every expert " * CONTEXT) != 0  # its beginning is read
