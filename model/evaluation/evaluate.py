@@ -15,7 +15,7 @@ from model.evaluation import chinese, long_context, lveval, ruler
 from model.evaluation.asking import Advance, Model
 from model.evaluation.documents import Document, ask_documents
 from model.evaluation.intervals import bootstrap, interval
-from model.evaluation.judging import JUDGED, ask_and_judge
+from model.evaluation.judged.run import JUDGED, ask_and_judge
 from model.evaluation.record import Record, Sample, TaskScore, scores_of
 
 Stage = Callable[[str, int | None], AbstractContextManager[Advance]]

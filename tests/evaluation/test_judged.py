@@ -21,37 +21,42 @@ def run(rule, task, folder, **asked):
     return rows, list(record.samples.values()), server.calls
 
 
-def says(*replies):
-    """The judge's replies, in the order of the questions."""
-    left = list(replies)
-    return lambda call: Act(text=left.pop(0))
+def write_pairs(folder, task, count):
+    if task == "alpaca_eval":
+        rows = [{"instruction": f"Say {n}.", "output": "THEIRS"} for n in range(count)]
+        (folder / "alpaca_eval.json").write_text(json.dumps(rows))
+        return
+    write_lines(folder / "question.jsonl", [{"uid": n, "prompt": f"Say {n}."} for n in range(count)])
+    write_lines(folder / "baseline.jsonl", [{"uid": n, "choices": [{"turns": ["THEIRS"]}]} for n in range(count)])
+
+
+def ours_is_a(call):
+    return "THEIRS" in call.prompt.split("[answer B]")[1]
 
 
 @pytest.mark.parametrize(("verdict", "score"), [
-    (lambda a_is_ours: "[[A]]" if a_is_ours else "[[B]]", 100.0),
-    (lambda a_is_ours: "[[B]]" if a_is_ours else "[[A]]", 0.0),
-    (lambda a_is_ours: "[[A]]", 50.0),  # the judge favours what stands first
-    (lambda a_is_ours: "[[C]]", 50.0),
+    (lambda ours: "[[A>>B]]" if ours else "[[B>A]]", 100.0),
+    (lambda ours: "[[B>>A]]" if ours else "[[A>B]]", 0.0),
+    (lambda ours: "[[A>B]]", 50.0),  # the judge favours what stands first
+    (lambda ours: "[[A=B]]", 50.0),
 ])  # fmt: skip
-@pytest.mark.parametrize(("task", "key"), [("arena_hard", "baseline"), ("alpaca_eval", "output")])
-def test_comparisons_are_asked_in_both_orders(tmp_path, task, key, verdict, score):
-    write_lines(tmp_path / f"{task}.jsonl", [{"instruction": f"Say {n}.", key: "THEIRS"} for n in range(3)])
-
-    def rule(call):
-        return Act(text=verdict("THEIRS" in call.prompt.split("<response B>")[1]))
-
-    rows, samples, calls = run(rule, task, tmp_path)
-    assert [(row.metric, row.score, row.n, row.nulls) for row in rows] == [("win_rate", score, 3, 0)]
+@pytest.mark.parametrize("task", ["arena_hard", "alpaca_eval"])
+def test_comparisons_are_asked_in_both_orders(tmp_path, task, verdict, score):
+    write_pairs(tmp_path, task, 3)
+    rows, samples, calls = run(lambda call: Act(text=verdict(ours_is_a(call))), task, tmp_path)
+    assert [row.metric for row in rows] == ["win_rate", "win_rate_at_equal_lengths"]
+    assert [(row.n, row.nulls) for row in rows] == [(3, 0)] * 2 and rows[0].score == score
+    assert abs(rows[1].score - 50) <= abs(score - 50)
     assert len(calls) == 6 and rows[0].template == "plain transcript" and len(samples) == 3
 
 
 def test_replies_without_a_verdict_are_counted_and_not_guessed(tmp_path):
-    write_lines(tmp_path / "arena_hard.jsonl", [{"prompt": f"Say {n}.", "baseline": "THEIRS"} for n in range(2)])
+    write_pairs(tmp_path, "arena_hard", 2)
 
     def rule(call):
         if "Say 0" in call.prompt:
             return Act(text="I cannot say.")
-        return Act(text="[[A]]" if "THEIRS" in call.prompt.split("<response B>")[1] else "[[B]]")
+        return Act(text="[[A>B]]" if ours_is_a(call) else "[[B>A]]")
 
     rows, samples, _ = run(rule, "arena_hard", tmp_path)
     assert (rows[0].score, rows[0].n, rows[0].nulls) == (100.0, 2, 1)
@@ -64,13 +69,28 @@ def test_every_turn_is_rated_with_what_came_before_it(tmp_path):
     ])  # fmt: skip
 
     def rule(call):
-        return Act(text="Score: [[9]]" if "Second?" in call.prompt else "[[4]]")
+        return Act(text="Rating: [[9]]" if "Second?" in call.prompt else "[[4]]")
 
     rows, samples, calls = run(rule, "mt_bench", tmp_path)
     assert (rows[0].score, rows[0].unit) == (6.5, "1 to 10") and len(calls) == 2
     second = next(call.prompt for call in calls if "Second?" in call.prompt)
-    assert "First?" in second and samples[0]["answers"][0] in second and "two" in second and "\none\n" not in second
+    assert "First?" in second and samples[0]["answers"][0] in second and "two" in second
     assert len(samples[0]["answers"]) == 2
+
+
+def test_alignbench_is_the_mean_of_reasoning_and_language(tmp_path):
+    write_lines(tmp_path / "alignbench.jsonl", [
+        {"question_id": n, "category": category, "question": f"问{n}", "reference": "答"}
+        for n, category in enumerate(["数学计算", "文本写作", "文本写作"])
+    ])  # fmt: skip
+
+    def rule(call):
+        return Act(text="{'正确性': 1, '综合得分': " + ("9}" if "问0" in call.prompt else "5}"))
+
+    rows, _, _ = run(rule, "alignbench", tmp_path)
+    assert [(row.task, row.score) for row in rows] == [
+        ("alignbench", 7.0), ("alignbench: reasoning", 9.0), ("alignbench: language", 5.0),
+    ]  # fmt: skip
 
 
 def test_penguinscrolls_has_both_means_and_counts_what_was_not_parsed(tmp_path):
@@ -98,15 +118,9 @@ def test_penguinscrolls_has_both_means_and_counts_what_was_not_parsed(tmp_path):
     json.dumps(samples)
 
 
-@pytest.mark.parametrize(("rows", "said"), [
-    ([{"question": "Q?"}], "needs its question and the answer to compare with as `baseline`"),
-    ([], "no data of arena_hard"),
-])  # fmt: skip
-def test_what_is_missing_is_named(tmp_path, rows, said):
-    if rows:
-        write_lines(tmp_path / "arena_hard.jsonl", rows)
-    with pytest.raises(DataError, match=said):
-        run(says(), "arena_hard", tmp_path)
+def test_what_is_missing_is_named(tmp_path):
+    with pytest.raises(DataError, match="has no baseline"):
+        run(None, "arena_hard", tmp_path)
 
 
 def test_without_a_judge_nothing_is_asked(tmp_path):
