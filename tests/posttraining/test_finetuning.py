@@ -94,6 +94,19 @@ def test_one_row_has_the_gradients_of_its_conversations(task_of, base):
         torch.testing.assert_close(packed[name], parameter.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_padding_takes_no_part(task_of, base):
+    """Not in the loss, nor in the routing losses and counts, whatever stands there."""
+    task = task_of(data={"validation_fraction": 1e-6})
+    net = Hunyuan.from_checkpoint(base).train()
+    batch = next(iter(task.micro_batches(0)))
+    padding = batch.data.document_ids == 0
+    assert padding.any()
+    other = batch.data._replace(input_ids=batch.data.input_ids.masked_fill(padding, 7))
+    one, two = (task.forward(net, data, routing_key(0, 0)) for data in (batch.data, other))
+    assert one.loss == two.loss and one.aux_loss == two.aux_loss
+    assert int(one.stats.tokens_per_expert[0].sum()) == batch.tokens * net.config.topk(0)
+
+
 def test_the_validation_loss_is_that_of_the_held_out_conversations_alone(task_of, chats, base, tmp_path):
     task = task_of(data={"validation_fraction": 0.2}, sft={"samples": 0})
     net = Hunyuan.from_checkpoint(base)
