@@ -94,6 +94,18 @@ def test_one_row_has_the_gradients_of_its_conversations(task_of, base):
         torch.testing.assert_close(packed[name], parameter.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_steps_read_every_conversation_once_an_epoch(task_of):
+    task = task_of(sft={"samples": 0})
+    rows = task.config.batch_sequences
+    steps = -(-len(task.order) // rows)
+    batches = [batch.data for step in range(steps) for batch in task.micro_batches(step)]
+    read = torch.cat([data.input_ids for data in batches])[: len(task.order)]
+    documents = torch.cat([data.document_ids for data in batches])[: len(task.order)]
+    once = task.order.rows(0, len(task.order))
+    assert read[documents > 0].tolist() == once.input_ids[once.document_ids > 0].tolist()
+    assert len({bytes(row) for row in read.numpy()}) == len(task.order)
+
+
 def test_padding_takes_no_part(task_of, base):
     """Not in the loss, nor in the routing losses and counts, whatever stands there."""
     task = task_of(data={"validation_fraction": 1e-6})

@@ -48,13 +48,32 @@ def trained(base, pairs, tmp_path_factory):
     return folder
 
 
-def test_the_loss_and_its_gradients_are_those_of_each_answer_alone(settings, base, monkeypatch, tmp_path):
-    def prepared(folder, chosen, prepare, *_, **__):
-        return {"task": prepare(chosen, base, torch.device("cpu")).task}
+@pytest.fixture
+def task_of(settings, base, monkeypatch, tmp_path):
+    """The task that the settings make, without training it."""
 
-    monkeypatch.setattr(reward_training, "run_stage", prepared)
-    changes = {"reward": {"center_coefficient": 0.05}, "data": {"validation_fraction": 0.2}}
-    task = train_reward(tmp_path / "run", settings(**changes), Silent())["task"]
+    def make(**changes):
+        def prepared(folder, chosen, prepare, *_, **__):
+            return {"task": prepare(chosen, base, torch.device("cpu")).task}
+
+        monkeypatch.setattr(reward_training, "run_stage", prepared)
+        return train_reward(tmp_path / "run", settings(**changes), Silent())["task"]
+
+    return make
+
+
+def test_steps_read_every_pair_once_an_epoch(task_of):
+    task = task_of()
+    batches = [
+        batch.data for step in range(16) for batch in task.micro_batches(step)
+    ]  # an epoch of 32 pairs, 2 at a time
+    prompts = [tuple(row.tolist()) for data in batches for row in data.input_ids[: len(data.margins)]]
+    assert len(task.pairs.train) == 32
+    assert len(set(prompts[:32])) == 32
+
+
+def test_the_loss_and_its_gradients_are_those_of_each_answer_alone(task_of, base):
+    task = task_of(reward={"center_coefficient": 0.05})
     net = Hunyuan.from_checkpoint(base).train()
     task.extend(net)
     batch = next(iter(task.micro_batches(0)))

@@ -82,6 +82,13 @@ def test_long_examples_are_left_out_whole_and_named(tmp_path):
         chats(path, length=5)
 
 
+def test_an_example_may_fill_a_row(tmp_path):
+    path = write(tmp_path / "a.jsonl", [asked(number) for number in range(5, 15)])
+    tokens = max(chats(path).table.lengths)
+    assert not chats(path, length=int(tokens)).left_out.rows
+    assert chats(path, length=int(tokens) - 1).left_out.rows
+
+
 def _chats(path, line):
     from model.data.instructions.conversations import read_chats
 
