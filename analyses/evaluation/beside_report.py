@@ -29,13 +29,13 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def beside_report(rows: Rows) -> pd.DataFrame:
-    """A row for each score of results.json's `tasks` that tables 3 to 5 have; empty where they have none.
+    """A row for each score of results.json's `tasks` that tables 3 to 6 have; empty where they have none.
 
     A prompt in a chat template is put beside table 4, any other beside table 3, as far as the benchmark is in it.
     RULER is the mean of its 13 tasks at one length, beside the range of lengths that holds it.
     """
     scores = reported_scores()
-    return pd.DataFrame([*_benchmarks(rows, scores), *_ruler(rows, scores)])
+    return pd.DataFrame([*_benchmarks(rows, scores), *_ruler(rows, scores), *_penguinscrolls(rows, scores)])
 
 
 def _benchmarks(rows: Rows, scores: Scores) -> Iterator[dict[str, Any]]:
@@ -58,6 +58,7 @@ def _benchmarks(rows: Rows, scores: Scores) -> Iterator[dict[str, Any]]:
 
 def _ruler(rows: Rows, scores: Scores) -> Iterator[dict[str, Any]]:
     own = [row for row in rows if row["task"] in NAMES and row["length"] is not None and row["score"] is not None]
+    means = {row["length"]: row["interval"] for row in rows if row["task"] == "ruler"}
     for length in sorted({row["length"] for row in own}):
         tasks = {row["task"]: row for row in own if row["length"] == length}
         if length > LONGEST:
@@ -67,12 +68,29 @@ def _ruler(rows: Rows, scores: Scores) -> Iterator[dict[str, Any]]:
         yield {
             "benchmark": f"{name} at {length:,}{part}",
             "ours": sum(row["score"] for row in tasks.values()) / len(tasks),
-            "95%": "",
+            "95%": _range(means.get(length)),
             "n": sum(row["n"] for row in tasks.values()),
             "shots": 0,
             "template": next(iter(tasks.values()))["template"],
             "table": 5,
         } | _models(scores["5", name])
+
+
+def _penguinscrolls(rows: Rows, scores: Scores) -> Iterator[dict[str, Any]]:
+    """Its groups, and their plain mean, which is how the report averages."""
+    for row in rows:
+        name, _, group = row["task"].partition(": ")
+        benchmark = "Overall" if row["metric"] == "mean_of_groups" else group
+        if name == "penguinscrolls" and ("6", benchmark) in scores and row["score"] is not None:
+            yield {
+                "benchmark": f"PenguinScrolls, {benchmark}",
+                "ours": row["score"],
+                "95%": _range(row["interval"]),
+                "n": row["n"],
+                "shots": row["shots"],
+                "template": row["template"],
+                "table": 6,
+            } | _models(scores["6", benchmark])
 
 
 def _models(found: Mapping[str, float]) -> dict[str, float | None]:

@@ -51,3 +51,22 @@ def test_some_of_rulers_tasks_are_said_to_be_some():
 def test_what_the_report_cannot_be_compared_with_is_left_out():
     rows = [row("cmrc_mixup", "qa_f1_zh_score_with_gold_ans", 40.0, length=16384), row("vt", "s", 9.0, length=262_144)]
     assert beside_report(rows).empty
+
+
+def test_the_interval_of_ruler_is_that_of_its_mean():
+    rows = [
+        row("vt", "string_match", 50.0, length=4096),
+        row("ruler", "string_match", 50.0, length=4096, interval=[40, 60]),
+    ]
+    assert beside_report(rows)["95%"].tolist() == ["40 to 60"]
+
+
+def test_penguinscrolls_stands_beside_table_6_by_group_and_by_the_mean_of_the_groups():
+    rows = [
+        row("penguinscrolls", "mean_of_groups", 40.0),
+        row("penguinscrolls", "mean_of_items", 41.0),
+        row("penguinscrolls: Numerical Reasoning", "accuracy", 30.0),
+    ]
+    table = beside_report(rows)
+    assert table["benchmark"].tolist() == ["PenguinScrolls, Overall", "PenguinScrolls, Numerical Reasoning"]
+    assert table["Hunyuan-Large"].tolist() == [85.23, 67.46] and table["Llama 3.1 70B"].tolist() == [69.37, 49.52]
