@@ -114,8 +114,9 @@ def _judged(
     with stage(name, None) as advance:
         model.advance = advance
         rows, samples = ask_and_judge(
-            model, client, name, _folder_of(asked, name), limit=asked.limit, room=asked.max_new_tokens
-        )
+            model, client, name, _folder_of(asked, name), limit=asked.limit, room=asked.max_new_tokens, seed=asked.seed,
+            advance=advance,
+        )  # fmt: skip
     record.add(samples)
     seconds = time.perf_counter() - begin
     return [dataclasses.replace(row, template=template_name(model), seconds=seconds) for row in rows]

@@ -1,128 +1,148 @@
-"""Benchmarks with a judge, an endpoint of our own: both orders, replies without a verdict, several turns."""
+"""Judged benchmarks from the model's answers to their scores, with a judge that can be told what to think."""
 
 import json
+import random
 
 import pytest
 
 from model.endpoint.client import Client
 from model.endpoint.config import EndpointConfig
-from model.errors import ConfigError, DataError
-from model.evaluation.evaluate import Evaluation, evaluate
-from model.evaluation.record import Record
+from model.evaluation.judged.items import read_items
+from model.evaluation.judged.lengths import length_controlled
+from model.evaluation.judged.run import JUDGED, answer, ask_and_judge
 from tests.endpoint.server import Act, Server
-from tests.evaluation.folders import small_model, write_lines
+from tests.evaluation.folders import small_model
+from tests.evaluation.judged_files import write_judged
 
 
-def run(rule, task, folder, **asked):
-    record = Record(None)
-    with Server(rule) as server, Client(EndpointConfig(url=server.url, model="judge")) as client:
-        settings = Evaluation((task,), task_data=folder, max_new_tokens=6, **asked)
-        rows = evaluate(small_model(), settings, record, judge=client)
-    return rows, list(record.samples.values()), server.calls
+@pytest.fixture
+def judged(tmp_path):
+    """judged(task, rule) -> rows, samples, the model's notes, the judge's prompts; `rule` is of a prompt."""
+    write_judged(tmp_path)
+
+    def run(task, rule, **options):
+        model = small_model(context=512)
+        with Server(lambda call: Act(text=rule(call.prompt))) as server:
+            config = EndpointConfig(url=server.url, model="critic", temperature=0.0)
+            with Client(config, journal=tmp_path / "judge.jsonl") as client:
+                given = {"limit": None, "room": 6} | options
+                rows, samples = ask_and_judge(model, client, task, tmp_path, **given)
+        return (
+            {row.task + " " + row.metric: row for row in rows},
+            samples,
+            list(model.notes),
+            [c.prompt for c in server.calls],
+        )
+
+    return run
 
 
-def write_pairs(folder, task, count):
-    if task == "alpaca_eval":
-        rows = [{"instruction": f"Say {n}.", "output": "THEIRS"} for n in range(count)]
-        (folder / "alpaca_eval.json").write_text(json.dumps(rows))
-        return
-    write_lines(folder / "question.jsonl", [{"uid": n, "prompt": f"Say {n}."} for n in range(count)])
-    write_lines(folder / "baseline.jsonl", [{"uid": n, "choices": [{"turns": ["THEIRS"]}]} for n in range(count)])
+def test_alignbench_is_the_mean_of_reasoning_and_language(judged):
+    marks = {"问题 0": 2, "问题 1": 4, "问题 2": 8, "问题 3": 10}
+    rows, samples, notes, prompts = judged(
+        "alignbench", lambda prompt: f"{{'综合得分': {next(marks[q] for q in marks if q in prompt)}}}"
+    )
+    row = rows["alignbench rating"]
+    assert (row.score, row.n, row.nulls, row.unit) == ((3 + 9) / 2, 4, 0, "1 to 10") and len(prompts) == 4
+    assert rows["alignbench: reasoning rating"].score == 3 and rows["alignbench: language rating"].score == 9
+    assert rows["alignbench: 数学计算 rating"].score == 2 and rows["alignbench: 角色扮演 rating"].group == "alignbench"
+    assert [sample.scores["rating"] for sample in samples] == [2, 4, 8, 10]
+    assert "judged by critic in this program's words" in notes[0]
 
 
-def ours_is_a(call):
-    return "THEIRS" in call.prompt.split("[answer B]")[1]
+def test_both_turns_of_mt_bench_are_marked_and_what_cannot_be_read_is_counted(judged):
+    def rule(prompt):
+        second = "second of" in prompt
+        if "first of 2" in prompt and second:
+            return "I would rather not say."
+        return f"Rating: [[{9 if second else 5}]]"
+
+    rows, samples, notes, prompts = judged("mt_bench", rule)
+    whole, second = rows["mt_bench rating"], rows["mt_bench: turn 2 rating"]
+    assert (whole.score, whole.n, whole.nulls) == (7.0, 3, 1) and len(prompts) == 6
+    assert (second.score, second.n, second.nulls) == (9.0, 3, 1) and rows["mt_bench: turn 1 rating"].score == 5.0
+    assert (
+        samples[2].null
+        and samples[2].facts["marks"] == [5.0, None]
+        and samples[2].facts["judge"][1].startswith("I would")
+    )
+    assert any("1 of 3 questions" in note and "the mean is 5" in note for note in notes)  # (7 + 7 + 1) / 3
+    assert len(samples[0].answers) == 2
 
 
-@pytest.mark.parametrize(("verdict", "score"), [
-    (lambda ours: "[[A>>B]]" if ours else "[[B>A]]", 100.0),
-    (lambda ours: "[[B>>A]]" if ours else "[[A>B]]", 0.0),
-    (lambda ours: "[[A>B]]", 50.0),  # the judge favours what stands first
-    (lambda ours: "[[A=B]]", 50.0),
-])  # fmt: skip
-@pytest.mark.parametrize("task", ["arena_hard", "alpaca_eval"])
-def test_comparisons_are_asked_in_both_orders(tmp_path, task, verdict, score):
-    write_pairs(tmp_path, task, 3)
-    rows, samples, calls = run(lambda call: Act(text=verdict(ours_is_a(call))), task, tmp_path)
-    assert [row.metric for row in rows] == ["win_rate", "win_rate_at_equal_lengths"]
-    assert [(row.n, row.nulls) for row in rows] == [(3, 0)] * 2 and rows[0].score == score
-    assert abs(rows[1].score - 50) <= abs(score - 50)
-    assert len(calls) == 6 and rows[0].template == "plain transcript" and len(samples) == 3
+def test_the_second_turn_is_asked_after_the_models_own_first_answer(tmp_path):
+    model, item = small_model(context=512), read_items("mt_bench", write_judged(tmp_path))[0]
+    [replies] = answer(model, "mt_bench", [item], seed=0, most=6)
+    talk = [
+        {"role": "user", "content": item.turns[0]},
+        {"role": "assistant", "content": replies[0].text},
+        {"role": "user", "content": item.turns[1]},
+    ]
+    request = model.engine.reply(talk, max_new_tokens=6)
+    from model.generation.generate import generate_batch
+    from model.generation.sampling import Sampling
+
+    for _ in generate_batch(model.net, [request], sampling=Sampling()):
+        pass
+    assert request.text == replies[1].text
 
 
-def test_replies_without_a_verdict_are_counted_and_not_guessed(tmp_path):
-    write_pairs(tmp_path, "arena_hard", 2)
-
-    def rule(call):
-        if "Say 0" in call.prompt:
-            return Act(text="I cannot say.")
-        return Act(text="[[A>B]]" if ours_is_a(call) else "[[B>A]]")
-
-    rows, samples, _ = run(rule, "arena_hard", tmp_path)
-    assert (rows[0].score, rows[0].n, rows[0].nulls) == (100.0, 2, 1)
-    assert [sample["null"] for sample in samples] == [True, False]
+def verdict_of(prompt, better):
+    """A judge that sees which answer is better; [[A=B]] for neither."""
+    a, b = prompt.split("[answer A]\n")[1].split("\n\n[answer B]\n")
+    return f"[[{'A>>B' if better(a, b) else 'B>A' if better(b, a) else 'A=B'}]]"
 
 
-def test_every_turn_is_rated_with_what_came_before_it(tmp_path):
-    write_lines(tmp_path / "mt_bench" / "question.jsonl", [
-        {"question_id": 1, "category": "math", "turns": ["First?", "Second?"], "reference": ["one", "two"]}
-    ])  # fmt: skip
+def test_a_comparison_is_asked_in_both_orders_and_ties_count_half(judged):
+    def better(a, b):
+        return a in ("baseline 0", "baseline 1") or b == "baseline 2"
 
-    def rule(call):
-        return Act(text="Rating: [[9]]" if "Second?" in call.prompt else "[[4]]")
-
-    rows, samples, calls = run(rule, "mt_bench", tmp_path)
-    assert (rows[0].score, rows[0].unit) == (6.5, "1 to 10") and len(calls) == 2
-    second = next(call.prompt for call in calls if "Second?" in call.prompt)
-    assert "First?" in second and samples[0]["answers"][0] in second and "two" in second
-    assert len(samples[0]["answers"]) == 2
+    rows, samples, _, prompts = judged("arena_hard", lambda prompt: verdict_of(prompt, better))
+    assert rows["arena_hard win_rate"].score == 100 * (0 + 0 + 1 + 0.5) / 4
+    assert [sample.facts["winner"] for sample in samples] == ["second", "second", "first", "tie"]
+    assert len(prompts) == 8 and samples[0].target == "baseline 0"
 
 
-def test_alignbench_is_the_mean_of_reasoning_and_language(tmp_path):
-    write_lines(tmp_path / "alignbench.jsonl", [
-        {"question_id": n, "category": category, "question": f"问{n}", "reference": "答"}
-        for n, category in enumerate(["数学计算", "文本写作", "文本写作"])
-    ])  # fmt: skip
-
-    def rule(call):
-        return Act(text="{'正确性': 1, '综合得分': " + ("9}" if "问0" in call.prompt else "5}"))
-
-    rows, _, _ = run(rule, "alignbench", tmp_path)
-    assert [(row.task, row.score) for row in rows] == [
-        ("alignbench", 7.0), ("alignbench: reasoning", 9.0), ("alignbench: language", 5.0),
-    ]  # fmt: skip
+def test_a_judge_that_takes_the_first_answer_makes_ties_which_is_told(judged):
+    rows, _, notes, _ = judged("arena_hard", lambda prompt: "[[A>B]]")
+    assert rows["arena_hard win_rate"].score == 50.0
+    assert any("4 of 4 verdicts changed with the order" in note and "4 of them because" in note for note in notes)
 
 
-def test_penguinscrolls_has_both_means_and_counts_what_was_not_parsed(tmp_path):
-    rows = [
-        {"input_md5": str(n), "first_level_tag": group, "question": f"Q{n}?", "prompt": f"A text. Q{n}?", "answer": "yes",
-         "is_subjective": n == 2}
-        for n, group in enumerate(["Numerical Reasoning"] * 3 + ["Qualitative Analysis"])
-    ]  # fmt: skip
-    write_lines(tmp_path / "penguinscrolls" / "test.jsonl", rows)
-    replies = {
-        "Q0": '{"eval_label": "Correct"}',
-        "Q1": "hm",
-        "Q2": '{"eval_score": 50}',
-        "Q3": '{"eval_label": "Incorrect"}',
-    }
-
-    def rule(call):
-        return Act(text=next(text for name, text in replies.items() if f"\n{name}?" in call.prompt))
-
-    found, samples, _ = run(rule, "penguinscrolls", tmp_path)
-    scores = {(row.task, row.metric): row.score for row in found}
-    assert scores["penguinscrolls", "mean_of_items"] == pytest.approx(50.0)
-    assert scores["penguinscrolls", "mean_of_groups"] == pytest.approx((75.0 + 0.0) / 2)
-    assert {row.nulls for row in found if row.task == "penguinscrolls"} == {1}
-    json.dumps(samples)
+def test_alpaca_eval_has_a_win_rate_at_equal_lengths_too(judged):
+    rows, samples, _, _ = judged("alpaca_eval", lambda prompt: verdict_of(prompt, lambda a, b: len(a) > len(b)))
+    wins = [sample.scores["win_rate"] for sample in samples]
+    assert rows["alpaca_eval win_rate"].score == pytest.approx(100 * sum(wins) / 12)
+    controlled = rows["alpaca_eval win_rate_at_equal_lengths"]
+    expected = 100 * length_controlled(wins, [sample.facts["longer"] for sample in samples])
+    assert controlled.score == pytest.approx(expected) and controlled.interval[0] <= expected <= controlled.interval[1]
 
 
-def test_what_is_missing_is_named(tmp_path):
-    with pytest.raises(DataError, match="has no baseline"):
-        run(None, "arena_hard", tmp_path)
+def test_penguinscrolls_has_the_mean_of_groups_and_of_items(judged):
+    def rule(prompt):
+        label = "Correct" if "what 1\n" in prompt or "what 3\n" in prompt else "Incorrect"
+        return "no idea" if "what 0\n" in prompt else json.dumps({"eval_label": label})
+
+    rows, _, _, _ = judged("penguinscrolls", rule)
+    assert rows["penguinscrolls mean_of_groups"].score == 50.0  # 0% of one and 100% of the other
+    items = rows["penguinscrolls mean_of_items"]
+    assert (items.score, items.n, items.nulls) == (pytest.approx(200 / 3), 4, 1)
+    assert rows["penguinscrolls: Numerical Reasoning accuracy"].score == 100.0
 
 
-def test_without_a_judge_nothing_is_asked(tmp_path):
-    with pytest.raises(ConfigError, match="name an endpoint with --judge"):
-        evaluate(small_model(), Evaluation(("niah_single_1", "mt_bench"), task_data=tmp_path))
+@pytest.mark.parametrize("task", JUDGED)
+def test_nothing_is_asked_of_judge_or_model_again(judged, task):
+    first = judged(task, lambda prompt: "[[A]] [[5]] {'综合得分': 5} ", limit=2)
+    again = judged(task, lambda prompt: "[[B]]", limit=2)
+    assert first[0] == again[0] and first[1] == again[1] and again[3] == []
+
+
+def test_length_is_taken_out_of_a_win_rate():
+    generator = random.Random(3)
+    differences = [generator.gauss(400, 300) for _ in range(3000)]
+    by_length = [float(generator.random() < 1 / (1 + 2.718281828 ** -(d / 300))) for d in differences]
+    assert sum(by_length) / 3000 > 0.7 and length_controlled(by_length, differences) == pytest.approx(0.5, abs=0.06)
+    by_merit = [float(generator.random() < 0.7) for _ in differences]
+    assert length_controlled(by_merit, differences) == pytest.approx(0.7, abs=0.06)
+    assert 0.5 < length_controlled([1.0] * 20, [5.0] * 20) < 1.0  # nobody's odds are infinite
+    assert length_controlled([0.5] * 10, list(range(10))) == pytest.approx(0.5)

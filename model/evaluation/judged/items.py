@@ -1,10 +1,10 @@
-"""The questions of the judged benchmarks, from the files that their authors publish, in the folder DIR/NAME or DIR.
+"""The questions of the judged benchmarks, from the files that their authors publish: DIR/NAME.jsonl, or in DIR/NAME or DIR.
 
-alignbench       data_v1.1_release.jsonl: question_id, category, question, reference
-mt_bench         question.jsonl: question_id, category, turns, perhaps reference; reference_answer/*.jsonl
-arena_hard       question.jsonl: turns or prompt; baseline.jsonl or model_answer/NAME.jsonl: choices or messages
-alpaca_eval      a .json list: instruction, output (the baseline's)
-penguinscrolls   its .jsonl or .parquet files (model/evaluation/penguinscrolls.py)
+alignbench       question, reference, category                  data_v1.1_release.jsonl
+mt_bench         turns, category, perhaps reference             question.jsonl, reference_answer/*.jsonl
+arena_hard       turns or prompt, perhaps baseline              question.jsonl, model_answer/*.jsonl or baseline.jsonl
+alpaca_eval      instruction, output (the baseline's)           a .json list
+penguinscrolls   as model/evaluation/penguinscrolls.py says     its .jsonl or .parquet files
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +29,12 @@ class Item:
     category: str = ""
     references: tuple[str, ...] = ()  # one for each turn, where there are some; "" for none
     baseline: str = ""  # another model's answer, to compare with
-    origin: penguinscrolls.Question | None = None
+    origin: penguinscrolls.Question | None = None  # of PenguinScrolls, for its judge
+
+    @property
+    def question(self) -> penguinscrolls.Question:
+        assert self.origin is not None, "an item of PenguinScrolls has its question"
+        return self.origin
 
     def reference(self, turn: int) -> str:
         return self.references[turn] if turn < len(self.references) else ""
@@ -37,76 +42,96 @@ class Item:
 
 def read_items(task: str, folder: Path) -> list[Item]:
     """DataError names what is missing or damaged."""
-    own = folder / task
-    place = own if own.is_dir() else folder
-    items = list(READERS[task](place))
+    items = list(READERS[task](folder, _questions(task, folder)))
     if not items:
-        raise DataError(f"{place} holds no question of {task}: give the benchmark's own files")
+        raise DataError(f"{folder} holds no question of {task}: give the benchmark's own files")
     if len({item.id for item in items}) < len(items):
-        raise DataError(f"{place} has a question of {task} twice: leave one file out")
+        raise DataError(f"{folder} has a question of {task} twice: leave one file out")
     return items
 
 
-def _alignbench(folder: Path) -> Iterator[Item]:
-    for file in _files(folder, "*.jsonl", "alignbench"):
-        for where, row in rows(file):
-            yield Item(
-                _id(row, where), (field(row, "question", str, where),), field(row, "category", str, where),
-                (field(row, "reference", str, where),),
-            )  # fmt: skip
+def _questions(task: str, folder: Path) -> list[Path]:
+    """The files of the questions: one with the task's name, or those that the benchmark's own folder has."""
+    for suffix in (".jsonl", ".json", ".parquet"):
+        if (alone := folder / f"{task}{suffix}").is_file():
+            return [alone]
+    pattern = PATTERNS[task]
+    for place in (folder / task, folder):
+        if found := sorted(path for kind in pattern.split() for path in place.glob(kind)):
+            return found
+    raise DataError(f"{folder} has no data of {task}: put it there as {task}.jsonl, or its own files into {task}/")
 
 
-def _mt_bench(folder: Path) -> Iterator[Item]:
+def _alignbench(folder: Path, files: list[Path]) -> Iterator[Item]:
+    for where, row in _rows(files):
+        yield Item(
+            _id(row, where), (field(row, "question", str, where),), str(row.get("category") or ""),
+            (field(row, "reference", str, where),),
+        )  # fmt: skip
+
+
+def _mt_bench(folder: Path, files: list[Path]) -> Iterator[Item]:
     references: dict[str, tuple[str, ...]] = {}
-    for file in sorted((folder / "reference_answer").glob("*.jsonl")):
-        references |= {_id(row, where): _answers(row, where) for where, row in rows(file)}
-    for where, row in rows(_file(folder, "question.jsonl", "mt_bench")):
-        turns = tuple(_texts(field(row, "turns", list, where), where))
-        given = row.get("reference")
-        given = tuple(_texts(given, where)) if isinstance(given, list) else references.get(_id(row, where), ())
-        yield Item(_id(row, where), turns, field(row, "category", str, where), given)
+    for place in (files[0].parent, folder / "mt_bench"):
+        for where, row in _rows(sorted((place / "reference_answer").glob("*.jsonl"))):
+            references[_id(row, where)] = _answers(row, where)
+    for where, row in _rows(files):
+        id, given = _id(row, where), row.get("reference")
+        given = [given] if isinstance(given, str) else given
+        known = tuple(_texts(given, where)) if isinstance(given, list) and given else references.get(id, ())
+        yield Item(id, tuple(_texts(field(row, "turns", list, where), where)), str(row.get("category") or ""), known)
 
 
-def _arena_hard(folder: Path) -> Iterator[Item]:
-    path = folder / "baseline.jsonl"
-    if not path.exists():
-        path = folder / "model_answer" / f"{ARENA_BASELINE}.jsonl"
-    if not path.exists():
-        found = sorted((folder / "model_answer").glob("*.jsonl"))
-        if len(found) != 1:
-            raise DataError(
-                f"{folder} has no baseline to compare with: put its answers there as baseline.jsonl, such as Arena-Hard's "
-                f"model_answer/{ARENA_BASELINE}.jsonl"
-            )
-        path = found[0]
-    baseline = {_id(row, where): _answers(row, where) for where, row in rows(path)}
-    for where, row in rows(_file(folder, "question.jsonl", "arena_hard")):
+def _arena_hard(folder: Path, files: list[Path]) -> Iterator[Item]:
+    questions = list(_rows(files))
+    answers: dict[str, str] = {}
+    path = files[0]
+    if not all(isinstance(row.get("baseline"), str) for _, row in questions):
+        path = _baseline(folder if (folder / "baseline.jsonl").exists() else files[0].parent)
+        answers = {_id(row, where): _answers(row, where)[-1] for where, row in _rows([path])}
+    for where, row in questions:
         id = _id(row, where)
-        prompt = (
-            row["prompt"] if isinstance(row.get("prompt"), str) else _texts(field(row, "turns", list, where), where)[0]
+        prompt = next(
+            (row[key] for key in ("prompt", "question", "instruction") if isinstance(row.get(key), str)), None
         )
-        if not baseline.get(id):
+        if prompt is None:
+            prompt = _texts(field(row, "turns", list, where), where)[0]
+        baseline = answers.get(id) if answers else row["baseline"]
+        if baseline is None:
             raise DataError(f"{path} has no answer to the question {id} of {where}: get the baseline's whole file")
-        yield Item(id, (prompt,), str(row.get("category") or ""), baseline=baseline[id][-1])
+        yield Item(id, (prompt,), str(row.get("category") or ""), baseline=baseline)
 
 
-def _alpaca_eval(folder: Path) -> Iterator[Item]:
-    number = 0
-    for file in _files(folder, "*.json", "alpaca_eval"):
-        for where, row in rows(file):
-            number += 1
-            yield Item(
-                str(number), (field(row, "instruction", str, where),), str(row.get("dataset") or ""),
-                baseline=field(row, "output", str, where),
-            )  # fmt: skip
+def _baseline(folder: Path) -> Path:
+    """Whose answers are compared with: baseline.jsonl, Arena-Hard's own choice, or the one file that is there."""
+    found = sorted((folder / "model_answer").glob("*.jsonl"))
+    for path in (
+        folder / "baseline.jsonl",
+        folder / "model_answer" / f"{ARENA_BASELINE}.jsonl",
+        *found[: len(found) == 1],
+    ):
+        if path.exists():
+            return path
+    raise DataError(
+        f"{folder} has no baseline to compare with: put its answers there as baseline.jsonl, such as Arena-Hard's "
+        f"model_answer/{ARENA_BASELINE}.jsonl"
+    )
 
 
-def _penguinscrolls(folder: Path) -> Iterator[Item]:
-    for question in penguinscrolls.read(folder):
+def _alpaca_eval(folder: Path, files: list[Path]) -> Iterator[Item]:
+    for number, (where, row) in enumerate(_rows(files), start=1):
+        yield Item(
+            str(number), (field(row, "instruction", str, where),), str(row.get("dataset") or ""),
+            baseline=field(row, "output", str, where),
+        )  # fmt: skip
+
+
+def _penguinscrolls(folder: Path, files: list[Path]) -> Iterator[Item]:
+    for question in penguinscrolls.read(files[0] if len(files) == 1 else files[0].parent):
         yield Item(question.id, (question.prompt,), question.group, (question.answer,), origin=question)
 
 
-READERS: Mapping[str, Callable[[Path], Iterator[Item]]] = {
+READERS: Mapping[str, Callable[[Path, list[Path]], Iterator[Item]]] = {
     "alignbench": _alignbench,
     "mt_bench": _mt_bench,
     "arena_hard": _arena_hard,
@@ -115,25 +140,23 @@ READERS: Mapping[str, Callable[[Path], Iterator[Item]]] = {
 }
 
 
-def _files(folder: Path, pattern: str, task: str) -> list[Path]:
-    found = sorted(folder.glob(pattern))
-    if not found:
-        raise DataError(
-            f"{folder} has no {pattern} of {task}: put the benchmark's file there, or into {task}/ below it"
-        )
-    return found
+PATTERNS = {  # of the authors' files
+    "alignbench": "data*.jsonl", "mt_bench": "question.jsonl", "arena_hard": "question.jsonl", "alpaca_eval": "*.json",
+    "penguinscrolls": "*.jsonl *.json *.parquet",
+}  # fmt: skip
 
 
-def _file(folder: Path, name: str, task: str) -> Path:
-    return _files(folder, name, task)[0]
+def _rows(files: list[Path]) -> Iterator[tuple[str, Record]]:
+    for file in files:
+        yield from rows(file)
 
 
 def _id(row: Record, where: str) -> str:
-    """A question's name, whichever key holds it."""
-    for key in ("question_id", "uid"):
+    """A question's name, whichever key holds it; where there is none, its place."""
+    for key in ("question_id", "uid", "id"):
         if isinstance(row.get(key), str | int):
             return str(row[key])
-    raise DataError(f"{where}: no 'question_id' or 'uid': give the benchmark's own file")
+    return where
 
 
 def _texts(values: list[Any], where: str) -> list[str]:

@@ -1,222 +1,191 @@
-"""A judged benchmark from its questions to its scores: the model answers turn by turn, the judge marks or compares.
+"""A judged benchmark from its questions to its scores: the model answers through its chat template, the judge marks.
 
-A reply of the judge without a verdict is counted as a null and has no part in the mean; `n` counts all questions.
+    rows, samples = ask_and_judge(model, client, "mt_bench", folder, limit=None, room=None)
+
+A reply of the judge in which nothing can be read leaves its question without a score: it is counted as null, stands in
+samples.jsonl with the judge's words, and a note says what the score is if all of these are taken as the worst.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import model.evaluation.judged.prompts as prompts
 from model.endpoint.client import Client
-from model.endpoint.judge import Judgement, Pair, Question, compare, judge, parse_score
+from model.endpoint.judge import Comparison, Judgement, Pair, Question, Tally, compare, judge, parse_score
 from model.evaluation import penguinscrolls
-from model.evaluation.asking import Model, Prompt, Reply
-from model.evaluation.intervals import bootstrap, interval
-from model.evaluation.judged import prompts
-from model.evaluation.judged.items import READERS, REASONING, Item, read_items
-from model.evaluation.judged.lengths import length_controlled
+from model.evaluation.asking import Advance, Model, Prompt, Reply
+from model.evaluation.judged.items import Item, read_items
+from model.evaluation.judged.rows import rows_of
 from model.evaluation.record import Sample, TaskScore
 
-JUDGED = tuple(READERS)
-PAIRWISE = ("arena_hard", "alpaca_eval")
-ROOM = 1024  # tokens of an answer
-POINTS = {"first": 1.0, "tie": 0.5, "second": 0.0}
-NOTE = "marks of a judge compare models under that judge and this wording: they are no repetition of what others have published"
+Answers = list[Reply]  # of one item, a turn each
+ROOM = {"alignbench": 2048, "mt_bench": 1024, "arena_hard": 4096, "alpaca_eval": 2048, "penguinscrolls": 2048}  # tokens
+# Temperatures of MT-Bench's categories; the others are greedy.
+WARM = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1}
+SHARES: Mapping[str | None, float] = {"first": 1.0, "tie": 0.5, "second": 0.0}
 
 
 def ask_and_judge(
-    model: Model, client: Client, task: str, folder: Path, *, limit: int | None = None, room: int | None = None
+    model: Model,
+    client: Client,
+    task: str,
+    folder: Path,
+    *,
+    limit: int | None,
+    room: int | None,
+    seed: int = 0,
+    advance: Advance = lambda count: None,
 ) -> tuple[list[TaskScore], list[Sample]]:
-    """The scores and samples of one benchmark; prompts are messages of a user in the model's chat template."""
-    model.note(NOTE)
+    """Scores of the whole and of its parts, and a sample for each question; notes of the model say what should be known.
+
+    `room` is the most tokens of an answer, where it is less than the benchmark's own. `advance` is told of judgements.
+    """
     items = read_items(task, folder)[:limit]
-    answers = _answers(model, items, room or ROOM)
-    if task in PAIRWISE:
-        return _pairwise(client, task, items, answers)
-    if task == "penguinscrolls":
-        return _penguinscrolls(client, items, answers)
-    return _rated(client, task, items, answers)
+    answers = answer(model, task, items, seed, room)
+    texts = [[reply.text for reply in replies] for replies in answers]
+    verdicts = (_compared if task in PAIRWISE else _marked)(task, items, texts, client, advance)
+    samples = [
+        _sample(task, index, item, replies, verdict)
+        for index, (item, replies, verdict) in enumerate(zip(items, answers, verdicts, strict=True))
+    ]
+    for note in _notes(task, client, samples, verdicts):
+        model.note(note)
+    return rows_of(task, samples), samples
 
 
-def _answers(model: Model, items: Sequence[Item], room: int) -> list[list[Reply]]:
-    """The answers to every turn: conversations that have a turn of that number are answered together."""
-    template = model.engine.template
-    talks: list[list[dict[str, str]]] = [[] for _ in items]
-    answers: list[list[Reply]] = [[] for _ in items]
+def answer(model: Model, task: str, items: Sequence[Item], seed: int, most: int | None) -> list[Answers]:
+    """The model's answers, a turn after the other; an answer is part of the next turn's conversation."""
+    template, room = model.engine.template, min(ROOM[task], most or ROOM[task])
+    answers: list[Answers] = [[] for _ in items]
     for turn in range(max(len(item.turns) for item in items)):
-        going = [number for number, item in enumerate(items) if turn < len(item.turns)]
-        for number in going:
-            talks[number].append({"role": "user", "content": items[number].turns[turn]})
-        replies = model.generate([
-            Prompt(template.encode(talks[number], model.tokenizer), room, template.stop_strings) for number in going
-        ])  # fmt: skip
-        for number, reply in zip(going, replies, strict=True):
-            answers[number].append(reply)
-            talks[number].append({"role": "assistant", "content": reply.text})
+        asked = [index for index, item in enumerate(items) if turn < len(item.turns)]
+        wanted = []
+        for index in asked:
+            talk = _conversation(items[index].turns[: turn + 1], answers[index])
+            warmth = WARM.get(items[index].category, 0.0) if task == "mt_bench" else 0.0
+            wanted.append(
+                Prompt(
+                    template.encode(talk, model.tokenizer), room, tuple(template.stop_strings),
+                    {"temperature": warmth} if warmth else {}, seed + index if warmth else 0,
+                )
+            )  # fmt: skip
+        for index, reply in zip(asked, model.generate(wanted), strict=True):
+            answers[index].append(reply)
     return answers
 
 
-# --- marks -----------------------------------------------------------------------------------------------------------
+def _conversation(turns: Sequence[str], answers: Answers) -> list[dict[str, str]]:
+    messages = []
+    for number, turn in enumerate(turns):
+        messages.append({"role": "user", "content": turn})
+        if number < len(answers):
+            messages.append({"role": "assistant", "content": answers[number].text})
+    return messages
 
 
-def _rated(
-    client: Client, task: str, items: Sequence[Item], answers: list[list[Reply]]
-) -> tuple[list[TaskScore], list[Sample]]:
-    """Marks of 1 to 10. AlignBench's whole is the mean of its two sides, reasoning and language, as its authors have it."""
-    questions = [
-        Question(
-            (number, turn),
-            prompts.alignbench(item, answers[number][0].text)
-            if task == "alignbench"
-            else prompts.mt_bench(item, [reply.text for reply in answers[number]], turn),
-        )
-        for number, item in enumerate(items)
+# --- verdicts -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge made of one item; `scores` is empty where a mark is missing."""
+
+    scores: Mapping[str, float]
+    facts: Mapping[str, Any]
+    worst: float  # what the score is at least
+
+
+def _marked(
+    task: str, items: Sequence[Item], answers: Sequence[list[str]], client: Client, advance: Advance
+) -> list[Verdict]:
+    """Each turn's mark; an item's is the mean of its turns."""
+    ask, parse, metric, worst = MARKED[task]
+    found: dict[tuple[int, int], Judgement[float]] = {}
+    asked = (
+        Question((index, turn), ask(item, answers[index], turn))
+        for index, item in enumerate(items)
         for turn in range(len(item.turns))
-    ]
-    parse = prompts.parse_alignbench if task == "alignbench" else parse_score
-    found = _asked(client, questions, parse)
-    samples = []
-    for number, item in enumerate(items):
-        own = [found[number, turn] for turn in range(len(item.turns))]
-        marks = [each.value for each in own if each.value is not None]
-        scores = {"rating": sum(marks) / len(marks)} if len(marks) == len(own) else {}
-        samples.append(_sample(task, number, item, answers[number], scores, judge=[each.text for each in own]))
-    if task != "alignbench":
-        return [_row(task, "rating", samples, bootstrap, 1.0)], samples
-    sides: dict[str, list[Sample]] = {}
-    for item, sample in zip(items, samples, strict=True):
-        sides.setdefault("reasoning" if item.category in REASONING else "language", []).append(sample)
-    parts = [
-        replace(_row(task, "rating", own, bootstrap, 1.0), task=f"{task}: {side}", group=task)
-        for side, own in sides.items()
-    ]
-    return [_mean_of(parts, _row(task, "rating", samples, bootstrap, 1.0)), *parts], samples
+    )
+    for judgement in judge(client, asked, parse):
+        found[judgement.id] = judgement
+        advance(1)
+    verdicts = []
+    for index, item in enumerate(items):
+        own = [found[index, turn] for turn in range(len(item.turns))]
+        marks = [judgement.value for judgement in own]
+        given = [mark for mark in marks if mark is not None]
+        scores = {metric: sum(given) / len(given)} if len(given) == len(marks) else {}
+        facts = {"marks": marks, "judge": [judgement.text for judgement in own]}
+        problems = [judgement.problem for judgement in own if judgement.problem]
+        verdicts.append(Verdict(scores, facts | ({"problem": problems[0]} if problems else {}), worst))
+    return verdicts
 
 
-def _penguinscrolls(
-    client: Client, items: Sequence[Item], answers: list[list[Reply]]
-) -> tuple[list[TaskScore], list[Sample]]:
-    """Shares of what is right: by group, the report's mean of the groups, and the public board's mean of all items."""
-    task = "penguinscrolls"
-    questions = [
-        Question(number, penguinscrolls.judge_prompt(item.origin, answers[number][0].text))
-        for number, item in enumerate(items)
-        if item.origin is not None
-    ]
-    found = _asked(client, questions, penguinscrolls.parse)
-    samples = [
-        _sample(task, number, item, answers[number], _scores("accuracy", found[number].value), judge=found[number].text)
-        for number, item in enumerate(items)
-    ]
-    parts = [
-        replace(
-            _row(task, "accuracy", [s for s in samples if s.facts["category"] == group], interval, 100.0),
-            task=f"{task}: {group}", group=task,
-        )
-        for group in dict.fromkeys(item.category for item in items)
-    ]  # fmt: skip
-    whole = _row(task, "accuracy", samples, interval, 100.0)
-    return [
-        _mean_of(parts, replace(whole, metric="mean_of_groups")),
-        replace(whole, metric="mean_of_items"),
-        *parts,
-    ], samples
+def _compared(
+    task: str, items: Sequence[Item], answers: Sequence[list[str]], client: Client, advance: Advance
+) -> list[Verdict]:
+    """The model's answer against the baseline's, in both orders; disagreement is a tie."""
+    pairs = (Pair(index, item.turns[0], answers[index][0], item.baseline) for index, item in enumerate(items))
+    found: dict[int, Comparison] = {}
+    for comparison in compare(client, pairs, prompt=prompts.comparison):
+        found[comparison.id] = comparison
+        advance(2)
+    verdicts = []
+    for index, item in enumerate(items):
+        comparison = found[index]
+        scores = {} if comparison.winner is None else {"win_rate": SHARES[comparison.winner]}
+        facts = {
+            "winner": comparison.winner, "orders": list(comparison.orders), "judge": list(comparison.texts),
+            "longer": len(answers[index][0]) - len(item.baseline),
+        }  # fmt: skip
+        verdicts.append(Verdict(scores, facts | ({"problem": comparison.problem} if comparison.problem else {}), 0.0))
+    return verdicts
 
 
-def _asked(
-    client: Client, questions: Sequence[Question], parse: Callable[[str], float | None]
-) -> dict[Any, Judgement[float]]:
-    return {each.id: each for each in judge(client, questions, parse)}
+Ask = Callable[[Item, list[str], int], str]
+RATED = ("alignbench", "mt_bench")  # from 1 to 10; the others in percent
+PAIRWISE = ("arena_hard", "alpaca_eval")
+MARKED: Mapping[str, tuple[Ask, Callable[[str], float | None], str, float]] = {
+    "alignbench": (lambda item, answers, turn: prompts.alignbench(item, answers[0]), prompts.parse_alignbench, "rating", 1.0),
+    "mt_bench": (prompts.mt_bench, parse_score, "rating", 1.0),
+    "penguinscrolls": (
+        lambda item, answers, turn: penguinscrolls.judge_prompt(item.question, answers[0]),
+        penguinscrolls.parse, "accuracy", 0.0,
+    ),
+}  # fmt: skip
+JUDGED = (*MARKED, *PAIRWISE)
 
 
-def _scores(metric: str, value: float | None) -> dict[str, float]:
-    return {} if value is None else {metric: value}
-
-
-# --- comparisons -----------------------------------------------------------------------------------------------------
-
-
-def _pairwise(
-    client: Client, task: str, items: Sequence[Item], answers: list[list[Reply]]
-) -> tuple[list[TaskScore], list[Sample]]:
-    """1 where our answer wins in both orders, 0 where the baseline does, else 1/2; also at equal lengths."""
-    pairs = [Pair(number, item.turns[0], answers[number][0].text, item.baseline) for number, item in enumerate(items)]
-    found = {each.id: each for each in compare(client, pairs, prompt=prompts.comparison)}
-    samples = []
-    for number, item in enumerate(items):
-        verdict = found[number]
-        scores = _scores("win_rate", None if verdict.winner is None else POINTS[verdict.winner])
-        samples.append(
-            _sample(task, number, item, answers[number], scores, orders=list(verdict.orders), judge=list(verdict.texts))
-        )
-    row = _row(task, "win_rate", samples, interval, 100.0)
-    judged = [
-        (sample.scores["win_rate"], float(len(answers[sample.index][0].text) - len(items[sample.index].baseline)))
-        for sample in samples
-        if sample.scores
-    ]
-    if not judged:
-        return [row], samples
-    fair = replace(
-        row, metric="win_rate_at_equal_lengths", score=100 * length_controlled(*zip(*judged, strict=True)),
-        interval=_scaled(bootstrap(judged, lambda drawn: length_controlled(*zip(*drawn, strict=True))), 100.0),
-    )  # fmt: skip
-    return [row, fair], samples
-
-
-# --- rows ------------------------------------------------------------------------------------------------------------
-
-
-def _sample(
-    task: str, index: int, item: Item, answers: Sequence[Reply], scores: dict[str, float], **facts: Any
-) -> Sample:
+def _sample(task: str, index: int, item: Item, replies: Answers, verdict: Verdict) -> Sample:
+    references = [text for text in item.references if text]
     return Sample(
-        task=task,
-        index=index,
-        prompt="\n\n".join(item.turns),
-        answers=[reply.text for reply in answers],
-        target=item.baseline or list(item.references),
-        scores=scores,
-        truncated=any(reply.cut for reply in answers),
-        null=not scores,
-        facts={"id": item.id, "category": item.category, **facts},
-    )
+        task=task, index=index, prompt="\n\n".join(item.turns), answers=[reply.text for reply in replies],
+        target=item.baseline or references, scores=verdict.scores, truncated=any(reply.cut for reply in replies),
+        null=not verdict.scores, facts={"id": item.id, "category": item.category, **verdict.facts},
+    )  # fmt: skip
 
 
-def _row(
-    task: str, metric: str, samples: Sequence[Sample], of: Callable[[list[float]], tuple[float, float]], scale: float
-) -> TaskScore:
-    """The mean of what has a mark."""
-    values = [value for sample in samples for value in sample.scores.values()]
-    return TaskScore(
-        task=task,
-        metric=metric,
-        score=scale * sum(values) / len(values) if values else None,
-        n=len(samples),
-        interval=_scaled(of(values), scale) if values else None,
-        nulls=sum(sample.null for sample in samples),
-        truncated=sum(sample.truncated for sample in samples),
-        unit="percent" if scale == 100 else "1 to 10",
-    )
-
-
-def _mean_of(parts: Sequence[TaskScore], whole: TaskScore) -> TaskScore:
-    """`whole` with the mean of its parts, each with the same weight, as its score.
-
-    The distances to the ends of their intervals add up as independent errors do (MOVER, Zou and Donner 2008).
-    """
-    scores = [part.score for part in parts if part.score is not None]
-    ends = [part.interval for part in parts if part.interval is not None]
-    if len(scores) < len(parts) or len(ends) < len(parts):
-        return replace(whole, score=None, interval=None)
-    mean = sum(scores) / len(parts)
-    down, up = (
-        sum((score - end[side]) ** 2 for score, end in zip(scores, ends, strict=True)) ** 0.5 / len(parts)
-        for side in (0, 1)
-    )
-    return replace(whole, score=mean, interval=(mean - down, mean + up))
-
-
-def _scaled(ends: tuple[float, float], scale: float) -> tuple[float, float]:
-    return scale * ends[0], scale * ends[1]
+def _notes(task: str, client: Client, samples: Sequence[Sample], verdicts: Sequence[Verdict]) -> list[str]:
+    """What somebody who reads the scores should know."""
+    notes = [f"{task} is judged by {client.config.model} in this program's words: scores by other judges differ"]
+    scored = [value for sample in samples for value in sample.scores.values()]
+    if nulls := len(samples) - len(scored):
+        worst = (sum(scored) + sum(v.worst for v in verdicts if not v.scores)) / len(samples)
+        notes.append(
+            f"{task}: no verdict can be read of {nulls:,} of {len(samples):,} questions (samples.jsonl has the judge's words); "
+            f"with the worst for each of them the mean is {worst if task in RATED else 100 * worst:.4g}"
+        )
+    if empty := sum(not text.strip() for sample in samples for text in sample.answers):
+        notes.append(f"{task}: {empty:,} answers of the model are empty, and were judged as they are")
+    if task in PAIRWISE and scored:
+        tally = Tally()
+        for sample in samples:
+            facts = sample.facts
+            tally.add(Comparison(sample.index, facts["winner"], tuple(facts["orders"]), ("", "")))
+        notes.append(
+            f"{task}: {tally.disagreements:,} of {len(scored):,} verdicts changed with the order of the answers and count as "
+            f"ties, {tally.position_a:,} of them because the judge took the first answer both times"
+        )
+    return notes
