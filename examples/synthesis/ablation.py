@@ -298,10 +298,11 @@ def main() -> None:
     make_tests(out, options.test)
     make_tokenizer(out, HunyuanConfig.from_name(options.preset).vocab_size)
     print(f"data after {time.monotonic() - began:.0f} s: {(out / 'data.json').read_text()}", flush=True)
+    tokens = parse_count(options.tokens)
     training = {
-        "tokens": parse_count(options.tokens), "global_batch_tokens": options.batch_tokens, "evaluate_every": 0,
-        "micro_batch_size": min(64, options.batch_tokens // 256), "learning_rate": options.learning_rate,
-        "checkpoint_every": 0, "log_every": 50, "evaluation_tokens": min(262_144, parse_count(options.tokens)), "device": options.device,
+        "tokens": tokens, "global_batch_tokens": options.batch_tokens, "micro_batch_size": min(64, options.batch_tokens // 256),
+        "learning_rate": options.learning_rate, "device": options.device, "evaluate_every": 0, "checkpoint_every": 0,
+        "log_every": 50, "evaluation_tokens": min(262_144, tokens),
     }  # fmt: skip
     cells = [(arm, seed) for seed in range(options.seeds) for arm in ARMS]
     with (
