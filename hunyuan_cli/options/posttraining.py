@@ -31,8 +31,8 @@ StageConfig = Annotated[
 StageOut = Annotated[Path | None, typer.Option("--out", file_okay=False, help="The run folder.")]
 Epochs = Annotated[float | None, typer.Option("--epochs", help="Readings of the data; or give --steps.")]
 
-# Keys of [data] that are for text alone.
-OF_TEXT = ("text_key", "anneal_sources", "anneal_weights", "tokenizer")
+# Keys of [data] that are for text alone, as a run file has them where nobody has changed them.
+OF_TEXT = {"text_key": "text", "anneal_sources": [], "anneal_weights": []}
 
 
 def stage_settings(
@@ -62,7 +62,7 @@ def stage_settings(
     training, data = sections.setdefault("training", {}), sections.setdefault("data", {})
     if other := [name for name in sections if name in POSTTRAINING and name != section]:
         raise ConfigError([f"[{other[0]}] has no place in a run of hunyuan {section}: leave it out"])
-    if unused := [key for key in OF_TEXT if key in data]:
+    if unused := [key for key, value in OF_TEXT.items() if data.get(key, value) != value]:
         raise ConfigError([f"data.{unused[0]} is for text and has no effect on hunyuan {section}: leave it out"])
     if not data.get("sources"):
         raise typer.BadParameter(f"there is nothing to learn from: {needs}")

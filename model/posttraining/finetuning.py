@@ -38,11 +38,12 @@ from model.transformer import Hunyuan, Output
 
 
 class PackedBatch(NamedTuple):
-    """A micro-batch on the device, (B, S) each."""
+    """A micro-batch on the device, (B, S) each but for the weight."""
 
     input_ids: Tensor
     labels: Tensor
     document_ids: Tensor
+    weight: Tensor  # () of its loss, beside what the loop gives it by its targets
 
 
 class FineTuning:
@@ -53,6 +54,9 @@ class FineTuning:
     ) -> None:
         self.config, self.order, self.samples, self.device = config, order, samples, device
         self.validation = _validation_rows(examples, config, order.pad_id)
+        self.alike = (
+            device.type == "cuda"
+        )  # every step has the same counts, so that it can be recorded (training/graph.py)
         self._step = -1  # the one that is under way; none yet
 
     def micro_batches(self, step: int) -> Iterator[MicroBatch]:
@@ -62,16 +66,28 @@ class FineTuning:
         self._step = step
         size = self.config.micro_batch_size
         first = step * self.config.batch_sequences
-        for micro in range(self.config.micro_batches):
-            rows = self.order.rows(first + micro * size, size)
-            yield MicroBatch(self._there(rows), targets=rows.targets, tokens=rows.tokens)
+        parts = [self.order.rows(first + micro * size, size) for micro in range(self.config.micro_batches)]
+        mean = sum(rows.targets for rows in parts) / len(parts)
+        for rows in parts:
+            if self.alike and mean:
+                yield MicroBatch(self._there(rows, rows.targets / mean), targets=1, tokens=rows.input_ids.size)
+            else:
+                yield MicroBatch(self._there(rows), targets=rows.targets, tokens=rows.tokens)
 
     def forward(self, net: Hunyuan, data: PackedBatch, routing_key: Tensor) -> Output:
+        output = self._loss_of(net, data, routing_key)
+        assert output.loss is not None, "labels were given"
+        return output._replace(loss=output.loss * data.weight)
+
+    def _loss_of(self, net: Hunyuan, data: PackedBatch, routing_key: Tensor | None = None) -> Output:
+        """The mean over the labels. On a GPU padding, of which packing leaves little, goes to the experts along with the rest:
+        to pick the others the host would have to wait for the device.
+        """
         return net(
             data.input_ids,
             data.labels,
             document_ids=data.document_ids,
-            token_mask=self._real(data),
+            token_mask=None if self.alike else data.document_ids > 0,
             routing_key=routing_key,
         )
 
@@ -80,19 +96,15 @@ class FineTuning:
         """val_loss in nats per learnt token of held-out conversations; then the answers to held-out questions."""
         total, targets = torch.zeros((), dtype=torch.float64, device=self.device), 0
         for rows in self.validation:
-            data = self._there(rows)
-            loss = net(data.input_ids, data.labels, document_ids=data.document_ids, token_mask=self._real(data)).loss
+            loss = self._loss_of(net, self._there(rows)).loss
+            assert loss is not None, "labels were given"
             total, targets = total + loss.double() * rows.targets, targets + rows.targets
         self.samples.answer(net, self._step + 1)
         return {"val_loss": float(total) / targets} if targets else {}
 
-    def _there(self, rows: Rows) -> PackedBatch:
-        return PackedBatch(*(on_its_way(torch.from_numpy(part), self.device) for part in rows))
-
-    def _real(self, data: PackedBatch) -> Tensor | None:
-        """The tokens that experts are given. On a GPU padding, of which packing leaves little, goes along instead: to pick the
-        others the host would have to wait for the device, and no step could be recorded."""
-        return data.document_ids > 0 if self.device.type == "cpu" else None
+    def _there(self, rows: Rows, weight: float = 1.0) -> PackedBatch:
+        parts = (*map(torch.from_numpy, rows), torch.tensor(weight))
+        return PackedBatch(*(on_its_way(part, self.device) for part in parts))
 
 
 def fine_tune(

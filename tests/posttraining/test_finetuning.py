@@ -20,6 +20,7 @@ from model.posttraining.finetuning import fine_tune, renderer_of
 from model.posttraining.sft_config import SFTConfig, training_defaults
 from model.training.events import Silent
 from model.training.run_folder import settings_of
+from model.training.task import share
 from model.transformer import Hunyuan
 from tests.posttraining.conftest import TINY
 from tests.training.tiny import assert_same_run
@@ -77,7 +78,7 @@ def test_one_row_has_the_gradients_of_its_conversations(task_of, base):
     packed = {name: parameter.grad.clone() for name, parameter in net.named_parameters()}
     net.zero_grad()
     total, targets = torch.zeros(()), 0
-    for ids, labels, documents in zip(*batch.data, strict=True):
+    for ids, labels, documents in zip(*batch.data[:3], strict=True):
         for number in range(1, int(documents.max()) + 1):
             alone = documents == number
             logits = net(ids[alone][None]).logits[0]
@@ -104,6 +105,20 @@ def test_steps_read_every_conversation_once_an_epoch(task_of):
     once = task.order.rows(0, len(task.order))
     assert read[documents > 0].tolist() == once.input_ids[once.document_ids > 0].tolist()
     assert len({bytes(row) for row in read.numpy()}) == len(task.order)
+
+
+def test_steps_of_a_gpu_are_alike_and_learn_the_same(task_of, base):
+    """Its graph is of one form: the counts of every step are equal, and what they would weigh lies in a tensor."""
+    task, net = task_of(), Hunyuan.from_checkpoint(base)
+    found = {}
+    for task.alike in (False, True):
+        batches = list(task.micro_batches(1))
+        whole = sum(batch.targets for batch in batches)
+        losses = [share(task.forward(net, b.data, routing_key(0)).loss, b.targets, whole) for b in batches]
+        found[task.alike] = torch.stack(losses).sum()
+    torch.testing.assert_close(found[True], found[False])
+    counts = {(batch.targets, batch.tokens) for step in range(5) for batch in task.micro_batches(step)}
+    assert len(counts) == 1 and len(batches) == 2
 
 
 def test_padding_takes_no_part(task_of, base):
