@@ -76,7 +76,7 @@ def questions(draw: random.Random, count: int, skill: str) -> Iterator[dict[str,
 
 
 def write_files(
-    folder: Path, seed: int, *, examples: int = 40_000, preferences: int = 4000, prompts: int = 4000
+    folder: Path, seed: int, *, examples: int = 24_000, preferences: int = 1800, prompts: int = 1800
 ) -> None:
     """The files of one seed."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -97,7 +97,7 @@ def learnt(folder: Path, seed: int, arm: Arm, steps: int, device: str) -> list[d
     sections: dict[str, dict[str, Any]] = {
         "training": {
             "steps": steps, "seed": seed, "device": device, "sequence_length": 32, "micro_batch_size": 32,
-            "global_batch_tokens": 1024, "learning_rate": 1e-3, "weight_decay": 0.0, "warmup_fraction": 0.1, "decay_ratio": 0.1,
+            "global_batch_tokens": 1024, "learning_rate": 5e-4, "weight_decay": 0.0, "warmup_fraction": 0.1, "decay_ratio": 0.1,
             "final_ratio": 0.1, "anneal_fraction": 0.0, "precision": "float32", "graph": False,
             "log_every": 5, "evaluate_every": 10, "checkpoint_every": 0,
         },
@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="of the arms")
     parser.add_argument("--sft-device", default="cpu", help="of the fine-tuning")
     parser.add_argument("--out", type=Path, default=Path("runs/posttraining"))
+    parser.add_argument("--curves", type=Path, help="by default OUT/curves.csv")
     options = parser.parse_args()
     seeds = range(options.seeds or (2 if options.quick else 5))
     sft_steps = options.sft_steps or (400 if options.quick else 800)
@@ -151,7 +152,7 @@ def main() -> None:
         for done in as_completed(waiting):
             print(f"seed {waiting[done]}: fine-tuned in {done.result():.0f} s", flush=True)
     with (
-        (options.out / "curves.csv").open("w", newline="") as file,
+        (options.curves or options.out / "curves.csv").open("w", newline="") as file,
         ProcessPoolExecutor(options.processes, context) as pool,
     ):
         table = csv.DictWriter(file, COLUMNS)
