@@ -6,6 +6,7 @@ from pathlib import Path
 import typer
 
 from hunyuan_cli.commands.synthesize_filter import filter_pairs
+from hunyuan_cli.commands.synthesize_report import report, trace
 from hunyuan_cli.console import stderr
 from hunyuan_cli.options import synthesize as options
 from hunyuan_cli.options import writers as who
@@ -16,6 +17,8 @@ FINISH_REQUESTS = "stopping after the requests under way (Ctrl-C again to stop a
 
 app = typer.Typer(cls=options.SourcesFirst, no_args_is_help=True)
 app.command("filter")(filter_pairs)
+app.command("report")(report)
+app.command("trace")(trace)
 
 
 @app.callback()

@@ -105,7 +105,7 @@ class Synthesis:
         config = {**self.config.of_stage(1), "input": config_hash(names), "writer": dict(author.identity)}
         return self._stage(
             StageStore(self.folder, 1, config), self._seeds(spans), author.instructions,
-            facts=lambda manifest: {"documents": len(names), "spans": spans},
+            facts=lambda manifest: {"sources": list(self.config.sources), "documents": len(names), "spans": spans},
         )  # fmt: skip
 
     def _spans(self, names: dict[str, str] | None = None) -> Iterator[Span]:

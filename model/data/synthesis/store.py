@@ -195,9 +195,9 @@ class Journal:
             self._file = None
 
 
-def read_records(folder: Path) -> Iterator[Record]:
+def read_records(folder: Path, parts: str = "part-*.jsonl") -> Iterator[Record]:
     """The records of a stage's folder, part by part; DataError names a line that is none."""
-    for path in sorted(folder.glob("part-*.jsonl")):
+    for path in sorted(folder.glob(parts)):
         yield from _read_part(path)
 
 
