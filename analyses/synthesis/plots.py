@@ -38,7 +38,7 @@ def _funnel(axes: Axes, table: pd.DataFrame) -> None:
     axes.barh(places, table["dropped"], left=table["kept"], color=COLORS[1], label="dropped")
     axes.set_yticks(places, table["stage"])
     axes.invert_yaxis()
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    axes.legend(frameon=False, fontsize=9, loc="upper right")
     count_axis(axes.xaxis)
     label(axes, "records", "", "what each stage kept")
 
