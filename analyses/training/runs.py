@@ -30,6 +30,12 @@ MEASURES = (
     "activated_params", "total_params", "tokens", "flops", "seconds", "loss", "val_loss", "best_val_loss",
     "val_bits_per_byte", "tokens_per_second", "mfu", "load_imbalance", "dropped_fraction", "recycled_fraction",
 )  # fmt: skip
+# Of runs of hunyuan dpo alone.
+PREFERENCES = (
+    "chosen_reward", "rejected_reward", "margin", "accuracy", "chosen_logp_change", "online_share", "unusable_share", "kl",
+    "answer_length", "proxy_reward", "true_reward", "other_reward", "average_kl", "average_proxy_reward",
+    "average_true_reward", "average_other_reward",
+)  # fmt: skip
 COUNTS = ("activated_params", "total_params", "tokens")
 ROUTING = ("load_imbalance", "dropped_fraction", "recycled_fraction")
 SECTIONS: dict[str, DataConfig | TrainingConfig] = {"data": DataConfig(), "training": TrainingConfig()}
@@ -216,7 +222,7 @@ def measures(run: Run) -> dict[str, float]:
     for name in ROUTING:
         if name in metrics:
             numbers[name] = float(metrics[name].tail(max(1, len(metrics) // 10)).mean())
-    return numbers
+    return numbers | {name: run.last(name) for name in PREFERENCES if name in metrics}
 
 
 def group_runs(runs: Sequence[Run]) -> list[RunGroup]:
@@ -249,13 +255,13 @@ def groups_table(groups: Sequence[RunGroup]) -> pd.DataFrame:
     for group in groups:
         numbers = pd.DataFrame([measures(run) for run in group.runs])
         row: dict[str, Any] = {"name": group.name, "seeds": len(group.runs)}
-        for name in MEASURES:
+        for name in map(str, numbers):
             row[name] = numbers[name].mean()
             if numbers[name].nunique() > 1:
                 row[f"{name}_sd"] = numbers[name].std(ddof=1)
         rows.append(row)
     frame = pd.DataFrame(rows)
-    order = [name for measure in MEASURES for name in (measure, f"{measure}_sd") if name in frame]
+    order = [name for measure in (*MEASURES, *PREFERENCES) for name in (measure, f"{measure}_sd") if name in frame]
     return frame[["name", "seeds", *order]]
 
 

@@ -32,6 +32,7 @@ def compare(
 
     All runs of a folder as JSON: hunyuan compare runs --format json
     """
+    from analyses.posttraining import preferences
     from analyses.training import plots as run_plots
     from analyses.training import runs
 
@@ -50,6 +51,10 @@ def compare(
     result["differences"] = runs.config_differences(found if whole else runs.representatives(groups))
     emit(result, format=format, output=output, as_written=list(result["differences"].columns))
     if plot is not None:
-        save_figure(run_plots.plot_training(found[0]) if len(found) == 1 else run_plots.plot_runs(groups), plot)
+        if preferences.learnt_preferences(found):
+            figure = preferences.plot_preferences(groups)
+        else:
+            figure = run_plots.plot_training(found[0]) if len(found) == 1 else run_plots.plot_runs(groups)
+        save_figure(figure, plot)
     if plot_experts is not None:
         save_figure(run_plots.plot_expert_load(found[0]), plot_experts)

@@ -28,7 +28,10 @@ REFRESH_SECONDS = 0.25
 LINE_SECONDS = 2.0
 FACTS = (
     ("loss", "loss"), ("val loss", "val_loss"), ("bits/byte", "val_bits_per_byte"),
-    ("accuracy", "val_accuracy"), ("margin", "val_margin"), ("tokens", "tokens"),
+    ("accuracy", "val_accuracy"), ("margin", "val_margin"), ("KL", "kl"), ("proxy reward", "proxy_reward"),
+    ("true reward", "true_reward"), ("other skills", "other_reward"), ("answer length", "answer_length"),
+    ("chosen reward", "chosen_reward"), ("rejected", "rejected_reward"), ("chosen logp", "chosen_logp_change"),
+    ("online", "online_share"), ("no pair", "unusable_share"), ("tokens", "tokens"),
     ("tokens/s", "tokens_per_second"), ("MFU", "mfu"), ("lr", "lr"), ("grad norm", "grad_norm"),
     ("imbalance", "load_imbalance"), ("recycled", "recycled_fraction"), ("dropped", "dropped_fraction"),
 )  # fmt: skip

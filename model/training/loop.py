@@ -37,6 +37,8 @@ from model.transformer import Hunyuan
 SUMMARY_KEYS = [
     *("loss", "val_loss", "val_bits_per_byte", "val_accuracy", "val_margin"),
     *("aux_loss", "dropped_fraction", "recycled_fraction", "load_imbalance"),
+    *("margin", "accuracy", "chosen_logp_change", "kl", "proxy_reward", "true_reward", "other_reward", "answer_length"),
+    *("average_kl", "average_proxy_reward", "average_true_reward", "average_other_reward"),
 ]
 OLD_PLACES = (
     "this run began in an older version of hunyuan, which drew the random places of recycle routing from a generator: it goes "
