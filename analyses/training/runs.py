@@ -214,6 +214,9 @@ def measures(run: Run) -> dict[str, float]:
     numbers = {name: run.last(name) for name in MEASURES}
     if "val_loss" in metrics:
         numbers["best_val_loss"] = float(metrics["val_loss"].min())
+    numbers |= {
+        name: run.last(name) for name in map(str, metrics) if name.startswith("score_")
+    }  # of training.evaluate_tasks
     for name in ("tokens_per_second", "mfu"):
         if isinstance(run.summary.get(name), (int, float)):
             numbers[name] = float(run.summary[name])

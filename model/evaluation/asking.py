@@ -16,6 +16,7 @@ from model.generation.engine import Engine
 from model.generation.generate import generate_batch
 from model.generation.request import Request
 from model.generation.sampling import Sampling
+from model.generation.session import Session
 from model.generation.stopping import StopStrings
 
 Truncate = Literal["left", "refuse"]
@@ -59,10 +60,12 @@ class Model:
         batch_size: int = 32,
         limits: Limits | None = None,
         advance: Advance = lambda count: None,
+        session: Session | None = None,
     ) -> None:
         self.engine, self.net, self.tokenizer = engine, engine.net, engine.tokenizer
         self.ledger = ledger or Ledger(None, "")
         self.context: int = engine.net.config.max_position_embeddings
+        self._session = session  # the engine's own where none is given
         self.notes: dict[str, None] = {}  # sentences that somebody who reads the scores should know
         self.truncate, self.batch_size, self.limits, self.advance = truncate, batch_size, limits or Limits(), advance
 
@@ -165,7 +168,7 @@ class Model:
             requests.append(request)
             key_of[id(request)] = key
         events = generate_batch(
-            self.net, requests, sampling=sampling, slots=self.batch_size, session=self.engine.session
+            self.net, requests, sampling=sampling, slots=self.batch_size, session=self._session or self.engine.session
         )
         for request, _ in events:
             if request.stop_reason is not None:

@@ -49,10 +49,14 @@ class TrainingConfig:
     log_every: int = 5  # steps between lines of metrics.jsonl
     evaluate_every: int = 100  # steps between validations; 0 validates at the end only
     evaluation_tokens: int = 65_536  # of validation text per evaluation, at most
+    evaluate_tasks: tuple[str, ...] = ()  # asked at each validation: RULER's, such as niah_single_1@256; or "ruler"
+    evaluate_samples: int = 16  # of each of them
     checkpoint_every: int = 200  # steps between checkpoints; 0 saves at the end only
     keep_checkpoints: int = 2  # newest ones that stay
 
     def __post_init__(self) -> None:
+        if isinstance(self.evaluate_tasks, list):  # as TOML gives it
+            object.__setattr__(self, "evaluate_tasks", tuple(self.evaluate_tasks))
         problems = type_problems(self, "training") or _problems(self)
         if problems:
             raise ConfigError(problems)
@@ -89,8 +93,8 @@ def _problems(c: TrainingConfig) -> list[str]:
     if len(lengths) > 1:
         given = " and ".join(f"training.{name} = {value}" for name, value in lengths.items())
         problems.append(f"{given} say the length twice: give one of steps, tokens and flops")
-    at_least_one = "sequence_length global_batch_tokens micro_batch_size log_every evaluation_tokens keep_checkpoints"
-    for name in at_least_one.split():
+    at_least_one = "sequence_length global_batch_tokens micro_batch_size log_every keep_checkpoints"
+    for name in [*at_least_one.split(), "evaluation_tokens", "evaluate_samples"]:
         if getattr(c, name) < 1:
             problems.append(f"training.{name} is {getattr(c, name)}: it must be at least 1")
     for name in "learning_rate batch_noise_ratio epsilon max_grad_norm".split():
@@ -121,6 +125,10 @@ def _problems(c: TrainingConfig) -> list[str]:
         problems.append(f"training.compile is {c.compile!r}: give auto, true or false")
     if not (isinstance(c.graph, bool) or c.graph == "auto"):
         problems.append(f"training.graph is {c.graph!r}: give auto, true or false")
+    if not (isinstance(c.evaluate_tasks, tuple) and all(isinstance(name, str) for name in c.evaluate_tasks)):
+        problems.append(
+            f"training.evaluate_tasks is {c.evaluate_tasks!r}: give a list of names such as ['niah_single_1@256']"
+        )
     if c.moments not in ("float32", "bfloat16"):
         problems.append(f"training.moments is {c.moments!r}: choose float32 or bfloat16")
     micro_tokens = c.sequence_length * c.micro_batch_size

@@ -294,7 +294,7 @@ class _Session:
             "total_params": total_params(self.settings.model),
             "activated_params": self.activated_params,
             "peak_flops": self.peak_flops,
-        } | {key: self.last_row[key] for key in SUMMARY_KEYS if key in self.last_row}
+        } | {key: value for key, value in self.last_row.items() if key in SUMMARY_KEYS or key.startswith("score_")}
         if self.seconds > 0:  # of the whole run, not of its last lines
             speed = self.tokens / self.seconds
             self.summary |= {"tokens_per_second": speed, "mfu": self._mfu(speed)}

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ from model.training.settings import RunSettings
 from model.training.task import MicroBatch
 from model.transformer import Hunyuan, Output
 
+if TYPE_CHECKING:
+    from model.evaluation.periodic import PeriodicTasks
+
 
 class Pretraining:
     """Batches are a pure function of the step, so a resumed run reads on exactly where it stopped."""
@@ -36,6 +39,17 @@ class Pretraining:
         annealing = anneal_start(self.training, steps) * self.training.batch_sequences
         length, seed = self.training.sequence_length, self.training.seed
         self.sampler = Sampler.from_config(settings.data, corpus, length, seed, annealing)
+        self.tasks: PeriodicTasks | None = None
+        if self.training.evaluate_tasks:
+            from model.evaluation import periodic  # here: few runs need what it imports
+
+            self.tasks = periodic.PeriodicTasks(
+                self.training.evaluate_tasks,
+                corpus.tokenizer,
+                length=length,
+                samples=self.training.evaluate_samples,
+                seed=seed,
+            )
 
     def micro_batches(self, step: int) -> Iterator[MicroBatch]:
         """The batch of step `step` (from 0) in parts of micro_batch_size, each int64 (B, S + 1)."""
@@ -51,7 +65,10 @@ class Pretraining:
 
     @torch.no_grad()
     def evaluate(self, net: Hunyuan) -> dict[str, float]:
-        """val_loss in nats per token and val_bits_per_byte, on text that is never trained on, routed without a capacity."""
+        """val_loss in nats per token and val_bits_per_byte, on text that is never trained on, routed without a capacity.
+
+        And score_TASK_LENGTH, percent, of training.evaluate_tasks.
+        """
         c = self.training
         total, tokens, text_bytes = torch.zeros((), dtype=torch.float64, device=self.device), 0, 0
         batches = validation_batches(self.corpus.validation, c.sequence_length, c.micro_batch_size, c.evaluation_tokens)
@@ -62,7 +79,8 @@ class Pretraining:
             total, tokens = total + loss.double() * count, tokens + count
             text_bytes += int(self.byte_lengths[batch[:, 1:]].sum())
         found = float(total)
-        return {"val_loss": found / tokens, "val_bits_per_byte": found / math.log(2) / text_bytes}
+        scores = self.tasks.scores(net) if self.tasks is not None else {}
+        return {"val_loss": found / tokens, "val_bits_per_byte": found / math.log(2) / text_bytes} | scores
 
     def _filled(self, sequences: Tensor) -> tuple[Tensor, Tensor]:
         """(n, S' + 1) -> ids and labels; on a GPU (B, S) of a micro-batch, so that nothing is compiled for other shapes.

@@ -18,6 +18,7 @@ FREE = {
     "training": (
         *("device", "compile", "graph", "recompute"),
         *("log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints"),
+        *("evaluate_tasks", "evaluate_samples"),
     ),
     "data": ("cache_dir",),
     "model": (),

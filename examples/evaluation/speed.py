@@ -1,0 +1,148 @@
+"""How fast `hunyuan eval` answers beside transformers' backend of lm-eval, on the same model and the same documents.
+
+    hunyuan train --model toy-hf --out runs/toy-hf
+    python examples/evaluation/speed.py runs/toy-hf --output examples/evaluation/speed.json
+
+The model is exported by `hunyuan convert --to transformers`. The documents are ours: some lines of the standard library, and
+four ways to go on, one of which is the true one; asked with no example and with three before each. Both engines run lm-eval's
+own `evaluate` in this process on the same task, one after the other, loading left out. What counts is the processors' time, for
+other jobs may be running: with --threads 1 it is that of a quiet machine. transformers' backend is asked the first
+--peer-documents, in batches of each of --batch-sizes, of which the fastest counts; the scores of both are written down, and how
+many documents' likeliest choices differ. Needs the extras eval and hf, and the package accelerate.
+"""
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import lm_eval
+import torch
+import transformers
+from lm_eval.evaluator import evaluate
+from lm_eval.models.huggingface import HFLM
+
+from model.checkpoint.convert import convert
+from model.data.sources import STDLIB, read_source
+from model.evaluation.asking import Model
+from model.evaluation.harness.lm import HarnessModel
+from model.evaluation.harness.run import quiet
+from model.evaluation.harness.tasks import load_tasks
+from model.files import write_json
+from model.generation.engine import Engine
+
+TASK = """\
+task: next_line
+dataset_path: ours
+output_type: multiple_choice
+training_split: train
+test_split: test
+doc_to_text: "{{context}}"
+doc_to_target: label
+doc_to_choice: choices
+target_delimiter: ""
+metric_list:
+  - metric: acc
+  - metric: acc_norm
+"""
+
+
+def documents(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Two to six lines of a module, the one after them, and three that stand elsewhere, in random order."""
+    generator = random.Random(seed)
+    modules = [document.text.splitlines() for document in read_source(STDLIB)]
+    lines = [(module, at) for module in modules for at in range(6, len(module)) if 12 < len(module[at].strip()) < 60]
+    found = []
+    for module, at in generator.sample(lines, count):
+        others = [m[place] for m, place in generator.sample(lines, 3)]
+        order = [module[at], *others]
+        generator.shuffle(order)
+        context = "\n".join(module[at - generator.randint(2, 6) : at])
+        found.append({
+            "context": context, "choices": ["\n" + line for line in order], "label": order.index(module[at])
+        })  # fmt: skip
+    return found
+
+
+def write_task(folder: Path, count: int) -> None:
+    (folder / "next_line").mkdir()
+    (folder / "next_line.yaml").write_text(TASK)
+    rows = documents(count + 20)
+    for split, part in (("test", rows[:count]), ("train", rows[count:])):
+        text = "".join(json.dumps(row) + "\n" for row in part)
+        (folder / "next_line" / f"{split}.jsonl").write_text(text, encoding="utf-8")
+
+
+def timed(lm: Any, data: Path, shots: int, limit: int) -> dict[str, Any]:
+    """The scores of the first documents, and the seconds that they took, from prompts to scores."""
+    with quiet():
+        loaded = load_tasks(["next_line"], data=data, shots=shots, seed=1234)
+        begin, cpu = time.perf_counter(), time.process_time()
+        found = evaluate(lm, loaded, limit=limit, bootstrap_iters=0)
+        seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
+    scores = found["results"]["next_line"]
+    chosen = [[answer[0][0] for answer in sample["resps"]] for sample in found["samples"]["next_line"]]
+    return {
+        "documents": limit, "seconds": round(seconds, 3), "cpu_seconds": round(cpu, 3),
+        "documents_per_cpu_second": round(limit / cpu, 2),
+        "acc": scores["acc,none"], "acc_norm": scores["acc_norm,none"],
+        "chosen": [row.index(max(row)) for row in chosen],
+    }  # fmt: skip
+
+
+def study(run: Path, count: int, peer_count: int, batch_sizes: list[int], shots: list[int]) -> dict[str, Any]:
+    engine = Engine.from_folder(run, dtype="float32")
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        data, exported = Path(scratch) / "data", Path(scratch) / "exported"
+        data.mkdir()
+        write_task(data, count)
+        convert(run, exported, to="transformers", check=False)
+        peers = {size: HFLM(str(exported), device="cpu", dtype="float32", batch_size=size) for size in batch_sizes}
+        for number in shots:
+            timed(HarnessModel(Model(engine)), data, number, 8)  # what is set up at first use
+            ours = timed(HarnessModel(Model(engine)), data, number, count)
+            same = timed(HarnessModel(Model(engine)), data, number, peer_count)
+            theirs = {size: timed(peer, data, number, peer_count) for size, peer in peers.items()}
+            best = max(theirs, key=lambda size: theirs[size]["documents_per_cpu_second"])
+            differing = sum(a != b for a, b in zip(same["chosen"], theirs[best]["chosen"], strict=True))
+            for result in (ours, same, *theirs.values()):
+                result.pop("chosen")
+            rows.append({
+                "shots": number, "hunyuan": ours, "hunyuan_on_the_peers_documents": same, "transformers": theirs,
+                "fastest_batch_size": best, "documents_chosen_otherwise": differing,
+                "ratio": round(same["documents_per_cpu_second"] / theirs[best]["documents_per_cpu_second"], 2),
+            })  # fmt: skip
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    versions = {"lm_eval": lm_eval.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    return {"model": run.name, "threads": torch.get_num_threads(), "load": os.getloadavg()[0], **versions, "rows": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("run", type=Path, help="a run folder that transformers can be given, such as one of toy-hf")
+    parser.add_argument("--documents", type=int, default=1000)
+    parser.add_argument("--peer-documents", type=int, default=200)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--shots", type=int, nargs="+", default=[0, 3])
+    parser.add_argument("--threads", type=int, default=0, help="0: torch's own")
+    parser.add_argument("--output", type=Path)
+    asked = parser.parse_args()
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+    found = study(
+        asked.run, asked.documents, min(asked.peer_documents, asked.documents), asked.batch_sizes, asked.shots
+    )
+    if asked.output is None:
+        print(json.dumps(found, indent=2))
+    else:
+        write_json(asked.output, found)
+
+
+if __name__ == "__main__":
+    main()

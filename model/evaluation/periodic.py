@@ -1,0 +1,58 @@
+"""Small tasks that a training run is asked as it goes: RULER's, at a length that costs seconds.
+
+The samples are drawn once, from the run's seed, and asked greedily: nothing of the training changes, and a resumed run has the
+same scores.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from model.errors import ConfigError
+from model.evaluation import ruler
+from model.evaluation.asking import Model
+from model.evaluation.documents import ask_documents
+from model.evaluation.long_context import RULER_METRIC, ruler_documents
+from model.generation.defaults import GenerationDefaults
+from model.generation.engine import Engine
+from model.generation.session import Session
+from model.tokenizer.chat_template import plain_template
+from model.tokenizer.interface import TextTokenizer
+from model.transformer import Hunyuan
+
+PREFIX = "score_"  # of the keys in metrics.jsonl, such as score_vt_256
+
+
+class PeriodicTasks:
+    """`tasks` are names with lengths in tokens, such as niah_single_1@256; "ruler" is the mean of the 13."""
+
+    def __init__(self, tasks: Sequence[str], tokenizer: TextTokenizer, *, length: int, samples: int, seed: int) -> None:
+        """`length` is of tasks that name none."""
+        self.tokenizer, self.samples, self.seed = tokenizer, samples, seed
+        self.asked: dict[str, tuple[str, int]] = {}
+        for text in tasks:
+            name, at, size = text.partition("@")
+            if name not in ("ruler", *ruler.NAMES) or (at and not size.isdigit()):
+                known = f"ruler or one of {', '.join(ruler.NAMES)}"
+                raise ConfigError(
+                    [f"training.evaluate_tasks has {text!r}: write {known}, with its tokens, such as niah_single_1@256"]
+                )
+            self.asked[f"{PREFIX}{name}_{size or length}"] = name, int(size or length)
+
+    def scores(self, net: Hunyuan) -> dict[str, float]:
+        """Percent by key; blocks that are compiled for training's shapes are not compiled again for these."""
+        engine = Engine(net, self.tokenizer, plain_template(), False, GenerationDefaults(), trained_here=True)
+        model = Model(engine, session=Session(net, records=False))
+        found = {}
+        with torch.compiler.set_stance("force_eager"):
+            for key, (name, length) in self.asked.items():
+                documents = ruler_documents(
+                    model, ruler.NAMES if name == "ruler" else [name], lengths=[length], samples=self.samples,
+                    seed=self.seed, chat=False,
+                )  # fmt: skip
+                means = []
+                for part in documents:
+                    values = [sample.scores[RULER_METRIC] for sample in ask_documents(model, part)]
+                    means.append(sum(values) / len(values))
+                found[key] = 100 * sum(means) / len(means)
+        return found

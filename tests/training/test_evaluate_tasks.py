@@ -1,0 +1,54 @@
+"""training.evaluate_tasks: small tasks at each validation, which change nothing that is trained."""
+
+import json
+
+import pytest
+from tiny import assert_same_run, rows_of, weights
+
+from analyses.training.runs import load_run, measures
+from model.errors import ConfigError
+from model.evaluation.asking import Model
+from model.evaluation.evaluate import Evaluation, evaluate
+from model.evaluation.periodic import PeriodicTasks
+from model.generation.engine import Engine
+
+ASKED = ('training.evaluate_tasks=["niah_single_1@256", "vt"]', "training.evaluate_samples=1", "training.evaluate_every=6",
+         "training.sequence_length=128", "training.global_batch_tokens=512")  # fmt: skip
+KEYS = {"score_niah_single_1_256", "score_vt_128"}
+
+
+def without_scores(rows):
+    return [{key: value for key, value in row.items() if key not in KEYS} for row in rows]
+
+
+def test_scores_stand_in_the_metrics_and_in_compare_and_nothing_else_changes(pretrain, tmp_path):
+    with_tasks, without = tmp_path / "with", tmp_path / "without"
+    pretrain(*ASKED, folder=with_tasks)
+    pretrain(*ASKED, "training.evaluate_tasks=[]", folder=without)
+    rows = rows_of(with_tasks)
+    assert [row["step"] for row in rows if row.keys() >= KEYS] == [6, 12]
+    assert without_scores(rows) == rows_of(without)
+    assert all((weights(with_tasks, 12)[name] == tensor).all() for name, tensor in weights(without, 12).items())
+    assert json.loads((with_tasks / "summary.json").read_text()).keys() >= KEYS
+    assert measures(load_run(with_tasks)).keys() >= KEYS
+
+
+def test_a_resumed_run_has_the_same_scores(pretrain, tmp_path):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    pretrain(*ASKED, folder=whole)
+    pretrain(*ASKED, folder=resumed, stop_after=6)
+    pretrain(*ASKED, folder=resumed, resume=True)
+    assert_same_run(resumed, whole, 12)
+
+
+def test_scores_are_those_of_the_command(pretrain, tmp_path):
+    pretrain(*ASKED, folder=tmp_path / "run")
+    model = Model(Engine.from_folder(tmp_path / "run"))
+    rows = evaluate(model, Evaluation(("niah_single_1",), lengths=(256,), samples=1, seed=7))
+    assert rows[0].score == rows_of(tmp_path / "run")[-1]["score_niah_single_1_256"]
+
+
+@pytest.mark.parametrize("name", ["mmlu", "vt@long", "vt@"])
+def test_an_unknown_task_is_refused_before_training(name):
+    with pytest.raises(ConfigError, match=r"training.evaluate_tasks has .*niah_single_1@256"):
+        PeriodicTasks([name if name != "vt@" else "@64"], None, length=64, samples=1, seed=0)
