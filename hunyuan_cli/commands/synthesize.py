@@ -113,7 +113,7 @@ def run(
             if whole and 4 in stages:
                 with opened_critic(critic, judge, out, note=stderr, should_stop=should_stop) as critique:
                     whole = keep(out, filtering, view, critique=critique, threads=threads, should_stop=should_stop)
-    emit_funnel(out, format, output)
     if not whole:
         stderr(f"stopped, and everything that was answered is kept; the same command goes on: {shlex.quote(str(out))}")
         raise typer.Exit(130)
+    emit_funnel(out, format, output)

@@ -84,6 +84,10 @@ class Journal:
             self.spent += Reply(**entry["reply"]).cost
             self._places[key] = self._end
 
+    def __len__(self) -> int:
+        """How many replies there are."""
+        return len(self._replies if self._path is None else self._places)
+
     def find(self, key: str) -> Reply | None:
         """The reply that is there already."""
         if self._path is None:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -104,7 +106,9 @@ def test_domains_go_to_their_writers(synthesize, tmp_path, run):
             f'[writers.far]\nkind = "endpoint"\nurl = "{server.url}"\nmodel = "m"\n'
             f'[writers.near]\nkind = "local"\nfolder = "{run}"\nmax_tokens = 4\n[routes]\nprose = "near"\n'
         )
-        status, _, err = synthesize("--writers", writers, "--writer", "far", "--count", 3, "--expand", 0, "--harder", 0)
+        status, _, err = synthesize(
+            "--writers", writers, "--writer", "far", "--count", 3, "--expand", 0, "--harder", 0, "--stage", "1-3"
+        )
         assert status == 0, err
     made = rows(tmp_path / "out", "2_evolved")
     kept = rows(tmp_path / "out", "3_responses")
@@ -112,6 +116,35 @@ def test_domains_go_to_their_writers(synthesize, tmp_path, run):
     answers = kept + [row for row in dropped if row["stage"] == 3]
     assert {row["writer"] for row in made} == {"far"} and len(answers) == 3
     assert {(row["domain"], row["writer"]) for row in answers} == {("prose", "near")}
+
+
+def test_ctrl_c_in_the_first_stage_keeps_what_was_answered(synthesize, tmp_path):
+    def rule(call):
+        if call.number == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return Act(text=answer(call).text, seconds=0.02)
+
+    with Server(rule) as server:
+        arguments = [
+            "--writer",
+            "endpoint",
+            "--endpoint",
+            server.url,
+            "--model",
+            "m",
+            "--count",
+            20,
+            "--concurrency",
+            2,
+        ]
+        status, out, err = synthesize(*arguments)
+        stopped = len(server.calls)
+        assert (status, out) == (130, "") and "the same command goes on" in err and "error" not in err and stopped < 8
+        assert synthesize(*arguments)[0] == 0
+    prompts = [call.prompt for call in server.calls]
+    journal = Journal(tmp_path / "out" / "requests" / "endpoint.jsonl")
+    journal.close()
+    assert len(prompts) == len(journal) and journal.unsettled_attempts == 0
 
 
 @pytest.mark.parametrize(

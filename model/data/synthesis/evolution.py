@@ -23,7 +23,7 @@ _REFUSES = re.compile(r"^\W*(?:i'?m sorry|sorry\b|i can(?:no|')t\b|i am unable|a
 def entropy(domains: Mapping[str, int]) -> float:
     """Of the distribution over domains, in bits."""
     total = sum(domains.values())
-    return -sum(count / total * math.log2(count / total) for count in domains.values() if count) if total else 0.0
+    return 0.0 - sum(count / total * math.log2(count / total) for count in domains.values() if count) if total else 0.0
 
 
 def expansions(domains: Mapping[str, int], share: float) -> dict[str, float]:

@@ -5,8 +5,6 @@ it is yielded. A writer pulls requests in the caller's thread, no more ahead tha
 the user stops the run, the requests simply end, and what is under way is still answered and kept.
 """
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -58,9 +56,3 @@ class Writer(Protocol):
 
 class WriterStopped(HunyuanError):
     """The run cannot go on (a wrong key, no money left, the budget's end); all that was answered is kept."""
-
-
-def request_key(body: Mapping[str, Any], sample: int) -> str:
-    """Names a request in a writer's cache: its whole body and the sample's number, or n samples would become one."""
-    text = json.dumps([body, sample], sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()

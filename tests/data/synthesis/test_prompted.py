@@ -8,7 +8,8 @@ from model.data.synthesis.config import SynthesisConfig
 from model.data.synthesis.pipeline import Synthesis
 from model.data.synthesis.prompted import PromptedWriter
 from model.data.synthesis.store import StageStore
-from model.data.synthesis.writer import Reply, WriterStopped, request_key
+from model.data.synthesis.writer import Reply, WriterStopped
+from model.endpoint.journal import request_key
 
 TEXT = "\n\n".join(f"Chapter {n} tells of {word} and how it is grown, stored, sold and eaten in many lands." * 3
                    for n, word in enumerate(["barley", "rice", "maize", "millet", "oats", "rye"]))  # fmt: skip
