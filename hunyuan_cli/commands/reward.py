@@ -41,8 +41,9 @@ def reward(
 
     Its folder has calibration.png and held_out.jsonl, the rewards of the held-out pairs. Ctrl-C finishes the step and saves.
 
-    Example: hunyuan reward --from runs/sft --data pairs.jsonl --out runs/reward, where a line of pairs.jsonl is
-    {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
+    Example: hunyuan reward --from runs/sft --data pairs.jsonl --out runs/reward
+
+    A line of pairs.jsonl: {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
     """
     from hunyuan_cli.views.training import run_reporter
     from model.posttraining.reward_config import training_defaults

@@ -34,8 +34,11 @@ def sft(
 
     The loss is on the assistant's answers alone, each up to the token that ends it. Ctrl-C finishes the step and saves.
 
-    Example: hunyuan sft --from runs/demo --data chats.jsonl --out runs/sft, where a line of chats.jsonl is
-    {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]}
+    The learning rate falls from 2e-5 to 2e-6, in a model of under 100M parameters from 3e-3 to 3e-4.
+
+    Example: hunyuan sft --from runs/demo --data chats.jsonl --out runs/sft
+
+    A line of chats.jsonl: {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]}
 
     Then: hunyuan chat --checkpoint runs/sft
     """

@@ -201,7 +201,7 @@ def _stage(
         DataRecord(renderer.tokenizer, examples.fingerprint, _counts(examples, order), _prompt(examples)),
         _described(examples, order, data.sources),
         steps,
-        files=_files(home, renderer),
+        files=_files(home, renderer) | examples.left_out.files(),
         notes=_notes(examples, settings, order, (training.steps or steps) * training.batch_sequences),
     )
 

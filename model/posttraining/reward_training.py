@@ -169,7 +169,7 @@ def _stage(
         f"{', '.join(settings.data.sources)}: {len(pairs.train):,} pairs for training and {len(pairs.validation):,} held out",
         max(1, steps),
         f"{settings.training.batch_sequences // 2:,} pairs",
-        {CHAT_TEMPLATE: renderer.template.source},
+        {CHAT_TEMPLATE: renderer.template.source} | pairs.left_out.files(),
         notes,
         training,
     )

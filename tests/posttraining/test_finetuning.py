@@ -254,7 +254,7 @@ def test_the_reports_learning_rates_are_the_defaults_of_large_models(base):
     large = training_defaults(HunyuanConfig.from_name("hunyuan-large"), {})
     assert (large["learning_rate"], large["learning_rate"] * large["final_ratio"]) == (2e-5, pytest.approx(2e-6))
     assert (large["decay_ratio"], large["anneal_fraction"]) == (0.1, 0.0)
-    assert small["learning_rate"] == 1e-3 and small["sequence_length"] == 64
+    assert small["learning_rate"] == 3e-3 and small["sequence_length"] == 64
     assert SFTConfig().epochs == 3.0
 
 

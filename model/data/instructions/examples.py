@@ -22,6 +22,7 @@ from model.errors import DataError
 
 Progress = Callable[[str, float], None]  # what is being done, and how much of it from 0 to 1
 T = TypeVar("T", Chat, Pair)
+LEFT_OUT = "left_out.jsonl"
 NAMED = 3  # of what was left out, in a sentence
 
 
@@ -37,6 +38,11 @@ class LeftOut:
     def sentences(self) -> list[str]:
         """One for each reason, with the first rows by name."""
         return [f"{reason}: {len(rows):,} left out, {_named(rows)}" for reason, rows in self.rows.items()]
+
+    def files(self) -> dict[str, str]:
+        """All of them by name, for the run folder; nothing where there is none."""
+        lines = (json.dumps({"reason": reason, "row": row}) for reason, rows in self.rows.items() for row in rows)
+        return {LEFT_OUT: "".join(f"{line}\n" for line in lines)} if self.rows else {}
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,8 @@ def prepare_chats(
                 left_out.add("conversations whose answer cannot be told from its prompt", str(error))
                 continue
             split += len(examples) > 1
+            if renderer.drops_tools(chat):
+                left_out.add("tools that the chat template does not write", chat.where)
             position = content_position(_question_key(chat.messages[: chat.answers[0]]))
             for example in examples:
                 if len(example.ids) > length:
@@ -127,6 +135,8 @@ def prepare_pairs(
             except UnmaskableError as error:
                 left_out.add("pairs whose answer cannot be told from its prompt", str(error))
                 continue
+            if renderer.drops_tools(pair):
+                left_out.add("tools that the chat template does not write", pair.where)
             tokens = len(rendered.prompt_ids) + max(len(rendered.chosen_ids), len(rendered.rejected_ids))
             if tokens > length:
                 left_out.add(f"pairs of over {length:,} tokens", f"{pair.where} ({tokens:,})")

@@ -94,6 +94,10 @@ class Renderer:
         message = {"role": "assistant", "content": text}
         return self._turn(question, question.messages, message, "the answer")
 
+    def drops_tools(self, source: Chat | Pair) -> bool:
+        """Whether tools are given and no model will read of them."""
+        return bool(source.tools) and (self.template is None or "tools" in self.template.unread([], source.tools))
+
     def _all(self, chat: Chat) -> Rendered:
         """Every token, up to the one that ends the last answer."""
         messages = chat.messages[: chat.answers[-1] + 1]

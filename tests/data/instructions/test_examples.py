@@ -73,6 +73,7 @@ def test_long_examples_are_left_out_whole_and_named(tmp_path):
     found = chats(path, length=40)
     tokens = len(RENDERER.chat(next(iter(_chats(path, 5)))).pop().ids)
     assert found.left_out.sentences() == [f"examples of over 40 tokens: 1 left out, {path}, line 5 ({tokens})"]
+    assert json.loads(found.left_out.files()["left_out.jsonl"])["row"].startswith(f"{path}, line 5")
     assert len(found.table) == 11
     ends = found.table.ids[found.table.starts[1:] - 1]
     assert (ends == TOKENIZER.eos_id).all() and found.table.learnt[found.table.starts[1:] - 1].all()
@@ -80,6 +81,14 @@ def test_long_examples_are_left_out_whole_and_named(tmp_path):
         DataError, match=r"no conversation can be learnt \(examples of over 5 tokens: 12 left out.* and 9 more\): raise"
     ):
         chats(path, length=5)
+
+
+def test_tools_that_no_template_writes_are_told(tmp_path):
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    path = write(tmp_path / "a.jsonl", [asked(1), asked(2, tools=tools), asked(3)])
+    found = chats(path)
+    assert len(found.table) == 3
+    assert found.left_out.sentences() == [f"tools that the chat template does not write: 1 left out, {path}, line 2"]
 
 
 def test_an_example_may_fill_a_row(tmp_path):
