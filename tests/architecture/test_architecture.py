@@ -16,6 +16,7 @@ import pytest
 
 from model.config import HunyuanConfig
 from model.data.config import DataConfig
+from model.posttraining.dpo_config import DPOConfig
 from model.training.config import TrainingConfig
 
 ROOT = Path(__file__).parents[2]
@@ -148,7 +149,7 @@ def settings_read(tree: ast.Module, own: str | None) -> set[str]:
     __post_init__ count there.
     """
     if own is None:
-        nodes, receivers = list(ast.walk(tree)), {"config", "c", "model", "training", "data"}
+        nodes, receivers = list(ast.walk(tree)), {"config", "c", "model", "training", "data", "dpo"}
     else:
         body = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == own).body
         methods = [n for n in body if isinstance(n, ast.FunctionDef) and n.name != "__post_init__"]
@@ -199,7 +200,7 @@ def test_nothing_unsafe_and_no_output_below_the_command_line(package):
     }
 
 
-@pytest.mark.parametrize("kind", [HunyuanConfig, TrainingConfig, DataConfig], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [HunyuanConfig, TrainingConfig, DataConfig, DPOConfig], ids=lambda kind: kind.__name__)
 def test_every_setting_is_read(kind):
     """A field that nothing reads promises what does not happen."""
     home = ROOT / (kind.__module__.replace(".", "/") + ".py")

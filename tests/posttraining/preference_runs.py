@@ -1,6 +1,7 @@
 """Runs of preferences on a tiny model: their settings, a reward that tells random answers apart, and what they leave."""
 
 import json
+import shutil
 
 from model.posttraining import rewards
 from model.posttraining.dpo_run import learn_preferences
@@ -15,6 +16,13 @@ TENSORS = ("model.safetensors", "optimizer.safetensors", "task.safetensors")
 def lettered(row, text):
     """What an untrained model's answers differ in: how many letters they have."""
     return float(sum(letter.isalpha() for letter in text))
+
+
+def ending(base, folder):
+    """The same model, for which every third token ends an answer: else few random answers would come to an end."""
+    shutil.copytree(base, folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, *range(1, 300, 3)]}))
+    return folder
 
 
 def add_reward(monkeypatch, name="letters", score=lettered, key="answer"):

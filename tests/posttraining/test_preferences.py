@@ -2,11 +2,10 @@
 
 import json
 import math
-import shutil
 
 import pytest
 import torch
-from preference_runs import add_reward, assert_same_run, checkpoint, learn, rows_of, settings_of
+from preference_runs import add_reward, assert_same_run, checkpoint, ending, learn, rows_of, settings_of
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
@@ -26,9 +25,7 @@ def letters(monkeypatch):
 @pytest.fixture(scope="session")
 def base(base, tmp_path_factory):
     """The same model, for which every third token ends an answer: else few random answers would come to an end."""
-    folder = shutil.copytree(base, tmp_path_factory.mktemp("ending") / "run")
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, *range(1, 300, 3)]}))
-    return folder
+    return ending(base, tmp_path_factory.mktemp("ending") / "run")
 
 
 @pytest.fixture(scope="session")
