@@ -124,14 +124,19 @@ def test_a_long_wait_ends_the_run_and_says_when_to_come_back(client_of):
 
 
 def test_retry_after_holds_all_requests_back(client_of):
-    acts = {1: Act(status=429, headers={"Retry-After": "0.3"})}
-    with (
-        Server(lambda call: acts.get(call.number, Act(seconds=0.1))) as server,
-        client_of(server, concurrency=2) as client,
-    ):
+    second, told = threading.Event(), []
+
+    def rule(call):
+        if call.number == 1:
+            second.wait(5)  # until another one is under way
+            told.append(time.monotonic())
+            return Act(status=429, headers={"Retry-After": "0.3"})
+        second.set()
+        return Act(seconds=0.1 if call.number == 2 else 0.0)
+
+    with Server(rule) as server, client_of(server, concurrency=2) as client:
         assert len(list(client.ask(asked("a", "b", "c", "d")))) == 4
-    assert server.calls[1].at - server.calls[0].at < 0.1  # was under way
-    assert server.calls[2].at - server.calls[0].at >= 0.3
+    assert len(server.calls) == 5 and all(call.at >= told[0] + 0.3 for call in server.calls[2:])
 
 
 def test_samples_of_one_prompt_are_several_requests_and_equal_requests_are_one(client_of):
