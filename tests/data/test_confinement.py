@@ -239,3 +239,46 @@ def test_the_filter_of_each_architecture_allows_its_list_alone(machine, column):
 def test_the_layers_are_all_there_is():
     level = confinement.level()
     assert set(level.layers) - {"bubblewrap"} | set(level.missing) == set(child.LAYERS)
+
+
+BUBBLEWRAP = """#!/bin/sh
+echo "$@" >> {log}
+while true; do
+  case "$1" in
+    --unshare-all) shift ;;
+    --dev) shift 2 ;;
+    --ro-bind | --bind) shift 3 ;;
+    *) exec "$@" ;;
+  esac
+done
+"""
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_bubblewrap_is_a_second_layer_where_it_works(works, tmp_path, monkeypatch):
+    """A stand-in notes its arguments and starts the command; where it cannot, the first layers stand alone."""
+    program, log = tmp_path / "bwrap", tmp_path / "log"
+    program.write_text(BUBBLEWRAP.format(log=log) if works else "#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(pool.shutil, "which", lambda name: str(program) if name == "bwrap" else None)
+    folders = [tmp_path / name for name in ("one", "two")]
+    confinement.close()
+    for function in (pool._bubblewrap, confinement.level):
+        function.cache_clear()
+    try:
+        for folder in (None, *folders, folders[1], None):
+            if folder:
+                folder.mkdir(exist_ok=True)
+            assert run("print(1)", folder=folder, allow_weaker=True).stdout == "1\n"
+        assert ("bubblewrap" in confinement.level().layers) == works
+        if works:
+            started = log.read_text().splitlines()[1:]  # the first was the trial
+            assert ["--bind" in line for line in started] == [False, True, True]
+            assert (
+                all("--unshare-all --ro-bind / /" in line for line in started) and f"--bind {folders[1]}" in started[2]
+            )
+            assert len(pool._idle) == 1  # a folder that is no longer asked for has no server
+    finally:
+        confinement.close()
+        for function in (pool._bubblewrap, confinement.level):
+            function.cache_clear()
