@@ -91,6 +91,7 @@ def test_an_endless_decimal_may_be_rounded():
     third = {"kind": "arithmetic", "expression": "100 / 3"}
     assert verify(third, "33.33") == verify(third, "33.3333333") == verify(third, "100/3") == ""
     assert verify(third, "33.4") and verify(third, "33") and verify({"kind": "arithmetic", "expression": "1/4"}, "0.3")
+    assert verify({"kind": "arithmetic", "expression": "12345 / 10000"}, "1.23")  # it ends, so it is written out
 
 
 @pytest.mark.parametrize(
