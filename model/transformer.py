@@ -201,9 +201,22 @@ class Hunyuan(nn.Module):
         stacked = MoEStats(*map(torch.stack, zip(*stats, strict=True))) if stats else None
         return self.norm(hidden), aux, stacked
 
-    def step(self, input_ids: Tensor, cache: CachePass | BranchPass, *, last_only: bool = False) -> Tensor:
-        """input_ids (B, S) at the positions of a pass -> logits (B, S, V): tensors alone, which can be compiled as it is."""
-        hidden, _, _ = self._blocks(input_ids, cache.positions, None, cache)
+    def step(
+        self,
+        input_ids: Tensor,
+        cache: CachePass | BranchPass,
+        *,
+        last_only: bool = False,
+        real: Tensor | None = None,
+    ) -> Tensor:
+        """input_ids (B, S) at the positions of a pass -> logits (B, S, V): tensors alone, which can be compiled as it is.
+
+        `real` (N,) names those of the B * S tokens that are no padding: experts are given them alone, and the logits of all
+        positions are theirs, (N, V).
+        """
+        hidden, _, _ = self._blocks(input_ids, cache.positions, None, cache, real=real)
+        if real is not None and not last_only:
+            return self._logits(self.norm(hidden.flatten(0, 1)[real]))
         return self._logits(self.norm(hidden[:, -1:] if last_only else hidden))
 
     def _blocks(

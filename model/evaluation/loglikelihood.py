@@ -169,7 +169,8 @@ def _read_contexts(net: Hunyuan, contexts: list[Sequence[int]], prefix: Slots, s
     positions = torch.arange(shared, shared + size, device=device)
     mask = visible(positions, shared + size) if shared else None
     reading = BranchPass(prefix, positions, mask)
-    net.step(torch.from_numpy(ids).to(device), reading, last_only=True)
+    real = np.flatnonzero(np.arange(size) < np.array([[len(context)] for context in contexts]))
+    net.step(torch.from_numpy(ids).to(device), reading, last_only=True, real=torch.from_numpy(real).to(device))
     return reading.slots
 
 
@@ -202,8 +203,10 @@ def _read_choices(
     device = net.embed_tokens.weight.device
     mask = _branch_mask(torch.from_numpy(choice_of).to(device), before, torch.tensor(lengths, device=device) + shared)
     reading = BranchPass(prefix, torch.from_numpy(positions).to(device), mask)
-    logits = net.step(torch.from_numpy(ids).to(device), reading)
-    logprobs, greedy = _scores(logits, *(torch.tensor(part, device=device) for part in (rows, places, targets)))
+    real = np.flatnonzero(choice_of >= 0)
+    logits = net.step(torch.from_numpy(ids).to(device), reading, real=torch.from_numpy(real).to(device))
+    asked = np.searchsorted(real, np.array(rows) * size + places)
+    logprobs, greedy = _scores(logits, torch.from_numpy(asked).to(device), torch.tensor(targets, device=device))
     sums = np.bincount(owners, weights=logprobs, minlength=owner)
     all_greedy = np.bincount(owners, weights=~greedy, minlength=owner) == 0
     answers = [Answer(float(total), bool(is_greedy)) for total, is_greedy in zip(sums, all_greedy, strict=True)]
@@ -222,12 +225,11 @@ def _branch_mask(choice_of: Tensor, before: int, filled: Tensor) -> Tensor:
     return torch.cat((context, own & earlier), dim=2)[:, None]
 
 
-def _scores(logits: Tensor, rows: Tensor, places: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Log probabilities of targets in float64, and whether each is the likeliest token, of logits (B, S, V) at (row, place)."""
+def _scores(logits: Tensor, places: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Log probabilities of targets in float64, and whether each is the likeliest token, of logits (N, V) at places."""
     logits = logits.float()
-    total = logits.logsumexp(dim=-1)
-    logprobs = logits[rows, places, targets] - total[rows, places]
-    greedy = logits.argmax(dim=-1)[rows, places] == targets
+    logprobs = logits[places, targets] - logits.logsumexp(dim=-1)[places]
+    greedy = logits.argmax(dim=-1)[places] == targets
     return logprobs.double().cpu().numpy(), greedy.cpu().numpy()
 
 
@@ -244,8 +246,7 @@ def answer_long(net: Hunyuan, context: Sequence[int], choice: Sequence[int], lim
     total, is_greedy = 0.0, True
     inputs, targets = ids[0, len(context) - 1 : -1], ids[0, len(context) :]
     for part, wanted in zip(inputs.split(size), targets.split(size), strict=True):
-        logits = net(part[None], cache=cache).logits
-        places = torch.arange(len(part), device=ids.device)
-        logprobs, greedy = _scores(logits, torch.zeros_like(places), places, wanted)
+        logits = net(part[None], cache=cache).logits[0]
+        logprobs, greedy = _scores(logits, torch.arange(len(part), device=ids.device), wanted)
         total, is_greedy = total + float(logprobs.sum()), is_greedy and bool(greedy.all())
     return Answer(total, is_greedy)
