@@ -5,11 +5,11 @@ interface, which runs each program by model.data.confinement: no files, no netwo
 """
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
-
-import evaluate as hf_evaluate
 
 from model.data import confinement
 
@@ -51,15 +51,36 @@ CODE_EVAL = ConfinedCodeEval()  # one for the process: a task that was loaded ke
 
 @contextmanager
 def confined(*, allow_weaker: bool) -> Iterator[None]:
-    """Tasks that are loaded in here get the confined metric. ConfinementError, as they are, where it cannot be had."""
-    load = hf_evaluate.load
+    """Tasks that are loaded in here get the confined metric. ConfinementError, as they are, where it cannot be had.
 
-    def ours(name: str, *arguments: Any, **options: Any) -> Any:
-        return CODE_EVAL if name == "code_eval" else load(name, *arguments, **options)
+    They import the package `evaluate` for it, which takes seconds: another module of that name stands in for it meanwhile.
+    """
 
+    def load(name: str, *arguments: Any, **options: Any) -> Any:
+        if name == "code_eval":
+            return CODE_EVAL
+        with _module("evaluate", before):
+            import evaluate
+
+            return evaluate.load(name, *arguments, **options)
+
+    before = sys.modules.get("evaluate")
+    ours = ModuleType("evaluate")
+    ours.load = load  # type: ignore[attr-defined]
     CODE_EVAL.allow_weaker = allow_weaker
-    hf_evaluate.load = ours
+    with _module("evaluate", ours):
+        yield
+
+
+@contextmanager
+def _module(name: str, module: ModuleType | None) -> Iterator[None]:
+    """What `import name` finds meanwhile; with None the installed one."""
+    before = sys.modules.pop(name, None)
+    if module is not None:
+        sys.modules[name] = module
     try:
         yield
     finally:
-        hf_evaluate.load = load
+        sys.modules.pop(name, None)
+        if before is not None:
+            sys.modules[name] = before

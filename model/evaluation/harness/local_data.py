@@ -1,6 +1,7 @@
 """The documents of a task from local files, laid out as a data set's repository is, or simply named after the task.
 
     DIR/gsm8k/train.jsonl, DIR/gsm8k/test.jsonl                    a folder named after the task
+    DIR/mmlu_pro/test.jsonl                                        of a group: one file for all of its tasks
     DIR/ai2_arc/ARC-Challenge/test-00000-of-00001.parquet          or after the data set, with its configuration
     DIR/gsm8k_test.jsonl, DIR/gsm8k.jsonl                          or single files; the second is what is evaluated
 
@@ -8,7 +9,7 @@ Files may be .jsonl, .json, .parquet or .csv, with the data set's own columns.
 """
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,12 @@ ALIASES = {"validation": ("val", "valid", "dev"), "val": ("validation", "valid")
 class LocalSplits(dict):
     """The splits of a task, each a datasets.Dataset, read when it is asked for."""
 
-    def __init__(self, root: Path, task: str, config: Mapping[str, Any], shots: int) -> None:
+    def __init__(
+        self, root: Path, task: str, config: Mapping[str, Any], shots: int, groups: Sequence[str] = ()
+    ) -> None:
+        """`groups` are the names that were asked for, of which the task may be a part."""
         super().__init__()
-        self.root, self.task, self.config, self.shots = root, task, config, shots
+        self.root, self.task, self.config, self.shots, self.groups = root, task, config, shots, groups
         self.evaluated = config.get("test_split") or config.get("validation_split") or "test"
 
     def __missing__(self, split: str) -> Any:
@@ -56,7 +60,7 @@ class LocalSplits(dict):
 
     def _folders(self) -> Iterator[Path]:
         repository, name = str(self.config.get("dataset_path") or ""), str(self.config.get("dataset_name") or "")
-        for place in dict.fromkeys((self.task, repository, repository.rpartition("/")[2])):
+        for place in dict.fromkeys((self.task, repository, repository.rpartition("/")[2], *self.groups)):
             for inside in dict.fromkeys((name, f"data/{name}" if name else "data", "", "data")):
                 if place and (folder := self.root / place / inside).is_dir():
                     yield folder

@@ -40,7 +40,7 @@ def load_tasks(names: Sequence[str], *, data: Path | None, shots: int | None, se
     random.seed(seed)  # gpqa shuffles its choices with the global generator
     overrides: dict[str, Any] = {} if shots is None else {"num_fewshot": shots}
     if data is not None:
-        overrides["custom_dataset"] = lambda config_source, **_: _local(manager, config_source, data, shots)
+        overrides["custom_dataset"] = lambda config_source, **_: _local(manager, config_source, data, shots, names)
     try:
         built = []
         for name in names:
@@ -57,13 +57,13 @@ def load_tasks(names: Sequence[str], *, data: Path | None, shots: int | None, se
     return dict(loaded)
 
 
-def _local(manager: TaskManager, source: str, data: Path, shots: int | None) -> Any:
+def _local(manager: TaskManager, source: str, data: Path, shots: int | None, names: Sequence[str]) -> Any:
     config = next(entry.cfg for entry in manager.task_index.values() if str(entry.yaml_path) == source and entry.cfg)
     if (builder := config.get("dataset_path")) in ("json", "csv", "parquet", "text"):  # its file says where its data is
         return datasets.load_dataset(builder, config.get("dataset_name"), **(config.get("dataset_kwargs") or {}))
     examples = config.get("num_fewshot") or 0 if shots is None else shots
     drawn = not (config.get("fewshot_config") or {}).get("samples")  # else they stand in the task itself
-    return LocalSplits(data, config["task"], config, examples if drawn else 0)
+    return LocalSplits(data, config["task"], config, examples if drawn else 0, names)
 
 
 def _folders(names: Iterable[str], own: Path | None) -> list[Path]:
