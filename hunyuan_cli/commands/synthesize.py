@@ -65,6 +65,7 @@ def run(
     shard_units: options.ShardUnits = 10_000,
     filters: options.Filters = None,
     threads: options.Threads = None,
+    show: options.Show = 0,
     quiet: options.Quiet = False,
     format: Format = "table",
     output: Output = None,
@@ -74,7 +75,7 @@ def run(
     Killed or stopped at any moment, the same command goes on. OUT/4_kept is data for train and sft, OUT/dropped.jsonl has
     everything that was dropped, with its filter and reason.
 
-    Example, offline: hunyuan synthesize docs/ --out data --count 1000
+    Example, offline: hunyuan synthesize docs/ --out data --count 1000 --show 3
 
     With a model: hunyuan synthesize docs/ --out data --writer endpoint --endpoint http://localhost:8000/v1 --model m
     """
@@ -116,4 +117,4 @@ def run(
     if not whole:
         stderr(f"stopped, and everything that was answered is kept; the same command goes on: {shlex.quote(str(out))}")
         raise typer.Exit(130)
-    emit_funnel(out, format, output)
+    emit_funnel(out, show, format, output)

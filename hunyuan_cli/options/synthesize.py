@@ -63,6 +63,7 @@ Filters = Annotated[
     ),
 ]  # fmt: skip
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Programs of checks that run at a time.")]
+Show = Annotated[int, typer.Option("--show", min=0, help="Also show so many of the pairs that were kept.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Only the result.")]
 
 

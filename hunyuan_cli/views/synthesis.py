@@ -1,5 +1,6 @@
 """A synthesis while it runs: a line a stage, redrawn in place on a terminal, with its cost and what it drops."""
 
+import itertools
 import sys
 import time
 from collections import Counter
@@ -8,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from hunyuan_cli.console import human, human_time, stderr
-from hunyuan_cli.results import emit
+from hunyuan_cli.console import human, human_time, printable, stderr
+from hunyuan_cli.results import emit, result_format
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -144,11 +145,33 @@ def make_view(quiet: bool) -> PlainView:
     return LiveView() if sys.stderr.isatty() and not quiet else PlainView(quiet)
 
 
-def emit_funnel(folder: Path, format: str, output: Path | None) -> None:
-    """The result of a run: what every stage kept and dropped."""
+def emit_funnel(folder: Path, examples: int, format: str, output: Path | None) -> None:
+    """The result of a run: what every stage kept and dropped, and some of the pairs that were kept."""
     from analyses.synthesis.funnel import dropped_table, funnel_table
 
-    emit({"stages": funnel_table(folder), "dropped": dropped_table(folder)}, format=format, output=output)
+    result: dict[str, Any] = {"stages": funnel_table(folder), "dropped": dropped_table(folder)}
+    pairs = _examples(folder, examples)
+    if result_format(format, output) == "json":
+        result["examples"] = pairs
+    emit(result, format=format, output=output)
+    if format == "table" and output is None:
+        for pair in pairs:
+            print(
+                f"\n{printable(pair['instruction'])}\n> {printable(pair['response']).replace(chr(10), f'{chr(10)}> ')}"
+            )
+
+
+def _examples(folder: Path, count: int) -> list[dict[str, str]]:
+    """Kept pairs, of as many domains as there are, in the order of their ids."""
+    from model.data.synthesis.record import STAGES
+    from model.data.synthesis.store import read_records
+
+    by_domain: dict[str, list[dict[str, str]]] = {}
+    for record in itertools.islice(read_records(folder / STAGES[3]), 100 * count):
+        pair = {key: str(record.get(key)) for key in ("id", "domain", "instruction", "response")}
+        by_domain.setdefault(record["domain"], []).append(pair)
+    rounds = itertools.zip_longest(*(by_domain[domain] for domain in sorted(by_domain)))
+    return list(itertools.islice((pair for turn in rounds for pair in turn if pair), count))
 
 
 def emit_outlook(synthesis: "Synthesis", stages: Sequence[int], format: str, output: Path | None) -> None:

@@ -78,6 +78,15 @@ def test_one_stage_at_a_time(synthesize, source, tmp_path):
     assert (tmp_path / "out/4_kept/manifest.json").exists()
 
 
+def test_some_of_what_was_kept_is_shown(synthesize, source, tmp_path):
+    status, out, _ = synthesize(source, "--out", tmp_path / "out", *QUICK, "--show", "3")
+    kept = [json.loads(line) for line in (tmp_path / "out/4_kept/part-00000.jsonl").read_text().splitlines()]
+    shown = [record for record in kept if f"\n{record['instruction']}\n> " in out]
+    assert status == 0 and len({record["domain"] for record in shown}) == 3
+    _, out, _ = synthesize(source, "--out", tmp_path / "out", *QUICK, "--show", "2", "--format", "json")
+    assert len(json.loads(out)["examples"]) == 2
+
+
 def test_report_and_trace(synthesize, source, tmp_path):
     out = tmp_path / "out"
     synthesize(source, "--out", out, *QUICK, "--error-rate", "0.3")
