@@ -11,9 +11,10 @@ from random import Random
 
 import pytest
 
-from model.data.synthesis.families.base import HARDEST, Split, is_held_out
+from model.data.synthesis.families.base import HARDEST, Problem, Split, is_held_out
 from model.data.synthesis.families.catalog import FAMILIES
 from model.data.synthesis.families.doctests import module_of
+from model.data.synthesis.families.errors import factor_of_ten, item_errors, sign
 from model.data.synthesis.families.numbers import SCALES
 from model.data.synthesis.spans import Span
 
@@ -173,6 +174,12 @@ def test_planted_errors_are_errors(name):
                     else:
                         assert not right(bad.answer), (error, problem.answer, bad.answer)
     assert met == set(family.errors)
+
+
+def test_what_changes_nothing_is_no_error():
+    zero = Problem({}, "0", {})
+    assert sign(zero, Random(0)) is None and factor_of_ten(zero, Random(0)) is None
+    assert item_errors(", ")["swapped_items"](Problem({}, "a, a", {}), Random(0)) is None
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -78,6 +78,15 @@ def test_a_torn_last_line_is_done_again(tmp_path, torn):
     assert contents(tmp_path / "whole") == contents(tmp_path / "cut")
 
 
+def test_what_is_appended_after_a_torn_line_is_not_lost(tmp_path):
+    store, journal = fill(tmp_path, range(2))
+    journal.path.write_bytes(journal.path.read_bytes() + b'{"unit": "x", "rec')
+    with store.open_shard(0) as again:
+        again.append(done(2))
+    with store.open_shard(0) as last:
+        assert set(last.units) == {record(number)["id"] for number in range(3)}
+
+
 def test_what_the_judge_drops_has_its_reason(tmp_path):
     store = closed(tmp_path, range(6), lambda row: "overlap: like another" if row["domain"] == "code" else "")
     assert len(list(store.records())) == 3
