@@ -23,9 +23,7 @@ from typing import Any
 
 import lm_eval
 import torch
-import transformers
 from lm_eval.evaluator import evaluate
-from lm_eval.models.huggingface import HFLM
 
 from model.checkpoint.convert import convert
 from model.data.sources import STDLIB, read_source
@@ -96,6 +94,9 @@ def timed(lm: Any, data: Path, shots: int, limit: int) -> dict[str, Any]:
 
 
 def study(run: Path, count: int, peer_count: int, batch_sizes: list[int], shots: list[int]) -> dict[str, Any]:
+    import transformers
+    from lm_eval.models.huggingface import HFLM
+
     engine = Engine.from_folder(run, dtype="float32")
     rows = []
     with tempfile.TemporaryDirectory() as scratch:

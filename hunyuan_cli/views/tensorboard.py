@@ -43,7 +43,8 @@ class TensorBoardReporter:
 
     def step(self, row: dict[str, Any]) -> None:
         self._step = int(row.get("step", self._step + 1))
-        for name, tag in TAGS.items():
+        scores = {name: f"score/{name.removeprefix('score_')}" for name in row if name.startswith("score_")}
+        for name, tag in (TAGS | scores).items():
             value = number(row, name)
             if value is not None and self._writer is not None:
                 self._writer.add_scalar(tag, value, self._step)

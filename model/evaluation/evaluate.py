@@ -13,7 +13,7 @@ from model.endpoint.client import Client
 from model.errors import ConfigError, MissingExtraError
 from model.evaluation import chinese, long_context, lveval, ruler
 from model.evaluation.asking import Advance, Model
-from model.evaluation.documents import Document, ask_documents
+from model.evaluation.documents import Document, ask_documents, prompt_ids
 from model.evaluation.intervals import bootstrap, interval
 from model.evaluation.judged.run import JUDGED, ask_and_judge
 from model.evaluation.record import Record, Sample, TaskScore, scores_of
@@ -136,8 +136,9 @@ def _documents(model: Model, asked: Evaluation, name: str) -> Iterator[list[Docu
     if name == "ruler" or name in ruler.NAMES:
         lengths = asked.lengths or long_context.default_lengths(model.context)
         yield from long_context.ruler_documents(
-            model, ruler.NAMES if name == "ruler" else [name], lengths=lengths, samples=asked.samples, seed=asked.seed,
-            chat=asked.chat,
+            model.tokenizer, ruler.NAMES if name == "ruler" else [name], lengths=lengths, context=model.context,
+            samples=asked.samples, seed=asked.seed, note=model.note,
+            reserved=len(prompt_ids(model, "", chat=True)) if asked.chat else 0,
         )  # fmt: skip
         return
     folder = _folder_of(asked, name)

@@ -1,12 +1,13 @@
 """RULER and LV-Eval as documents, a task and a length at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from model.errors import ConfigError, DataError
 from model.evaluation import lveval, ruler
 from model.evaluation.asking import Model
-from model.evaluation.documents import Document, prompt_ids
+from model.evaluation.documents import Document
+from model.tokenizer.interface import TextTokenizer
 
 RULER_METRIC = "string_match"  # NVIDIA's name: the share of references that stand in the reply
 NOT_COMPARED = (
@@ -21,30 +22,41 @@ def default_lengths(context: int) -> list[int]:
 
 
 def ruler_documents(
-    model: Model, tasks: Sequence[str], *, lengths: Sequence[int], samples: int, seed: int, chat: bool
+    tokenizer: TextTokenizer,
+    tasks: Sequence[str],
+    *,
+    lengths: Sequence[int],
+    context: int,
+    samples: int,
+    seed: int,
+    reserved: int = 0,
+    note: Callable[[str], None] = lambda sentence: None,
 ) -> Iterator[list[Document]]:
-    """`samples` documents of each task and length; a task that is too long for a length is left out there, with a note."""
-    too_long = [length for length in lengths if length > model.context]
+    """`samples` documents of each task and length; a task that is too long for a length is left out there, with a note.
+
+    `reserved` tokens of a length are left to a chat template. ConfigError for a length beyond the model's context, DataError
+    where no task fits at all.
+    """
+    too_long = [length for length in lengths if length > context]
     if too_long:
         raise ConfigError(
             [
-                f"--lengths {too_long[0]:,} is beyond the model's context of {model.context:,} tokens: leave it out, or train "
-                "the model for longer texts"
+                f"a length of {too_long[0]:,} is beyond the model's context of {context:,} tokens: leave it out, or train the "
+                "model for longer texts"
             ]
         )
-    reserved = len(prompt_ids(model, "", chat=True)) if chat else 0
     missing: list[DataError] = []
     done = False
     for length in lengths:
         for task in tasks:
             try:
                 drawn = [
-                    ruler.generate(task, model.tokenizer, length=length, index=index, seed=seed, reserved=reserved)
+                    ruler.generate(task, tokenizer, length=length, index=index, seed=seed, reserved=reserved)
                     for index in range(samples)
                 ]
             except DataError as error:
                 missing.append(error)
-                model.note(f"left out: {error}")
+                note(f"left out: {error}")
                 continue
             done = True
             yield [_ruler_document(sample) for sample in drawn]

@@ -11,7 +11,7 @@ import torch
 from model.errors import ConfigError
 from model.evaluation import ruler
 from model.evaluation.asking import Model
-from model.evaluation.documents import ask_documents
+from model.evaluation.documents import Document, ask_documents
 from model.evaluation.long_context import RULER_METRIC, ruler_documents
 from model.generation.defaults import GenerationDefaults
 from model.generation.engine import Engine
@@ -26,10 +26,19 @@ PREFIX = "score_"  # of the keys in metrics.jsonl, such as score_vt_256
 class PeriodicTasks:
     """`tasks` are names with lengths in tokens, such as niah_single_1@256; "ruler" is the mean of the 13."""
 
-    def __init__(self, tasks: Sequence[str], tokenizer: TextTokenizer, *, length: int, samples: int, seed: int) -> None:
-        """`length` is of tasks that name none."""
-        self.tokenizer, self.samples, self.seed = tokenizer, samples, seed
-        self.asked: dict[str, tuple[str, int]] = {}
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        tokenizer: TextTokenizer,
+        *,
+        length: int,
+        context: int,
+        samples: int,
+        seed: int,
+    ) -> None:
+        """`length` is of tasks that name none. ConfigError or DataError, before training, for what cannot be asked."""
+        self.tokenizer = tokenizer
+        self.asked: dict[str, list[list[Document]]] = {}  # by key: of each task its documents
         for text in tasks:
             name, at, size = text.partition("@")
             if name not in ("ruler", *ruler.NAMES) or (at and not size.isdigit()):
@@ -37,7 +46,11 @@ class PeriodicTasks:
                 raise ConfigError(
                     [f"training.evaluate_tasks has {text!r}: write {known}, with its tokens, such as niah_single_1@256"]
                 )
-            self.asked[f"{PREFIX}{name}_{size or length}"] = name, int(size or length)
+            names = ruler.NAMES if name == "ruler" else [name]
+            drawn = ruler_documents(
+                tokenizer, names, lengths=[int(size or length)], context=context, samples=samples, seed=seed
+            )
+            self.asked[f"{PREFIX}{name}_{size or length}"] = list(drawn)
 
     def scores(self, net: Hunyuan) -> dict[str, float]:
         """Percent by key; blocks that are compiled for training's shapes are not compiled again for these."""
@@ -45,14 +58,10 @@ class PeriodicTasks:
         model = Model(engine, session=Session(net, records=False))
         found = {}
         with torch.compiler.set_stance("force_eager"):
-            for key, (name, length) in self.asked.items():
-                documents = ruler_documents(
-                    model, ruler.NAMES if name == "ruler" else [name], lengths=[length], samples=self.samples,
-                    seed=self.seed, chat=False,
-                )  # fmt: skip
+            for key, tasks in self.asked.items():
                 means = []
-                for part in documents:
-                    values = [sample.scores[RULER_METRIC] for sample in ask_documents(model, part)]
+                for documents in tasks:
+                    values = [sample.scores[RULER_METRIC] for sample in ask_documents(model, documents)]
                     means.append(sum(values) / len(values))
                 found[key] = 100 * sum(means) / len(means)
         return found

@@ -47,6 +47,7 @@ class Pretraining:
                 self.training.evaluate_tasks,
                 corpus.tokenizer,
                 length=length,
+                context=settings.model.max_position_embeddings,
                 samples=self.training.evaluate_samples,
                 seed=seed,
             )

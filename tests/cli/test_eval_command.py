@@ -108,7 +108,7 @@ def test_c3_and_cmath_are_read_from_local_files(evaluate, models, tmp_path):
 
 @pytest.mark.parametrize(("arguments", "said"), [
     (["--tasks", ","], "no task was named"),
-    (["--tasks", "vt", "--lengths", "512"], "512 is beyond the model's context of 256"),
+    (["--tasks", "vt", "--lengths", "512"], "a length of 512 is beyond the model's context of 256"),
     (["--tasks", "niah_single_1", "--lengths", "16"], "does not fit into 16 tokens"),
     (["--tasks", "lveval"], "give their folder with --task-data"),
     (["--tasks", "vt", "--task-data", "nowhere"], "nowhere is no folder"),

@@ -6,7 +6,7 @@ import pytest
 from tiny import assert_same_run, rows_of, weights
 
 from analyses.training.runs import load_run, measures
-from model.errors import ConfigError
+from model.errors import ConfigError, HunyuanError
 from model.evaluation.asking import Model
 from model.evaluation.evaluate import Evaluation, evaluate
 from model.evaluation.periodic import PeriodicTasks
@@ -48,7 +48,16 @@ def test_scores_are_those_of_the_command(pretrain, tmp_path):
     assert rows[0].score == rows_of(tmp_path / "run")[-1]["score_niah_single_1_256"]
 
 
+@pytest.mark.parametrize(
+    ("task", "said"), [("vt@4096", "beyond the model's context"), ("niah_single_1@9", "does not fit")]
+)
+def test_what_cannot_be_asked_is_told_before_the_run_folder_is_made(pretrain, tmp_path, task, said):
+    with pytest.raises(HunyuanError, match=said):
+        pretrain(f'training.evaluate_tasks=["{task}"]')
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("name", ["mmlu", "vt@long", "vt@"])
 def test_an_unknown_task_is_refused_before_training(name):
     with pytest.raises(ConfigError, match=r"training.evaluate_tasks has .*niah_single_1@256"):
-        PeriodicTasks([name if name != "vt@" else "@64"], None, length=64, samples=1, seed=0)
+        PeriodicTasks([name if name != "vt@" else "@64"], None, length=64, context=64, samples=1, seed=0)
