@@ -3,6 +3,7 @@
 B batch, S sequence, T = B * S, D hidden, V vocabulary, L layers, E experts.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -15,6 +16,7 @@ from model.kernels.cross_entropy import linear_cross_entropies, linear_cross_ent
 from model.kernels.embedding import embed
 from model.layers.attention import Attention, KeysValues
 from model.layers.documents import positions_within, visible_within
+from model.layers.dropout import Dropout, dropout_keys
 from model.layers.kv_cache import BranchPass, CachePass, KVCache
 from model.layers.linear import Linear, project
 from model.layers.mlp import SwiGLU
@@ -34,6 +36,18 @@ class Output(NamedTuple):
     measures: Tensor | None = None  # (M,) sums that a task reports beside its loss; the model gives none
 
 
+class Rows(NamedTuple):
+    """What a layer is told of the rows that it works on."""
+
+    mask: Tensor | None = None  # (B, 1, S, S) what each query sees; None: the tokens up to its own
+    real: Tensor | None = None  # (N,) which of the B * S tokens are given to the experts; None: all
+    dropless: bool = False  # whether experts take every token that chose them, whatever the model's own policy is
+    dropout: Dropout | None = None
+
+
+PLAIN = Rows()
+
+
 class DecoderLayer(nn.Module):
     """Pre-norm block: hidden (B, S, D) -> hidden, the keys and values used, aux_loss, stats."""
 
@@ -51,25 +65,25 @@ class DecoderLayer(nn.Module):
         shared: KeysValues | None,
         place_keys: Tensor | None = None,
         cache: CachePass | BranchPass | None = None,
-        mask: Tensor | None = None,
-        real: Tensor | None = None,
-        dropless: bool = False,
+        rows: Rows = PLAIN,
     ) -> tuple[Tensor, KeysValues, Tensor | None, MoEStats | None]:
-        """With a cache, after the tokens in it, and without aux_loss and stats.
-
-        `mask` (B, 1, S, S) says what each query sees, `real` (N,) which of the B * S tokens the experts are given, `dropless`
-        that they take them all.
-        """
-        attended, shared = self.self_attn(self.input_layernorm(hidden), rope, shared, cache, mask)
+        """With a cache, after the tokens in it, and without aux_loss and stats."""
+        drop = rows.dropout
+        attended, shared = self.self_attn(self.input_layernorm(hidden), rope, shared, cache, rows.mask, drop)
+        if drop is not None:
+            attended = drop.of_attended(attended)
         hidden, tokens = self.post_attention_layernorm.after_adding(hidden, attended)
         tokens = tokens.view(-1, hidden.shape[-1])  # (T, D)
+        aux_loss, stats = None, None
         if isinstance(self.mlp, SwiGLU):
-            return hidden + self.mlp(tokens).view_as(hidden), shared, None, None
-        given = tokens if real is None else tokens.index_select(0, real)
-        output, aux_loss, stats = self.mlp(given, place_keys, answering=cache is not None, dropless=dropless)
-        if real is not None:
-            output = torch.zeros_like(tokens, dtype=output.dtype).index_copy(0, real, output)
-        return hidden + output.view_as(hidden), shared, aux_loss, stats
+            output = self.mlp(tokens)
+        else:
+            given = tokens if rows.real is None else tokens.index_select(0, rows.real)
+            output, aux_loss, stats = self.mlp(given, place_keys, answering=cache is not None, dropless=rows.dropless)
+            if rows.real is not None:
+                output = torch.zeros_like(tokens, dtype=output.dtype).index_copy(0, rows.real, output)
+        output = output.view_as(hidden)
+        return hidden + (output if drop is None else drop.of_experts(output)), shared, aux_loss, stats
 
 
 class Hunyuan(nn.Module):
@@ -81,6 +95,7 @@ class Hunyuan(nn.Module):
     def __init__(self, config: HunyuanConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.config = config
+        self.attention_dropout = self.hidden_dropout = 0.0  # shares that training drops (model/layers/dropout.py)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers: Any = nn.ModuleList(DecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -140,7 +155,7 @@ class Hunyuan(nn.Module):
 
         `cache` continues a prefix and is moved on; with it there are no labels, documents, routing losses or statistics.
 
-        `routing_key` () int64 decides the random places of recycle routing, which needs one in training:
+        `routing_key` () int64 decides what is random in training, the places of recycle routing and dropout:
         model.moe.place_keys.routing_key(seed, step, micro_batch). `last_only` computes the logits of the last position
         alone, (B, 1, V). `document_ids`, `token_mask` and `dropless` are those of `hidden_states`. The loss is the mean over
         labels, or with the reduction "none" that of each token, (B, S), 0 where it is left out.
@@ -191,12 +206,12 @@ class Hunyuan(nn.Module):
             positions, mask = positions_within(document_ids), visible_within(document_ids)
         if token_mask is not None:
             real = token_mask.flatten().nonzero()[:, 0]
-            real = (
-                real if 0 < len(real) < input_ids.numel() else None
-            )  # all, or none, which leaves nothing to tell apart
+            if len(real) in (0, input_ids.numel()):  # nothing is told apart
+                real = None
         tokens = input_ids.numel() if real is None else len(real)
         keys = None if dropless else self._place_keys(tokens, routing_key)
-        hidden, losses, stats = self._blocks(input_ids, positions, keys, mask=mask, real=real, dropless=dropless)
+        rows = [Rows(mask, real, dropless, dropout) for dropout in self._dropouts(routing_key)]
+        hidden, losses, stats = self._blocks(input_ids, positions, keys, rows)
         aux = torch.stack(losses).sum() if losses else self.embed_tokens.weight.new_zeros(())
         stacked = MoEStats(*map(torch.stack, zip(*stats, strict=True))) if stats else None
         return self.norm(hidden), aux, stacked
@@ -214,7 +229,8 @@ class Hunyuan(nn.Module):
         `real` (N,) names those of the B * S tokens that are no padding: experts are given them alone, and the logits of all
         positions are theirs, (N, V).
         """
-        hidden, _, _ = self._blocks(input_ids, cache.positions, None, cache, real=real)
+        rows = [Rows(real=real)] * len(self.layers)
+        hidden, _, _ = self._blocks(input_ids, cache.positions, None, rows, cache)
         if real is not None and not last_only:
             return self._logits(self.norm(hidden.flatten(0, 1)[real]))
         return self._logits(self.norm(hidden[:, -1:] if last_only else hidden))
@@ -224,10 +240,8 @@ class Hunyuan(nn.Module):
         input_ids: Tensor,
         positions: Tensor,
         keys_by_layer: list[Tensor] | None,
+        rows_by_layer: list[Rows],
         cache: CachePass | BranchPass | None = None,
-        mask: Tensor | None = None,
-        real: Tensor | None = None,
-        dropless: bool = False,
     ) -> tuple[Tensor, list[Tensor], list[MoEStats]]:
         """input_ids (B, S) -> hidden (B, S, D), and the routing losses and statistics of the mixture layers."""
         rope, losses, stats = rope_table(self.config, positions), [], []
@@ -235,7 +249,7 @@ class Hunyuan(nn.Module):
         hidden, shared = embed(weight, input_ids, residual_dtype(weight)), None
         for index, layer in enumerate(self.layers):
             keys = None if keys_by_layer is None else keys_by_layer[index]
-            hidden, shared, aux_loss, layer_stats = layer(hidden, rope, shared, keys, cache, mask, real, dropless)
+            hidden, shared, aux_loss, layer_stats = layer(hidden, rope, shared, keys, cache, rows_by_layer[index])
             if layer_stats is not None:
                 losses.append(aux_loss)
                 stats.append(layer_stats)
@@ -256,3 +270,13 @@ class Hunyuan(nn.Module):
         places = [c.num_experts * c.capacity(tokens, layer) for layer in range(c.num_hidden_layers)]
         keys = place_keys(routing_key, len(places), max(places))
         return [row[:count] for row, count in zip(keys, places, strict=True)]
+
+    def _dropouts(self, routing_key: Tensor | None) -> Sequence[Dropout | None]:
+        """What every layer drops."""
+        count = len(self.layers)
+        if not self.training or not (self.attention_dropout or self.hidden_dropout):
+            return [None] * count
+        if routing_key is None:
+            raise ValueError("dropout is random: pass routing_key=routing_key(seed, step), of model.moe.place_keys")
+        shares = self.attention_dropout, self.hidden_dropout
+        return [Dropout(*shares, keys) for keys in dropout_keys(routing_key, count)]

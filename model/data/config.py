@@ -25,6 +25,9 @@ class DataConfig:
     text_key: str = "text"  # the key of a jsonl line, the column of a parquet file or data set
     encoding: str = "utf-8"  # of text and JSON files, as Python names it: latin-1, utf-16, ...
     validation_fraction: float = 0.05  # share of the documents that is never trained on
+    document_mask: bool = (
+        False  # attention stays inside a document, whose positions count from 0; else all of a row is seen
+    )
     tokenizer: str = ""  # a tokenizer.json, or a folder with one; empty: one is trained on the corpus
     cache_dir: str = ""  # empty: $HUNYUAN_CACHE, else $XDG_CACHE_HOME/hunyuan, else ~/.cache/hunyuan
 
@@ -48,6 +51,8 @@ class DataConfig:
             )
         if not (_is_number(self.validation_fraction) and 0 < self.validation_fraction < 1):
             problems.append(f"data.validation_fraction is {self.validation_fraction!r}: give a share between 0 and 1")
+        if not isinstance(self.document_mask, bool):
+            problems.append(f"data.document_mask is {self.document_mask!r}: give true or false")
         for name in ("tokenizer", "cache_dir"):
             if not isinstance(getattr(self, name), str):
                 problems.append(f"data.{name} is {getattr(self, name)!r}: give a path as a string, or leave it out")

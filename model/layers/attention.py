@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from model.config.hunyuan import HunyuanConfig
 from model.kernels.choice import uses_triton
 from model.kernels.rotary import split_and_turn
+from model.layers.dropout import Dropout
 from model.layers.kv_cache import BranchPass, CachePass
 from model.layers.linear import Linear, project_stacked, project_together, stacks
 from model.layers.norm import rms_normalize
@@ -62,6 +63,7 @@ class Attention(nn.Module):
         shared: KeysValues | None,
         cache: CachePass | BranchPass | None = None,
         mask: Tensor | None = None,
+        dropout: Dropout | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """With a cache the new tokens see those before them, and the keys and values are all that are stored.
 
@@ -72,7 +74,8 @@ class Attention(nn.Module):
         if own is not None:
             shared = own if cache is None else KeysValues(*cache.store(self.layer, *own))
         assert shared is not None, "a layer that borrows keys and values comes after their owner"
-        attended = causal_attention(queries.transpose(1, 2), *shared, mask=mask if cache is None else cache.mask)
+        mask = mask if cache is None else cache.mask
+        attended = causal_attention(queries.transpose(1, 2), *shared, mask=mask, dropout=dropout)
         return self.o_proj(attended.transpose(1, 2).reshape(batch, tokens, -1)), shared
 
     def _queries_keys_values(
@@ -103,12 +106,13 @@ class Attention(nn.Module):
         return turned.to(projected.dtype)
 
 
-def repeats_heads(queries: Tensor) -> bool:
+def repeats_heads(queries: Tensor, mask: Tensor | None = None) -> bool:
     """Whether keys and values are repeated for the query heads of their group before attention.
 
-    No fused kernel of torch 2.11 on a GPU takes float32 in groups: the scores, B * H * S^2, would be kept for backward.
+    No fused kernel of torch 2.11 on a GPU takes float32 in groups, nor a mask: the scores, B * H * S^2, would be kept for
+    backward.
     """
-    return queries.device.type == "cuda" and queries.dtype == torch.float32
+    return queries.device.type == "cuda" and (queries.dtype == torch.float32 or mask is not None)
 
 
 def kernel_precision(queries: Tensor) -> AbstractContextManager[object]:
@@ -118,13 +122,17 @@ def kernel_precision(queries: Tensor) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+def causal_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, dropout: Dropout | None = None
+) -> Tensor:
     """Attention of the last S tokens, queries (B, H, S, P), over all tokens so far, keys and values (B, G, S', P).
 
     The mask (model/layers/kv_cache.py, documents.py) says what each query sees. Without one a single query sees all, and of
     several, S = S', each sees the tokens up to its own.
     """
     keys, values = keys.to(queries.dtype), values.to(queries.dtype)
+    if dropout is not None and dropout.attention:
+        return attention_with_dropout(queries, keys, values, mask, dropout)
     if queries.shape[2] == 1:  # the query heads of a group see the same keys: they are the rows of one product
         rows = queries.reshape(queries.shape[0], keys.shape[1], -1, queries.shape[-1])  # (B, G, H / G, P)
         if torch.compiler.is_compiling() and mask is not None:  # written out it melts into what stands around it
@@ -133,10 +141,27 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor
             return (shares.to(rows.dtype) @ values).reshape(queries.shape)
         return F.scaled_dot_product_attention(rows, keys, values, attn_mask=mask).reshape(queries.shape)
     grouped = queries.shape[1] != keys.shape[1]
-    if grouped and repeats_heads(queries):
+    if grouped and repeats_heads(queries, mask):
         each = queries.shape[1] // keys.shape[1]
         keys, values, grouped = keys.repeat_interleave(each, dim=1), values.repeat_interleave(each, dim=1), False
     with kernel_precision(queries):
         return F.scaled_dot_product_attention(
             queries, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
         ).to(queries.dtype)
+
+
+def attention_with_dropout(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: Dropout
+) -> Tensor:
+    """The same with a share of the attention dropped, written out: B * H * S * S shares are held for the backward pass.
+
+    The kernels that do not hold them draw from generators of their own, which differ between devices and versions.
+    """
+    each, tokens = queries.shape[1] // keys.shape[1], queries.shape[2]
+    keys, values = keys.repeat_interleave(each, dim=1), values.repeat_interleave(each, dim=1)
+    if mask is None:
+        mask = torch.ones(tokens, tokens, dtype=torch.bool, device=queries.device).tril()
+    with kernel_precision(queries):
+        scores = (queries @ keys.transpose(2, 3)).float() * queries.shape[-1] ** -0.5
+        shares = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
+        return (dropout.of_attention(shares).to(queries.dtype) @ values).to(queries.dtype)

@@ -8,6 +8,12 @@ import torch
 from torch import Tensor
 
 
+def documents_of(ids: Tensor, end: int) -> Tensor:
+    """ids (B, S) of rows of documents that the token `end` ends, each -> document_ids (B, S), counted from 0 in each row."""
+    ends = ids == end
+    return ends.cumsum(dim=1) - ends.long()
+
+
 def count_within(document_ids: Tensor, counted: Tensor) -> Tensor:
     """document_ids and counted (B, S) -> (B, S) int64: how many are counted of a token's document, up to the token itself."""
     ordered, order = document_ids.sort(dim=1, stable=True)

@@ -31,6 +31,7 @@ def token_logps(
     *,
     document_ids: Tensor | None = None,
     routing_key: Tensor | None = None,
+    dropless: bool = True,
 ) -> TokenLogps:
     """The log-probability of input_ids[:, 1:], exactly 0 where mask[:, 1:] is False; input_ids and mask (B, S).
 
@@ -38,20 +39,28 @@ def token_logps(
     first token of a document follows nothing, and its log-probability is 0 as well.
 
     Tokens that nothing in the mask comes after, as padding at the end of a row, have no part in it: experts and routing
-    losses are spared them. Experts take every token that chose them, unless a `routing_key` asks for the model's own policy.
+    losses are spared them. Experts take every token that chose them, unless `dropless` is off: then a model in training
+    routes as its own config says. `routing_key` is what `Hunyuan.forward` needs where something in it is random.
     """
-    scored = _scored(net, input_ids, mask, document_ids, routing_key)
-    return TokenLogps(scored[0], scored[1])
+    logps, aux_loss, _ = _scored(net, input_ids, mask, document_ids, routing_key, dropless)
+    return TokenLogps(logps, aux_loss)
 
 
-def answer_logps(net: Hunyuan, input_ids: Tensor, mask: Tensor, *, routing_key: Tensor | None = None) -> AnswerLogps:
+def answer_logps(
+    net: Hunyuan, input_ids: Tensor, mask: Tensor, *, routing_key: Tensor | None = None, dropless: bool = True
+) -> AnswerLogps:
     """The same of each row's answer as a whole, the sum of its tokens', and what routing did."""
-    logps, aux_loss, stats = _scored(net, input_ids, mask, None, routing_key)
+    logps, aux_loss, stats = _scored(net, input_ids, mask, None, routing_key, dropless)
     return AnswerLogps(logps.sum(dim=1), aux_loss, stats)
 
 
 def _scored(
-    net: Hunyuan, input_ids: Tensor, mask: Tensor, document_ids: Tensor | None, routing_key: Tensor | None
+    net: Hunyuan,
+    input_ids: Tensor,
+    mask: Tensor,
+    document_ids: Tensor | None,
+    routing_key: Tensor | None,
+    dropless: bool,
 ) -> tuple[Tensor, Tensor, MoEStats | None]:
     scored = mask[:, 1:].bool()
     if document_ids is not None:
@@ -62,7 +71,7 @@ def _scored(
         input_ids,
         labels,
         routing_key=routing_key,
-        dropless=routing_key is None,
+        dropless=dropless,
         document_ids=document_ids,
         token_mask=tokens_that_matter(mask, document_ids),
         reduction="none",

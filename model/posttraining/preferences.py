@@ -157,8 +157,8 @@ class Preferences:
 
     def forward(self, net: Hunyuan, data: Batch, routing_key: Tensor) -> Output:
         c = self.dpo
-        asked = routing_key if c.moe_routing == "model" else None
-        scored = answer_logps(net, data.input_ids, data.completion_mask, routing_key=asked)
+        dropless = c.moe_routing == "dropless"
+        scored = answer_logps(net, data.input_ids, data.completion_mask, routing_key=routing_key, dropless=dropless)
         reference = data.reference
         if reference is None:
             reference = self.reference.answer_logps(data.input_ids, data.completion_mask)

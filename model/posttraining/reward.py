@@ -53,14 +53,17 @@ class RewardModel(nn.Module):
     def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         return self.score(input_ids, lengths)[0]
 
-    def score(self, input_ids: Tensor, lengths: Tensor, *, routing_key: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def score(
+        self, input_ids: Tensor, lengths: Tensor, *, routing_key: Tensor | None = None, dropless: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """The rewards (B,), and the routing losses () of the tokens within the lengths.
 
-        Experts take every token that chose them, unless a `routing_key` asks for the model's own policy.
+        Experts take every token that chose them, unless `dropless` is off. `routing_key` is what `Hunyuan.forward` needs where
+        something in it is random.
         """
         within = torch.arange(input_ids.shape[1], device=input_ids.device) < lengths[:, None]
         hidden, aux_loss, _ = self.net.hidden_states(
-            input_ids, routing_key=routing_key, token_mask=within, dropless=routing_key is None
+            input_ids, routing_key=routing_key, token_mask=within, dropless=dropless
         )
         last = hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]  # (B, D)
         with torch.autocast(last.device.type, enabled=False):

@@ -79,7 +79,7 @@ class RewardTraining:
             yield self._batch([self.pairs.train[index] for index in self.order.indices(first + micro * size, size)])
 
     def forward(self, net: Hunyuan, data: PairBatch, routing_key: Tensor) -> Output:
-        rewards, aux_loss = self.model.score(data.input_ids, data.lengths)
+        rewards, aux_loss = self.model.score(data.input_ids, data.lengths, routing_key=routing_key)
         chosen, rejected = rewards.chunk(2)
         found = reward_loss(chosen, rejected, margin=data.margins, center_coefficient=self.config.center_coefficient)
         return Output(None, found.loss, aux_loss, None)

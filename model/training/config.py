@@ -44,6 +44,8 @@ class TrainingConfig:
     moments: Literal["float32", "bfloat16"] = "float32"  # of AdamW on a GPU; bfloat16 saves 4 bytes a parameter
     compile: Compile = "auto"  # torch.compile of every block; auto is on for a GPU where it can be (prepare.py)
     graph: Compile = "auto"  # the whole step as one CUDA graph; auto is on for a small model on a GPU (graph.py)
+    attention_dropout: float = 0.0  # share of the attention that a step drops (model/layers/dropout.py)
+    hidden_dropout: float = 0.0  # share that it drops of what attention and experts add to the residual stream
     recompute: bool = False  # forget activations inside a block and compute them again in the backward pass
     init_from: str = ""  # folder of the weights that the run begins with; empty: random ones
     log_every: int = 5  # steps between lines of metrics.jsonl
@@ -106,7 +108,7 @@ def _problems(c: TrainingConfig) -> list[str]:
             problems.append(f"training.{name} is {getattr(c, name)}: it must be 0 or above")
     if c.seed >= 2**63:
         problems.append(f"training.seed is {c.seed}: it must be below 2**63")
-    for name in "beta1 beta2 warmup_fraction anneal_fraction".split():
+    for name in "beta1 beta2 warmup_fraction anneal_fraction attention_dropout hidden_dropout".split():
         if not 0 <= getattr(c, name) < 1:
             problems.append(f"training.{name} is {getattr(c, name)}: it must lie in [0, 1)")
     if not 0 <= c.final_ratio <= c.decay_ratio <= 1:

@@ -73,7 +73,8 @@ def train(
         reporter.note(describe_lengthening(settings.training, session.step, steps_before, steps))
     reporter.start(session.plan(data, batch))
     try:
-        warm_up(session.net, session.config, device, reporter.note)
+        apart = settings.data.document_mask
+        warm_up(session.net, session.config, device, reporter.note, documents=apart)
         session.run(should_stop)
     except OSError as error:
         raise CheckpointError(

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -23,8 +24,9 @@ COMPILING = "compiling the model: about a minute the first time, less where it w
 
 
 def prepare(net: Hunyuan, config: TrainingConfig, device: torch.device) -> None:
-    """Recomputation and compilation of every block, in place; parameter names stay."""
+    """Dropout, and recomputation and compilation of every block, in place; parameter names stay."""
     check_grouped_product(net.config, config, device)
+    net.attention_dropout, net.hidden_dropout = config.attention_dropout, config.hidden_dropout
     for layer in net.layers:
         if config.recompute:  # nothing in a block draws from a generator
             layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
@@ -48,11 +50,13 @@ def compiles(model: HunyuanConfig, config: TrainingConfig, device: torch.device)
     return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))
 
 
-def warm_up(net: Hunyuan, config: TrainingConfig, device: torch.device, note: Callable[[str], None]) -> None:
+def warm_up(
+    net: Hunyuan, config: TrainingConfig, device: torch.device, note: Callable[[str], None], *, documents: bool = False
+) -> None:
     """Compiles before the first step what auto chose, and goes on without where that fails; `note` takes the sentences.
 
-    One micro-batch goes through the model, as in training and as in evaluation. It leaves nothing behind: no gradient, no
-    random state.
+    One micro-batch goes through the model, as in training and as in evaluation; `documents` says whether the run keeps those
+    apart. It leaves nothing behind: no gradient, no random state.
     """
     if not compiles(net.config, config, device):
         return
@@ -63,10 +67,12 @@ def warm_up(net: Hunyuan, config: TrainingConfig, device: torch.device, note: Ca
     ids = torch.arange(shape[0] * shape[1] + shape[0], device=device).view(shape[0], -1) % net.config.vocab_size
     try:
         with autocast(device, compute_dtype(config.precision, device)):
-            output = net.train()(ids[:, :-1], ids[:, 1:], routing_key=routing_key(config.seed, device=device))
+            given: dict[str, Any] = {"document_ids": torch.zeros_like(ids[:, :-1])} if documents else {}
+            key = routing_key(config.seed, device=device)
+            output = net.train()(ids[:, :-1], ids[:, 1:], routing_key=key, **given)
             (output.loss + output.aux_loss).backward()
             with torch.no_grad():
-                net.eval()(ids[:, :-1], ids[:, 1:])
+                net.eval()(ids[:, :-1], ids[:, 1:], **given)
     except torch.OutOfMemoryError:
         raise  # nor would it fit without
     except Exception as error:

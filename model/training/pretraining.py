@@ -15,6 +15,7 @@ from model.counts import training_flops_per_token
 from model.data.corpus import Corpus, Progress, prepare_corpus
 from model.data.order import Sampler, validation_batches
 from model.device import compute_dtype, dtype_name, on_its_way, pick_device
+from model.layers.documents import documents_of
 from model.training import run_folder
 from model.training.events import Reporter
 from model.training.graph import check_recording
@@ -35,6 +36,7 @@ class Pretraining:
 
     def __init__(self, settings: RunSettings, corpus: Corpus, steps: int, device: torch.device) -> None:
         self.training, self.corpus, self.device = settings.training, corpus, device
+        self.document_mask = settings.data.document_mask
         self.byte_lengths = corpus.tokenizer.byte_lengths()
         annealing = anneal_start(self.training, steps) * self.training.batch_sequences
         length, seed = self.training.sequence_length, self.training.seed
@@ -62,7 +64,15 @@ class Pretraining:
             yield MicroBatch(on_its_way(sequences, self.device), targets=tokens, tokens=tokens)
 
     def forward(self, net: Hunyuan, data: Tensor, routing_key: Tensor) -> Output:
-        return net(data[:, :-1], data[:, 1:], routing_key=routing_key)
+        ids = data[:, :-1]
+        return net(ids, data[:, 1:], routing_key=routing_key, document_ids=self._documents(ids))
+
+    def _documents(self, ids: Tensor) -> Tensor | None:
+        """ids (B, S) -> the number of each token's document in its row, where documents are kept apart.
+
+        An end-of-text token ends its document, and from it the next one's first token is learnt, as everything else is.
+        """
+        return documents_of(ids, self.corpus.tokenizer.eos_id) if self.document_mask else None
 
     @torch.no_grad()
     def evaluate(self, net: Hunyuan) -> dict[str, float]:
@@ -75,7 +85,7 @@ class Pretraining:
         batches = validation_batches(self.corpus.validation, c.sequence_length, c.micro_batch_size, c.evaluation_tokens)
         for batch in batches:
             ids, labels = (on_its_way(part, self.device) for part in self._filled(torch.from_numpy(batch)))
-            loss, count = net(ids, labels).loss, batch[:, 1:].size
+            loss, count = net(ids, labels, document_ids=self._documents(ids)).loss, batch[:, 1:].size
             assert loss is not None, "labels were given"
             total, tokens = total + loss.double() * count, tokens + count
             text_bytes += int(self.byte_lengths[batch[:, 1:]].sum())
@@ -152,7 +162,7 @@ def pretrain(
             steps=steps,
             steps_before=steps_before,
             device=device,
-            data=describe(corpus),
+            data=describe(corpus) + ("; attention stays inside a document" if data.document_mask else ""),
             resume=resume,
             should_stop=should_stop,
         )

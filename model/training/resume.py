@@ -38,6 +38,7 @@ KEY_REASONS = {
     "micro_batch_size": "it alters the capacity of an expert and the rounding of sums",
     "precision": "it alters the rounding of every product",
     "seed": "it alters the order of the text and the places of recycle routing",
+    "document_mask": "it alters what a token sees",
     "evaluation_tokens": "its validation losses could not be compared",
     "init_from": "the run has begun",
 }

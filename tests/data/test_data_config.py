@@ -37,6 +37,7 @@ def test_every_problem_is_reported_at_once():
         {"weights": 1.0},
         {"weights": [1, 1]},
         {"anneal_sources": ["a"], "anneal_weights": [1, 1]},
+        {"document_mask": "yes"},
         {"validation_fraction": 0},
         {"validation_fraction": "0.1"},
         {"tokenizer": None},

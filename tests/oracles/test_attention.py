@@ -108,7 +108,7 @@ def test_repeated_heads_attend_as_groups_do(heads, monkeypatch):
     queries, *keys_values = (torch.randn(2, count, 7, 8, requires_grad=True) for count in (4, heads, heads))
     cotangent, results = torch.randn(2, 4, 7, 8), []
     for repeats in (False, True):
-        monkeypatch.setattr(attention, "repeats_heads", lambda _, repeats=repeats: repeats)
+        monkeypatch.setattr(attention, "repeats_heads", lambda *_, repeats=repeats: repeats)
         output = attention.causal_attention(queries, *keys_values)
         results.append((output, *torch.autograd.grad(output, (queries, *keys_values), cotangent)))
     for grouped, repeated in zip(*results, strict=True):

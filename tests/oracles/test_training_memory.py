@@ -146,7 +146,7 @@ def key(tensor):
 def accelerator(monkeypatch):
     monkeypatch.setattr("model.kernels.onednn.onednn_applies", lambda *_: False)
     monkeypatch.setattr(norm, "F", types.SimpleNamespace(rms_norm=FusedRMSNorm.apply))
-    monkeypatch.setattr(attention, "repeats_heads", lambda queries: queries.dtype == torch.float32)
+    monkeypatch.setattr(attention, "repeats_heads", lambda queries, mask: queries.dtype == torch.float32)
     monkeypatch.setattr(attention, "split_and_turn", split_and_turn)
     for module in (attention, linear):
         monkeypatch.setattr(module, "stacks", lambda hidden: True)
