@@ -29,5 +29,5 @@ def test_one_of_four_choices_is_what_the_text_goes_on_with(script):
 def test_documents_are_timed_and_scored(script, tmp_path):
     script["write_task"](tmp_path, 3)
     model = Model(Engine.from_folder(write_run(tmp_path / "run", max_position_embeddings=1024)))
-    row = script["timed"](script["HarnessModel"](model), tmp_path, 1, 2)
+    row = script["timed"](script["HarnessModel"](model), tmp_path, "next_line_fixed", 1, 2)
     assert row["documents"] == len(row["chosen"]) == 2 and row["cpu_seconds"] > 0 and 0 <= row["acc"] <= 1
