@@ -6,8 +6,8 @@
 The model is exported by `hunyuan convert --to transformers`. The documents are ours: some lines of the standard library, and
 four ways to go on, one of which is the true one; asked alone, with three examples drawn for each document, as gsm8k's are, and
 with the same five before all, as mmlu's. Both engines run lm-eval's own `evaluate` in this process on the same task, one after
-the other, loading left out. What counts is the processors' time, for other jobs may be running: with --threads 1 it is that of a
-quiet machine. transformers' backend is asked the first --peer-documents, in batches of each of --batch-sizes, of which 1 is its
+the other, loading left out. What counts is the processors' time, for other jobs may be running: with --threads 1 it is that of
+a quiet machine. transformers' backend is asked the first --peer-documents, in batches of each of --batch-sizes, of which 1 is its
 default; the scores of both are written down, and how many documents' likeliest choices differ from those of its fastest.
 Needs the extras eval and hf, and the package accelerate.
 """
@@ -78,13 +78,13 @@ def documents(count: int, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def write_task(folder: Path, count: int) -> None:
-    (folder / "next_line").mkdir()
+    (folder / "ours").mkdir()
     (folder / "next_line.yaml").write_text(TASK)
     (folder / "next_line_fixed.yaml").write_text(FIXED)
     rows = documents(count + 20)
     for split, part in (("test", rows[:count]), ("train", rows[count:])):
         text = "".join(json.dumps(row) + "\n" for row in part)
-        (folder / "next_line" / f"{split}.jsonl").write_text(text, encoding="utf-8")
+        (folder / "ours" / f"{split}.jsonl").write_text(text, encoding="utf-8")
 
 
 def timed(lm: Any, data: Path, task: str, shots: int, limit: int) -> dict[str, Any]:
