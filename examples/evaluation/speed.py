@@ -7,7 +7,7 @@ The model is exported by `hunyuan convert --to transformers`. The documents are 
 four ways to go on, one of which is the true one; asked alone, with three examples drawn for each document, as gsm8k's are, and
 with the same five before all, as mmlu's. Both engines run lm-eval's own `evaluate` in this process on the same task, one after
 the other, loading left out. What counts is the processors' time, for other jobs may be running: with --threads 1 it is that of
-a quiet machine. transformers' backend is asked the first --peer-documents, in batches of each of --batch-sizes, of which 1 is its
+a quiet machine. The peer is asked the first --peer-documents, in batches of each of --batch-sizes, of which 1 is its
 default; the scores of both are written down, and how many documents' likeliest choices differ from those of its fastest.
 Needs the extras eval and hf, and the package accelerate.
 """
