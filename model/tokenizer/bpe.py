@@ -10,13 +10,16 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from model.errors import DataError
 from model.tokenizer.interface import whole_characters
+
+if TYPE_CHECKING:
+    import numpy as np
 
 END_OF_TEXT = "<|endoftext|>"
 EOS_NAMES = (END_OF_TEXT, "</s>", "<|eos|>", "<|end_of_text|>", "<eos>")
@@ -76,8 +79,10 @@ class Tokenizer:
         """Special tokens, and ids beyond the vocabulary, give no text; broken UTF-8 gives U+FFFD."""
         return self._backend.decode(ids, skip_special_tokens=True)
 
-    def byte_lengths(self) -> np.ndarray:
+    def byte_lengths(self) -> "np.ndarray":
         """Bytes of text that each token id stands for (vocab_size,); special tokens and gaps have none."""
+        import numpy as np  # here: commands that only read settings come through this module
+
         lengths = np.zeros(self.vocab_size, np.int64)
         special = set(self.special_tokens.values())
         byte_level = isinstance(self._backend.decoder, decoders.ByteLevel)  # there a character stands for a byte

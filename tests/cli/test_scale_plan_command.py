@@ -165,7 +165,7 @@ def test_a_plan_is_trained(law, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         "model.training.loop.measure_peak_flops", lambda device, dtype: 1e11
     )  # a second on a busy machine
-    monkeypatch.setattr(train, "_draw", lambda out, dense, quiet: None)  # seconds, too
+    monkeypatch.setattr(train, "draw_run", lambda out, dense, quiet: None)  # seconds, too
     options = ["--law", law, "--vocab-size", "300", "--context", "64", "--batch-tokens", "1024", "--out", file]
     plan = document(capsys, "--flops", flops, *options)["plans"][0]
     assert abs(plan["miss_fraction"]) < 0.2
