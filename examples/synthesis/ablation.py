@@ -1,10 +1,11 @@
-"""Does synthetic data teach, and does filtering it matter? Four arms at equal tokens, several seeds, on one machine.
+"""Does synthetic data teach, and does filtering it matter? Five arms at equal tokens, several seeds, on one machine.
 
     python examples/synthesis/ablation.py --seeds 5 --tokens 16M --workers 5 --out runs/ablation
     python examples/synthesis/ablation.py --preset toy --tokens 200K --seeds 1 --count 300 --test 60 --device cpu
 
     corpus       the text alone                            unfiltered   half text, half all answers, many of them wrong
     filtered     half text, half the answers kept          shuffled     half text, half the kept answers to other questions
+    thinned      half text, half as many of all answers as are kept, so that its answers are read as often as theirs
 
 Every arm trains the same model on the same number of tokens, with one tokenizer. Measured: bits per byte of held-out text; and,
 on questions of the training templates (`seen`) and of held-out templates and problems (`held_out`), the share answered exactly,
@@ -24,7 +25,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-ARMS = ("corpus", "filtered", "unfiltered", "shuffled")
+ARMS = ("corpus", "filtered", "unfiltered", "shuffled", "thinned")
 TESTS = ("seen", "held_out")
 MEASURES = ("accuracy", "preference", "answer_bits_per_byte")
 COLUMNS = ("arm", "seed", "tokens", "bits_per_byte", *(f"{test}_{measure}" for test in TESTS for measure in MEASURES))
@@ -67,7 +68,8 @@ def make_arms(out: Path, count: int, error_rate: float) -> None:
     written = synthesize(folder, split="train", error_rate=error_rate, count=count)
     keep(folder, FilterConfig(duplicates=1.0), Quiet())
     kept = [dict(record) for record in read_records(folder / "4_kept")]
-    arms = {"unfiltered": written, "filtered": kept, "shuffled": shuffled(kept)}
+    thinned = random.Random(0).sample(written, len(kept))
+    arms = {"unfiltered": written, "filtered": kept, "shuffled": shuffled(kept), "thinned": thinned}
     for arm, records in arms.items():
         lines = [json.dumps({"text": text_of(record)}, ensure_ascii=False) + "\n" for record in records]
         (out / f"{arm}.jsonl").write_text("".join(lines), encoding="utf-8")
@@ -257,7 +259,7 @@ def likelihoods(engine: Any, pairs: list[tuple[str, str]]) -> list[float]:
 
 
 def summarize(out: Path) -> None:
-    """Means, and differences from `corpus` and from `unfiltered` seed by seed with their intervals, of every measure."""
+    """Means, and differences from three of the arms seed by seed with their intervals, of every measure."""
     import pandas as pd
 
     from analyses.training.seeds import variants_table
@@ -265,7 +267,7 @@ def summarize(out: Path) -> None:
     cells = pd.read_csv(out / "cells.csv").rename(columns={"arm": "variant"})
     tables = []
     for measure in COLUMNS[3:]:
-        for baseline in ("corpus", "unfiltered"):
+        for baseline in ("corpus", "unfiltered", "thinned"):
             if baseline in set(cells["variant"]):
                 table = variants_table(cells, baseline, measure)
                 tables.append(table.assign(measure=measure, baseline=baseline))
