@@ -8,6 +8,7 @@ Memory: 29 bytes a text, and 32 more while bands are sorted (61 MB for 10^6 text
 the disk, and texts are read again when they are compared.
 """
 
+import os
 from array import array
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -26,6 +27,7 @@ MISSED = 1e-3  # the greatest chance to miss a pair at the threshold
 DOUBT = 0.2  # pairs whose estimate lies further below the threshold, five standard errors, are not computed
 BUFFER, BANDS_AT_A_TIME = 1024, 4  # texts whose minima are in memory, and bands that are sorted after one reading
 MOST_REMEMBERED = 200_000  # pairs that were found to be too different
+FEW = 32  # minima of so many texts are read one by one, which is quicker than to map the file
 
 _random = np.random.default_rng(0)
 _FACTORS = _random.integers(0, 2**63, size=(MINIMA, 1), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
@@ -76,6 +78,14 @@ class NearDuplicates:
         `text_of(number)` gives an added text again; `advanced` is told how many texts were gone through, once a pass.
         """
         self._file.close()
+        with self._path.open("rb") as self._minima:
+            found = self._find(text_of, advanced)
+        self._path.unlink()
+        return found
+
+    def _find(
+        self, text_of: Callable[[int], str], advanced: Callable[[int], None]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         count = len(self)
         original = np.full(count, -1, dtype=np.int64)
         alike = np.zeros(count, dtype=np.float32)
@@ -102,7 +112,6 @@ class NearDuplicates:
             if removed == (removed := int((original >= 0).sum())):
                 break
             buckets = self._band_buckets(original)
-        self._path.unlink()
         return original, alike
 
     def _within(
@@ -118,8 +127,9 @@ class NearDuplicates:
         signatures = self._signatures(members)
         while len(members) > 1:
             first, rest = int(members[0]), members[1:]
-            estimates = (signatures[1:] == signatures[0]).mean(axis=1)
-            for number in map(int, rest[estimates >= self.threshold - DOUBT]):
+            agreeing = (signatures[1:] == signatures[0]).sum(axis=1)
+            likely = rest[agreeing >= (self.threshold - DOUBT) * MINIMA]
+            for number in likely.tolist():
                 if (first, number) in different:
                     continue
                 share = exact(first, number)
@@ -127,10 +137,16 @@ class NearDuplicates:
                     original[number], alike[number] = first, share
                 elif len(different) < MOST_REMEMBERED:
                     different.add((first, number))
+            if not len(likely):
+                members, signatures = rest, signatures[1:]
+                continue
             stays = original[rest] < 0
             members, signatures = rest[stays], signatures[1:][stays]
 
     def _signatures(self, members: NDArray[np.int64]) -> NDArray[np.uint16]:
+        if len(members) <= FEW:
+            rows = (os.pread(self._minima.fileno(), 2 * MINIMA, int(number) * 2 * MINIMA) for number in members)
+            return np.frombuffer(b"".join(rows), dtype=np.uint16).reshape(-1, MINIMA)
         everything = np.memmap(self._path, dtype=np.uint16, mode="r").reshape(-1, MINIMA)
         return np.asarray(everything[members])
 
