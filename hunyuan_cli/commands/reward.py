@@ -63,7 +63,7 @@ def reward(
     with run_reporter(quiet, tensorboard) as reporter, stop_on_signal(reporter.note, FINISH_STEP) as stop:
         progress = None if quiet else data_progress(reporter.note)
         summary = train_reward(out, chosen, reporter, resume=resume, should_stop=stop, progress=progress)
-    draw_run(out, dense=True, quiet=quiet)  # routing is not looked at here
+    draw_run(out, dense=chosen.model.is_dense, quiet=quiet)
     _draw_calibration(out, quiet)
     folder = shlex.quote(str(out))
     if summary["status"] == "interrupted":

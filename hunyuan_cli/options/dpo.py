@@ -49,10 +49,19 @@ OnlineEvery = Annotated[int | None, typer.Option("--online-every", help="Steps b
 Samples = Annotated[int | None, typer.Option("--samples", help="Answers to each prompt of a round (8).")]
 Temperature = Annotated[float | None, typer.Option("--temperature", help="At which they are drawn (1).")]
 SFTCoefficient = Annotated[
-    float | None, typer.Option("--sft-coefficient", help="Of the loss on the chosen answer, 0 is DPO alone (0.2).")
+    float | None,
+    typer.Option(
+        "--sft-coefficient",
+        help="Weight of the SFT loss on the chosen answers, which keeps them probable; 0 leaves it out (0.2).",
+    ),
 ]
 Average = Annotated[
-    float | None, typer.Option("--average", help="Decay of the moving average of the weights, 0 keeps none (0.99).")
+    float | None,
+    typer.Option(
+        "--average",
+        help="Decay of the moving average of the weights, left in OUT/average; it lags about 1 / (1 - decay) steps, so give "
+        "less to a short run; 0 keeps none (0.99).",
+    ),
 ]
 Beta = Annotated[float | None, typer.Option("--beta", help="How dear it is to leave the reference (0.1).")]
 KindOfLoss = Annotated[

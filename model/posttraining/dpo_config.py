@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from model.config.checks import type_problems
@@ -56,6 +57,8 @@ class DPOConfig:
         if problems:
             raise ConfigError(problems)
         object.__setattr__(self, "offline", tuple(map(absolute_source, self.offline)))
+        for name in ("reward", "true_reward"):
+            object.__setattr__(self, name, _absolute_reward(getattr(self, name)))
         for name in ("prompts", "other_prompts"):
             object.__setattr__(self, name, absolute_source(getattr(self, name)) if getattr(self, name) else "")
 
@@ -63,6 +66,15 @@ class DPOConfig:
     def keeps_reference(self) -> bool:
         """Whether the reference stays in memory; online pairs need it, for no one knows them beforehand."""
         return self.online_share > 0 if self.reference == "auto" else self.reference == "memory"
+
+
+def _absolute_reward(name: str) -> str:
+    """A reward model's folder as it is found from any working folder; the name of a check, or of nothing, stays."""
+    if not name or not Path(name).expanduser().is_dir():
+        return name
+    from model.posttraining.rewards import CHECKS  # with torch: only where there is a folder of that name
+
+    return name if name in CHECKS else str(Path(name).expanduser().absolute())
 
 
 def _problems(c: DPOConfig) -> list[str]:

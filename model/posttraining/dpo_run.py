@@ -1,17 +1,20 @@
 """One stage of preferences, from its settings to a run folder: data, rewards, the task for the one loop, averaged weights."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from model.checkpoint.run import save_weights
-from model.errors import ConfigError
+from model.checkpoint.run import run_of, save_weights
+from model.config.hunyuan import HunyuanConfig
+from model.counts import total_params
+from model.errors import ConfigError, HunyuanError
 from model.files import folder_aside, write_file
 from model.posttraining.preference_data import PreferenceData, Progress, prepare_preferences
 from model.posttraining.preferences import Preferences
-from model.posttraining.rewards import Reward, find_reward
+from model.posttraining.rewards import CHECKS, Reward, find_reward
 from model.posttraining.stage import Stage, run_stage
 from model.tokenizer.folder import TOKENIZER_FILES
 from model.training.events import Reporter
@@ -50,10 +53,29 @@ def learn_preferences(
         record = DataRecord(data.asking.tokenizer, data.fingerprint, data.counts, prompt)
         return Stage(tasks[0], record, data.describe(), steps=_one_reading(trained, data), notes=data.notes)
 
-    summary = run_stage(folder, settings, prepare, reporter, resume=resume, should_stop=should_stop)
+    beside, of_what = _beside(settings)
+    summary = run_stage(
+        folder, settings, prepare, reporter, resume=resume, should_stop=should_stop, beside=beside, of_what=of_what
+    )
     if tasks[0].average is not None:
         _write_average(folder, tasks[0].average.net)
     return summary
+
+
+def _beside(settings: RunSettings) -> tuple[int, str]:
+    """Bytes of the float32 weights that are in memory beside the policy and its optimizer, and whose they are."""
+    c = settings.dpo
+    assert c is not None
+    sizes = {"the reference": total_params(settings.model)}  # where it is not kept, an evaluation reads it
+    if c.average:
+        sizes["the average"] = total_params(settings.model)
+    for name in (c.reward, c.true_reward):
+        if name and name not in CHECKS:
+            with contextlib.suppress(HunyuanError, OSError):  # that it is no reward model is told where it is read
+                size = total_params(HunyuanConfig.from_file(run_of(Path(name).expanduser())))
+                sizes["reward models"] = sizes.get("reward models", 0) + size
+    *first, last = sizes
+    return 4 * sum(sizes.values()), f"{', '.join(first)} and {last}" if first else last
 
 
 def _check_batch(settings: RunSettings) -> None:

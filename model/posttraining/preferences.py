@@ -218,7 +218,10 @@ class Preferences:
 
     def _draw(self, part: int) -> list[Drawn]:
         """The pairs of a step, the `part`-th of its round."""
-        online = [] if self.round is None else self.round.pairs[part :: self.dpo.online_every]
+        found = [] if self.round is None else self.round.pairs
+        online = found[part :: self.dpo.online_every]
+        if not online and not self.data.pairs:  # fewer pairs than the round has steps, and nothing else to learn from
+            online = found
         drawn = [Drawn(pair, None) for pair in online[: self.online_per_step]]
         if self.data.pairs:
             lacking = self.pairs_per_step - len(drawn)

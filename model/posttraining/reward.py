@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.moe.layer import MoEStats
 from model.transformer import Hunyuan
 
 
@@ -55,16 +56,16 @@ class RewardModel(nn.Module):
 
     def score(
         self, input_ids: Tensor, lengths: Tensor, *, routing_key: Tensor | None = None, dropless: bool = True
-    ) -> tuple[Tensor, Tensor]:
-        """The rewards (B,), and the routing losses () of the tokens within the lengths.
+    ) -> tuple[Tensor, Tensor, MoEStats | None]:
+        """The rewards (B,), the routing losses () of the tokens within the lengths, and what routing did with them.
 
         Experts take every token that chose them, unless `dropless` is off. `routing_key` is what `Hunyuan.forward` needs where
         something in it is random.
         """
         within = torch.arange(input_ids.shape[1], device=input_ids.device) < lengths[:, None]
-        hidden, aux_loss, _ = self.net.hidden_states(
+        hidden, aux_loss, stats = self.net.hidden_states(
             input_ids, routing_key=routing_key, token_mask=within, dropless=dropless
         )
         last = hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]  # (B, D)
         with torch.autocast(last.device.type, enabled=False):
-            return F.linear(last.float(), self.head.weight.float())[:, 0], aux_loss
+            return F.linear(last.float(), self.head.weight.float())[:, 0], aux_loss, stats

@@ -79,10 +79,10 @@ class RewardTraining:
             yield self._batch([self.pairs.train[index] for index in self.order.indices(first + micro * size, size)])
 
     def forward(self, net: Hunyuan, data: PairBatch, routing_key: Tensor) -> Output:
-        rewards, aux_loss = self.model.score(data.input_ids, data.lengths, routing_key=routing_key)
+        rewards, aux_loss, stats = self.model.score(data.input_ids, data.lengths, routing_key=routing_key)
         chosen, rejected = rewards.chunk(2)
         found = reward_loss(chosen, rejected, margin=data.margins, center_coefficient=self.config.center_coefficient)
-        return Output(None, found.loss, aux_loss, None)
+        return Output(None, found.loss, aux_loss, stats)
 
     @torch.no_grad()
     def evaluate(self, net: Hunyuan) -> dict[str, float]:

@@ -20,7 +20,6 @@ from typing import NamedTuple, Protocol
 import torch
 
 from model.data.instructions.preferences import Question
-from model.data.instructions.rendering import UnmaskableError
 from model.errors import ConfigError, DataError
 
 
@@ -128,7 +127,7 @@ class Check:
 
 
 class Judge:
-    """A reward model. An answer that its chat template cannot hold has no reward, which is no number."""
+    """A reward model. An answer that its chat template or its context cannot hold has no reward, which is no number."""
 
     def __init__(self, folder: str, device: torch.device) -> None:
         from model.posttraining.scoring import load_reward  # a model and its tokenizer: only where one is asked for
@@ -141,11 +140,12 @@ class Judge:
             self._scorer.renderer.question(question)
 
     def __call__(self, questions: Sequence[Question], answers: Sequence[Answer]) -> list[float]:
-        rows = {}
+        rows, context = {}, self._scorer.model.net.config.max_position_embeddings
         for place, (question, answer) in enumerate(zip(questions, answers, strict=True)):
-            with contextlib.suppress(UnmaskableError):
+            with contextlib.suppress(DataError):  # not of the question, which has been checked
                 prompt, said = self._scorer.renderer.answer(question, answer.text)
-                rows[place] = prompt + said
+                if len(prompt) + len(said) <= context:
+                    rows[place] = prompt + said
         scores = dict(zip(rows, self._scorer.score_ids(list(rows.values())), strict=True))
         return [scores.get(place, float("nan")) for place in range(len(answers))]
 

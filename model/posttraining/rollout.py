@@ -119,7 +119,7 @@ def play(
 
 def _ranked(rewards: Sequence[float], answers: Sequence[Answer]) -> list[float]:
     """The rewards, those of cut answers below all others: who learns an answer without an end learns not to end."""
-    worst = min(rewards)
+    worst = min((reward for reward in rewards if not math.isnan(reward)), default=math.nan)
     return [reward if answer.ended else worst - 1.0 for reward, answer in zip(rewards, answers, strict=True)]
 
 

@@ -49,11 +49,13 @@ def run_stage(
     *,
     resume: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
+    beside: int = 0,
+    of_what: str = "",
 ) -> dict[str, Any]:
     """Trains `settings` into a new run folder, or goes on with the run in it; returns the run's summary.
 
     `prepare` is given the settings, the folder of the tokenizer and the chat template, and the device. The length of the run
-    is recorded in steps. Other processes are kept out of the folder.
+    is recorded in steps. Other processes are kept out of the folder. `beside` and `of_what` are those of `check_memory`.
     """
     with ExitStack() as stack:
         if not resume:
@@ -63,7 +65,7 @@ def run_stage(
         device = pick_device(settings.training.device)
         saved = steps_saved(folder) if resume else []
         trained = run_folder.own_precision(folder, settings) if saved else settings
-        check_memory(settings.model, trained.training, device)
+        check_memory(settings.model, trained.training, device, beside=beside, of_what=of_what)
         check_grouped_product(settings.model, trained.training, device)
         check_recording(settings.model, trained.training, device)
         home = run_folder.own_tokenizer(folder, settings).data.tokenizer if saved else settings.data.tokenizer

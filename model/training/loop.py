@@ -170,6 +170,11 @@ class _Session:
             if should_stop():
                 status = "interrupted"
                 break
+            if (
+                before is not None and self.following is not None
+            ):  # its figures are of this step: the next one has others
+                self._look_at(before)
+                before = None
             launched = self._train_step()
             if before is not None:
                 self._look_at(before)

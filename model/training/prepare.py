@@ -84,10 +84,13 @@ def warm_up(
         net.zero_grad(set_to_none=True)
 
 
-def check_memory(model: HunyuanConfig, config: TrainingConfig, device: torch.device) -> None:
+def check_memory(
+    model: HunyuanConfig, config: TrainingConfig, device: torch.device, *, beside: int = 0, of_what: str = ""
+) -> None:
     """Refuses a model whose weights, gradients and two AdamW moments are more than the device has.
 
-    A processor has them all in float32. A GPU has them as model/training/split_adamw.py does.
+    A processor has them all in float32. A GPU has them as model/training/split_adamw.py does. `beside` are bytes that a stage
+    keeps there as well, `of_what` says of what.
     """
     there, several = memory_bytes(device), config.micro_batches > 1
     if device.type == "cuda":
@@ -96,8 +99,10 @@ def check_memory(model: HunyuanConfig, config: TrainingConfig, device: torch.dev
         needed = state_bytes(model, precision=precision, moments=config.moments, several=several)
     else:
         needed = state_bytes(model)
+    needed += beside
     if there is not None and needed > there:
-        sizes = f"{needed / 1e9:,.0f} GB before activations and {device.type} has {there / 1e9:,.0f} GB"
+        kept = f", {beside / 1e9:,.0f} GB of them for {of_what}," if beside else ""
+        sizes = f"{needed / 1e9:,.0f} GB{kept} before activations and {device.type} has {there / 1e9:,.0f} GB"
         raise ConfigError([f"training this model takes {sizes}: take a smaller model"])
 
 

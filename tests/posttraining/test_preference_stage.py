@@ -140,6 +140,31 @@ def test_pairs_that_a_round_lacks_are_offline_ones_or_end_the_run(make, monkeypa
         learn(tmp_path / "online", make({"online_share": 1.0}))
 
 
+def test_a_round_of_fewer_pairs_than_steps_gives_them_again(make, monkeypatch, tmp_path):
+    """Online alone there is nothing else to learn from: one pair for the two steps of a round does not end the run."""
+    original = preferences.play
+
+    def play(*given, **named):
+        played = original(*given, **named)
+        played.pairs = played.pairs[:1]
+        return played
+
+    monkeypatch.setattr(preferences, "play", play)
+    rows = learn(tmp_path / "run", make({"online_share": 1.0}, training={"steps": 4})).rows
+    assert [row["online_share"] for row in rows] == [1.0] * 4
+
+
+def test_a_line_has_the_figures_of_its_own_round(make, monkeypatch, tmp_path):
+    """On a GPU a step is looked at late: not so late that the next round is there."""
+    settings = make({"online_every": 1}, training={"evaluate_every": 0, "checkpoint_every": 0})
+    at_once = learn(tmp_path / "at-once", settings).rows
+    monkeypatch.setattr("model.training.step.Launched.is_under_way", True)
+    later = learn(tmp_path / "later", settings).rows
+    names = "step", "loss", "online_reward", "unusable_share", "online_length"
+    assert [[row[name] for name in names] for row in later] == [[row[name] for name in names] for row in at_once]
+    assert len({row["online_reward"] for row in later}) > 2
+
+
 def test_kl_is_the_mean_log_ratio_of_own_answers(make, base, tmp_path):
     task, samples = None, []
     original = preferences.Preferences.evaluate

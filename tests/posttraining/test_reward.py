@@ -63,7 +63,7 @@ def test_the_head_is_drawn_from_the_generator():
 
 def test_every_weight_below_the_head_learns_but_that_of_the_vocabulary():
     model = scored(build("untied").train())
-    rewards, aux_loss = model.score(IDS, LENGTHS)
+    rewards, aux_loss, _ = model.score(IDS, LENGTHS)
     (reward_loss(rewards[:2], rewards[2:]).loss + aux_loss).backward()
     without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert without == ["net.lm_head.weight"]

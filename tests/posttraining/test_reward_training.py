@@ -95,6 +95,16 @@ def test_the_loss_and_its_gradients_are_those_of_each_answer_alone(task_of, base
             torch.testing.assert_close(gradients[name], parameter.grad, rtol=2e-4, atol=1e-6)
 
 
+def test_what_routing_does_is_reported(trained):
+    """Every real token goes to two experts of each layer, and padding to none."""
+    before = 0
+    for line in (trained / "metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        assert {sum(layer) for layer in row["tokens_per_expert"]} == {2 * (row["tokens"] - before)}
+        before = row["tokens"]
+        assert row["load_imbalance"] > 1 and row["balance_loss"] > 0 and row["dropped_fraction"] == 0
+
+
 @pytest.mark.parametrize("stop", [1, 4])
 def test_stopped_and_resumed_is_uninterrupted(settings, tmp_path, stop):
     whole, run = tmp_path / "whole", tmp_path / "run"

@@ -74,6 +74,9 @@ def test_a_round_pairs_the_best_with_the_worst(speaking):
         ([("good", False), ("bad", False)], [1.0, 0.0], None),
         ([("good", True), ("bad", True)], [1.0, 1.0], None),
         ([("good", True), ("bad", True)], [float("nan"), 1.0], None),
+        ([("none", False), ("good", True)], [float("nan"), 1.0], ("good", "none")),  # cut, and no reward for it
+        ([("good", True), ("none", False)], [1.0, float("nan")], ("good", "none")),
+        ([("none", False), ("none", True)], [float("nan"), float("nan")], None),
     ],
 )
 def test_cut_answers_are_rejected_and_never_chosen(monkeypatch, answers, rewards, pair):

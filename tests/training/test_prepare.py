@@ -222,6 +222,18 @@ def test_a_model_whose_state_is_more_than_the_device_has_is_refused(
     assert str(caught.value) == f"training this model takes {sizes}: take a smaller model"
 
 
+def test_what_a_stage_keeps_beside_the_model_counts_as_well(settings, monkeypatch):
+    chosen = settings()
+    state = 16 * sum(parameter.numel() for parameter in Hunyuan(chosen.model).parameters())
+    pages = {"SC_PHYS_PAGES": state + 3_000_000_000, "SC_PAGE_SIZE": 1}
+    monkeypatch.setattr(os, "sysconf", pages.get)
+    check_memory(chosen.model, chosen.training, CPU, beside=3_000_000_000, of_what="the reference")
+    with pytest.raises(
+        ConfigError, match="takes 3 GB, 3 GB of them for the reference, before activations and cpu has 3"
+    ):
+        check_memory(chosen.model, chosen.training, CPU, beside=3_000_000_001, of_what="the reference")
+
+
 def test_memory_is_not_asked_of_a_system_that_does_not_tell(settings, monkeypatch):
     monkeypatch.setattr(os, "sysconf_names", {})
     monkeypatch.setattr("model.training.prepare.state_bytes", lambda model: 10**30)
