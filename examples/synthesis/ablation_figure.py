@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from analyses.style import INK, color, label, make_figure
 
-ARMS = ("corpus", "shuffled", "unfiltered", "filtered")
+ARMS = ("corpus", "shuffled", "thinned", "unfiltered", "filtered")
 TESTS = {"seen": "training templates", "held_out": "held-out templates"}
 PANELS = (
     ("accuracy", "share", "answered exactly", ARMS),
