@@ -55,29 +55,48 @@ def prepare_preferences(settings: RunSettings, home: Path, progress: Progress | 
     c = settings.dpo
     assert c is not None, "the settings of a run of preferences"
     renderer = Renderer.from_folder(home)
-    length = settings.training.sequence_length
+    length, encoding = settings.training.sequence_length, settings.data.encoding
     asking = Asking(renderer.tokenizer, renderer.ends, length, c.max_new_tokens, c.temperature)
     train: list[RenderedPair] = []
     held_out: list[RenderedPair] = []
     left_out = LeftOut()
     digest = hashlib.sha256()
     if c.offline and c.online_share < 1:
-        fraction = settings.data.validation_fraction
-        found = prepare_pairs(c.offline, renderer, length=length, validation_fraction=fraction, progress=progress)
+        found = prepare_pairs(
+            c.offline,
+            renderer,
+            encoding=encoding,
+            length=length,
+            validation_fraction=settings.data.validation_fraction,
+            progress=progress,
+        )
         train, held_out = ([pair for pair, _ in side] for side in (found.train, found.validation))
         left_out = found.left_out
         digest.update(found.fingerprint.encode())
-    prompts = _prompts(c.prompts, renderer, asking, left_out) if c.prompts else []
+    prompts = _prompts(c.prompts, encoding, renderer, asking, left_out) if c.prompts else []
     prompts, evaluated = _parted(prompts, c.evaluation_prompts)
-    others = _prompts(c.other_prompts, renderer, asking, left_out)[: c.evaluation_prompts] if c.other_prompts else []
+    notes = []
+    asked = {tuple(prompt.ids) for prompt in evaluated}
+    if seen := [pair for pair in train if tuple(pair.prompt_ids) in asked]:
+        if len(seen) < len(train):
+            train = [pair for pair in train if tuple(pair.prompt_ids) not in asked]
+            held_out += seen
+            digest.update(f"{len(seen)} more held out".encode())
+            notes.append(f"{len(seen):,} offline pairs ask what held-out prompts ask: they are held out as well")
+        else:
+            notes.append("all offline pairs ask what held-out prompts ask, so what those are answered has been shown")
+    others = _prompts(c.other_prompts, encoding, renderer, asking, left_out) if c.other_prompts else []
+    others = others[: c.evaluation_prompts]
     for part in (prompts, evaluated, others):
         digest.update(json.dumps([[prompt.ids, prompt.question.row] for prompt in part], default=str).encode())
-    return PreferenceData(asking, train, held_out, prompts, evaluated, others, left_out.sentences(), digest.hexdigest())
+    return PreferenceData(
+        asking, train, held_out, prompts, evaluated, others, [*left_out.sentences(), *notes], digest.hexdigest()
+    )
 
 
-def _prompts(source: str, renderer: Renderer, asking: Asking, left_out: LeftOut) -> list[Prompt]:
+def _prompts(source: str, encoding: str, renderer: Renderer, asking: Asking, left_out: LeftOut) -> list[Prompt]:
     prompts = []
-    for question in read_questions(source):
+    for question in read_questions(source, encoding):
         ids = renderer.question(question)
         if asking.room(ids) < LEAST_ROOM:
             left_out.add(f"prompts that leave no room for an answer in {asking.length:,} tokens", question.where)

@@ -29,7 +29,7 @@ def add_reward(monkeypatch, name="letters", score=lettered, key="answer"):
     monkeypatch.setitem(rewards.CHECKS, name, (score, key))
 
 
-def settings_of(base, pairs, prompts, dpo=None, training=None, model=None):
+def settings_of(base, pairs, prompts, dpo=None, training=None, model=None, data=None):
     """Mixed pairs, a round every other step, micro-batches of two pairs, four pairs a step."""
     own = {
         "offline": [str(pairs)], "prompts": str(prompts), "reward": "letters", "true_reward": "letters", "online_share": 0.5,
@@ -40,7 +40,7 @@ def settings_of(base, pairs, prompts, dpo=None, training=None, model=None):
         "training": TINY | batch | (training or {}),
         "dpo": own,
         "model": model or {},
-        "data": {"sources": [str(pairs)]},
+        "data": {"sources": [str(pairs)]} | (data or {}),
     }
     return RunSettings.from_sections(take_over(sections, base))
 
