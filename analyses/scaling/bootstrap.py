@@ -15,6 +15,7 @@ from analyses.scaling.isoflop import slope_and_level
 from analyses.scaling.parabola import BudgetFit
 
 REDRAWS = 50
+DRAWN_TOGETHER = 2**17  # draws at a time: 1 MiB
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,11 @@ def residual_bootstrap(budgets: Sequence[BudgetFit], resamples: int, generator: 
 
     def coefficients(budget: BudgetFit) -> np.ndarray:
         assert budget.design is not None
-        drawn = pool[generator.integers(0, len(pool), (resamples, len(budget.runs)), dtype=np.int32)]
-        return budget.g + budget.design.coefficients(drawn)
+        runs, changes = len(budget.runs), []
+        for size in _chunks(resamples, runs):
+            drawn = pool[generator.integers(0, len(pool), (size, runs), dtype=np.int32)]
+            changes.append(budget.design.coefficients(drawn))
+        return budget.g + np.concatenate(changes)
 
     return _draws(budgets, [coefficients(budget) for budget in budgets])
 
@@ -67,17 +71,22 @@ def _case_coefficients(budget: BudgetFit, resamples: int, generator: np.random.G
     """The least-squares parabola of every resample, in the basis of the budget's sizes: (resamples, 3)."""
     assert budget.design is not None
     runs, basis = len(budget.runs), budget.design.basis
-    counts = _counts(runs, resamples, generator)
-    sizes, size = np.unique(budget.runs.params, return_inverse=True)
-    for _ in range(REDRAWS):
-        flat = _distinct(counts, size, len(sizes)) < 3
-        if not flat.any():
-            break
-        counts[flat] = _counts(runs, int(flat.sum()), generator)
-    residuals = budget.residuals
     products = np.stack([basis[:, i] * basis[:, j] for i in range(3) for j in range(i, 3)], axis=1)
-    columns = np.concatenate([products, basis * residuals[:, None]], axis=1)
-    a00, a01, a02, a11, a12, a22, b0, b1, b2 = np.einsum("rn,nk->kr", counts, columns)
+    columns = np.concatenate([products, basis * budget.residuals[:, None]], axis=1)
+    sizes, size = np.unique(budget.runs.params, return_inverse=True)
+    sums, flat = [], []
+    for several in _chunks(resamples, runs):
+        counts = _counts(runs, several, generator)
+        sums.append(np.einsum("rn,nk->kr", counts, columns))
+        flat.append(_distinct(counts, size, len(sizes)) < 3)
+    moments, again = np.concatenate(sums, axis=1), np.flatnonzero(np.concatenate(flat))
+    for _ in range(REDRAWS):
+        if not len(again):
+            break
+        counts = _counts(runs, len(again), generator)
+        moments[:, again] = np.einsum("rn,nk->kr", counts, columns)
+        again = again[_distinct(counts, size, len(sizes)) < 3]
+    a00, a01, a02, a11, a12, a22, b0, b1, b2 = moments
     # Cramer's rule: the basis is orthonormal for the whole set, so a resample's matrix is not far from the identity.
     c00, c01, c02 = a11 * a22 - a12 * a12, a02 * a12 - a01 * a22, a01 * a12 - a02 * a11
     c11, c12, c22 = a00 * a22 - a02 * a02, a01 * a02 - a00 * a12, a00 * a11 - a01 * a01
@@ -86,6 +95,12 @@ def _case_coefficients(budget: BudgetFit, resamples: int, generator: np.random.G
         determinant = np.where(determinant > 1e-12, determinant, np.nan)
         change = [c00 * b0 + c01 * b1 + c02 * b2, c01 * b0 + c11 * b1 + c12 * b2, c02 * b0 + c12 * b1 + c22 * b2]
         return budget.g + np.stack(change, axis=-1) / determinant[:, None]
+
+
+def _chunks(resamples: int, runs: int) -> list[int]:
+    """How many resamples are drawn at a time. The draws are the same; what is held fits a cache."""
+    each = max(1, DRAWN_TOGETHER // runs)
+    return [min(each, resamples - first) for first in range(0, resamples, each)]
 
 
 def _counts(runs: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
@@ -99,7 +114,10 @@ def _distinct(counts: np.ndarray, size: np.ndarray, sizes: int) -> np.ndarray:
     """How many distinct sizes each resample has."""
     if sizes == counts.shape[1]:
         return (counts > 0).sum(axis=1)
-    return np.stack([(counts[:, size == index] > 0).any(axis=1) for index in range(sizes)]).sum(axis=0)
+    of_size = np.add.reduceat(
+        counts[:, np.argsort(size, kind="stable")], np.searchsorted(np.sort(size), np.arange(sizes)), axis=1
+    )
+    return (of_size > 0).sum(axis=1)
 
 
 def _draws(budgets: Sequence[BudgetFit], coefficients: Sequence[np.ndarray]) -> Resamples:

@@ -7,6 +7,7 @@ do not fit, therefore shows in these two terms, and its ends are not mistaken fo
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -69,8 +70,9 @@ def find_outliers(runs: Runs) -> dict[int, float]:
     log_flops = np.array([np.log(runs.flops[group]).mean() for group in groups])
     found = find_suspects(np.log(runs.params), runs.loss, groups, log_flops)
     suspects = set(found.runs)
+    parts: dict[tuple[int, bytes], _Part] = {}
     while suspects:
-        tested = _predict(runs, groups, suspects, found.curvatures)
+        tested = _predict(runs, groups, suspects, found.curvatures, parts)
         if tested is None:
             return {}
         cleared = {index for index, (p, _) in tested.items() if p * len(runs) >= OUTLIER_LEVEL}
@@ -80,61 +82,99 @@ def find_outliers(runs: Runs) -> dict[int, float]:
     return {}
 
 
+@dataclass(frozen=True)
+class _Part:
+    """One budget without its m suspects: its k other runs fitted, and what that predicts for the suspects.
+
+    `shared` and `held_shared` are the terms that all budgets share, without what the budget's own fit explains of them.
+    """
+
+    residuals: np.ndarray  # (k,)
+    shared: np.ndarray  # (k, 2)
+    terms: int  # of its own fit
+    rank: int
+    parabola: bool
+    predicted: np.ndarray  # (m,)
+    spread: np.ndarray  # (m,) variance of the prediction, in variances of the noise
+    held_shared: np.ndarray  # (m, 2)
+
+
+def _part(log_params: np.ndarray, loss: np.ndarray, suspected: np.ndarray, curvature: float) -> _Part:
+    """The fit of one budget. With too few other sizes for a parabola it is a line, plus the curvature of the other budgets."""
+    kept = ~suspected
+    if kept.any() and distinct_sizes(np.exp(log_params[kept])) >= MIN_SIZES:
+        design, level = ParabolaBasis(log_params[kept]), float(loss[kept].mean())
+        g = design.coefficients(loss[kept] - level)
+        at = log_params[suspected]
+        p = design.polynomials(at)
+        return _Part(
+            loss[kept] - level - np.einsum("nk,k->n", design.basis, g), _higher_terms(design, log_params[kept]), 3, 3, True,
+            level + np.einsum("k,km->m", g, p), (p * p).sum(axis=0), _higher_terms(design, at),
+        )  # fmt: skip
+    u = log_params - log_params.mean()
+    bend = float(np.nan_to_num(curvature)) * u * u
+    x = np.stack([np.ones_like(u), u], axis=1)
+    used = x[kept].any(axis=0)
+    x = x[:, used] / np.sqrt((x[kept][:, used] ** 2).sum(axis=0))
+    y = (loss - bend)[kept]
+    line, _, rank, _ = np.linalg.lstsq(x[kept], y, rcond=1e-10)
+    out = x[suspected]
+    spread = np.einsum("ij,jk,ik->i", out, np.linalg.pinv(x[kept].T @ x[kept], rcond=1e-12, hermitian=True), out)
+    return _Part(
+        y - x[kept] @ line, np.zeros((len(y), 2)), int(used.sum()), int(rank), False,
+        bend[suspected] + out @ line, spread, np.zeros((len(out), 2)),
+    )  # fmt: skip
+
+
 def _predict(
-    runs: Runs, groups: Sequence[np.ndarray], suspects: set[int], curvatures: np.ndarray
+    runs: Runs,
+    groups: Sequence[np.ndarray],
+    suspects: set[int],
+    curvatures: np.ndarray,
+    parts: dict[tuple[int, bytes], _Part],
 ) -> dict[int, tuple[float, float]] | None:
     """For every suspect its p-value and its predicted loss, from a least-squares fit of the other runs.
 
-    The model is that of the module. A budget with too few other sizes for a parabola has a line instead, plus the curvature
-    of the other budgets.
+    The model is that of the module. The shared terms are orthogonal to every budget's own, so that each budget is fitted by
+    itself, once for each set of its suspects (`parts`), and the shared terms are fitted to what is left.
     """
     from scipy import special
 
-    log_params = np.log(runs.params)
-    rows: list[np.ndarray] = []
-    held: list[np.ndarray] = []  # of suspects, in the order of the groups
-    targets, known = [], []  # known: the part of a held loss that is not fitted
-    misfit, fitted = 0.0, 0
+    suspected = np.zeros(len(runs), dtype=bool)
+    suspected[list(suspects)] = True
+    found = []
     for number, (group, curvature) in enumerate(zip(groups, curvatures, strict=True)):
-        kept = np.array([index for index in group if index not in suspects])
-        own = len(kept) > 0 and distinct_sizes(runs.params[kept]) >= MIN_SIZES
-        if own:
-            design = ParabolaBasis(log_params[kept])
-            loss = runs.loss[kept] - runs.loss[kept].mean()
-            misfit += float(((loss - np.einsum("nk,k->n", design.basis, design.coefficients(loss))) ** 2).sum())
-            fitted += len(kept) - 3
-        for index in group:
-            row = np.zeros(3 * len(groups) + 2)
-            offset = 0.0
-            if own:
-                at = log_params[index : index + 1]
-                row[3 * number : 3 * number + 3] = design.polynomials(at)[:, 0]
-                row[-2:] = _higher_terms(design, at)[0]
-            else:
-                u = float(log_params[index] - log_params[group].mean())
-                row[3 * number : 3 * number + 2] = 1, u
-                offset = float(np.nan_to_num(curvature)) * u * u
-            if index in suspects:
-                held.append(row)
-                known.append(offset)
-            else:
-                rows.append(row)
-                targets.append(runs.loss[index] - offset)
-    names = [int(index) for group in groups for index in group if index in suspects]
-    if not rows:
+        key = number, suspected[group].tobytes()
+        if key not in parts:
+            parts[key] = _part(np.log(runs.params[group]), runs.loss[group], suspected[group], float(curvature))
+        found.append(parts[key])
+    residual, shared = (
+        np.concatenate([part.residuals for part in found]),
+        np.concatenate([part.shared for part in found]),
+    )
+    misfit = math.fsum(float((part.residuals**2).sum()) for part in found if part.parabola)
+    fitted = sum(len(part.residuals) - 3 for part in found if part.parabola)
+    predicted = np.concatenate([part.predicted for part in found])
+    spread = np.concatenate([part.spread for part in found])
+    rank = sum(part.rank for part in found)
+    if not len(residual):
         return None
-    x, y, out = np.array(rows), np.array(targets), np.array(held)
-    used = np.asarray(x.any(axis=0))
-    used[-2:] &= len(x) - used[:-2].sum() - 2 >= 1  # too few runs for the shared terms
-    size = np.sqrt((x[:, used] ** 2).sum(axis=0))
-    x, out = x[:, used] / size, out[:, used] / size
-    solution, _, rank, _ = np.linalg.lstsq(x, y, rcond=1e-10)
-    degrees = len(x) - int(rank)
+    if (
+        len(residual) - sum(part.terms for part in found) - 2 >= 1 and shared.any()
+    ):  # else too few runs for shared terms
+        size = np.sqrt((shared**2).sum(axis=0))
+        size[size == 0] = 1
+        held = np.concatenate([part.held_shared for part in found]) / size
+        shared = shared / size
+        terms, _, more, _ = np.linalg.lstsq(shared, residual, rcond=1e-10)
+        residual, rank, predicted = residual - shared @ terms, rank + int(more), predicted + held @ terms
+        inverse = np.linalg.pinv(shared.T @ shared, rcond=1e-12, hermitian=True)
+        spread = spread + np.einsum("ij,jk,ik->i", held, inverse, held)
+    degrees = len(residual) - rank
     if degrees < 1:
         return None
-    deviation = max(math.sqrt(float(((y - x @ solution) ** 2).sum()) / degrees), SMALLEST * float(runs.loss.mean()))
-    spread = np.einsum("ij,jk,ik->i", out, np.linalg.pinv(x.T @ x, rcond=1e-12, hermitian=True), out)
-    predicted = out @ solution + np.array(known)
+    names = [int(index) for group in groups for index in group[suspected[group]]]
+    deviation = max(math.sqrt(float((residual**2).sum()) / degrees), SMALLEST * float(runs.loss.mean()))
     off = np.abs(runs.loss[names] - predicted)
     p = 2 * special.stdtr(degrees, -off / (deviation * np.sqrt(1 + spread)))
     p = np.where(off > MISFITS * math.sqrt(misfit / max(1, fitted)), p, 1.0)

@@ -9,7 +9,7 @@ is enough. checks.find_outliers tests the suspects.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -21,6 +21,7 @@ CANDIDATE = 6.0  # a run that is so many robust standard deviations off is a sus
 SMALLEST = 1e-7  # of the loss: less than this is rounding, not an outlier
 SAME_CURVE = 1.5  # factor within which a budget's curvature is that of the others
 STEEPEST = 0.5  # power of C by which curvatures change at most; on Hoffmann et al.'s surface they fall as C^-0.18
+TOGETHER = 2**16  # residuals of candidates that are held at once: half a MiB
 MIN_SIZES = 4  # that a parabola needs, and one more to tell about noise
 
 
@@ -129,9 +130,12 @@ def _parabola_residuals(log_params: np.ndarray, loss: np.ndarray) -> np.ndarray:
     y = loss - loss.mean()
     first, second = (y[j] - y[i]) / (u[j] - u[i]), (y[k] - y[j]) / (u[k] - u[j])
     bend = (second - first) / (u[k] - u[i])  # Newton's divided differences
-    at = u[:, None]
-    residuals = y[:, None] - (y[i] + (at - u[i]) * (first + (at - u[j]) * bend))
-    return _best(residuals, len(loss) - _spare(len(loss)))
+
+    def residuals(fits: slice) -> np.ndarray:
+        a, b = u - u[i[fits], None], u - u[j[fits], None]
+        return y - (y[i[fits], None] + a * (first[fits, None] + b * bend[fits, None]))
+
+    return _best(residuals, len(i), len(loss), len(loss) - _spare(len(loss)))
 
 
 def _line_residuals(log_params: np.ndarray, loss: np.ndarray, curvature: float) -> np.ndarray:
@@ -143,8 +147,12 @@ def _line_residuals(log_params: np.ndarray, loss: np.ndarray, curvature: float) 
     i, j = i[apart], j[apart]
     if not len(i) or not np.isfinite(curvature):
         return np.zeros_like(loss)
-    residuals = y[:, None] - (y[i] + (u[:, None] - u[i]) * (y[j] - y[i]) / (u[j] - u[i]))
-    return _best(residuals, len(y) // 2 + 1)
+
+    def residuals(fits: slice) -> np.ndarray:
+        one, other = i[fits, None], j[fits, None]
+        return y - (y[one] + (u - u[one]) * (y[other] - y[one]) / (u[other] - u[one]))
+
+    return _best(residuals, len(i), len(y), len(y) // 2 + 1)
 
 
 def _elements(log_params: np.ndarray, size: int) -> list[np.ndarray]:
@@ -154,6 +162,12 @@ def _elements(log_params: np.ndarray, size: int) -> list[np.ndarray]:
     return list(np.array(list(combinations(chosen.tolist(), size))).T)
 
 
-def _best(residuals: np.ndarray, kept: int) -> np.ndarray:
-    """The column (n,) of residuals (n, fits) whose `kept` smallest are the least."""
-    return residuals[:, np.sort(residuals**2, axis=0)[:kept].sum(axis=0).argmin()]
+def _best(residuals: Callable[[slice], np.ndarray], fits: int, runs: int, kept: int) -> np.ndarray:
+    """Of the residuals (fits, runs) the row whose `kept` smallest are the least. They are found some fits at a time."""
+    each, scores = max(1, TOGETHER // runs), []
+    for first in range(0, fits, each):
+        squares = residuals(slice(first, first + each)) ** 2
+        squares.partition(kept - 1, axis=1)
+        scores.append(squares[:, :kept].sum(axis=1))
+    best = int(np.concatenate(scores).argmin())
+    return residuals(slice(best, best + 1))[0]

@@ -99,7 +99,7 @@ def test_a_grid_that_drifts_away_from_the_minima(committed):
 @pytest.mark.slow
 def test_speed_runs_without_the_package(tmp_path, capsys):
     path = tmp_path / "speed.json"
-    script("scaling_speed")["main"](["--resamples", "100", "--repeats", "1", "--output", str(path)])
+    script("scaling_speed")["main"](["--resamples", "100", "--repeats", "1", "--no-large", "--output", str(path)])
     found = json.loads(path.read_text())
     assert "chinchilla was left out" in capsys.readouterr().err
     assert found["command"]["status"] in (0, 3) and found["command"]["case_bootstrap_seconds"] > 0
@@ -115,3 +115,6 @@ def test_the_committed_speed(committed):
     for row in peers:
         assert row["chinchilla"] == "0.2.0" and parametric["ours"]["seconds"] < row["seconds"]
         assert parametric["ours"]["objective"] < row["objective"] * (1 + 1e-6)
+    seconds = {name: row["processor_seconds"] for name, row in committed["speed"]["large"].items()}
+    limits = {"1,000 rows": 3, "1,000 rows over wide sizes": 3, "10,000 rows": 10, "100,000 rows, 100 seeds": 15}
+    assert seconds.keys() == limits.keys() and all(seconds[name] < limit for name, limit in limits.items())

@@ -133,3 +133,11 @@ def test_the_chosen_interval_stands_first():
         for interval in law["intervals"].values():
             assert interval["exponent"][0] < law["exponent"] < interval["exponent"][1]
             assert interval["coefficient"][0] < law["coefficient"] < interval["coefficient"][1]
+
+
+def test_what_is_drawn_together_changes_no_bit(fit, monkeypatch):
+    whole = [way(fit.usable, 500, np.random.default_rng(3)) for way in (residual_bootstrap, case_bootstrap)]
+    monkeypatch.setattr("analyses.scaling.bootstrap.DRAWN_TOGETHER", 100)
+    parts = [way(fit.usable, 500, np.random.default_rng(3)) for way in (residual_bootstrap, case_bootstrap)]
+    for one, other in zip(whole, parts, strict=True):
+        assert all(np.array_equal(getattr(one, name), getattr(other, name), equal_nan=True) for name in vars(one))

@@ -1,5 +1,7 @@
 """Outliers found and named, clean studies left alone, and parabolas that misfit told from runs that are wrong."""
 
+import time
+
 import numpy as np
 import pytest
 from isoflop_data import codes, fit_of, result_of, runs_of, shuffled, study, surface_study
@@ -189,3 +191,11 @@ def test_sizes_with_the_same_logarithm_never_reach_lapack(monkeypatch):
     with np.errstate(over="raise", divide="raise", invalid="raise"):
         found = fit_of(columns)
     assert [budget.flops for budget in found.usable] == [budget.flops for budget in found.budgets[1:]]
+
+
+def test_many_suspects_among_a_thousand_runs_are_tested_quickly():
+    """Sizes so wide that parabolas leave a hundred suspects, which are tested again after each that is cleared."""
+    runs = runs_of(surface_study(budgets=10, sizes=100, noise=2e-3))
+    began = time.process_time()
+    assert len(runs) == 1000 and find_outliers(runs) == {}
+    assert time.process_time() - began < 3  # 6 s where every test fits every budget again
