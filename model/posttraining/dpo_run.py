@@ -12,6 +12,7 @@ from model.config.hunyuan import HunyuanConfig
 from model.counts import total_params
 from model.errors import ConfigError, HunyuanError
 from model.files import folder_aside, write_file
+from model.posttraining.draws import shared
 from model.posttraining.preference_data import PreferenceData, Progress, prepare_preferences
 from model.posttraining.preferences import Preferences
 from model.posttraining.rewards import CHECKS, Reward, find_reward
@@ -112,7 +113,10 @@ def _one_reading(settings: RunSettings, data: PreferenceData) -> int:
     """Steps in which the offline pairs are read once, or where there are none the prompts."""
     assert settings.dpo is not None
     pairs = settings.training.batch_sequences // 2
-    return max(1, -(-len(data.pairs or data.prompts) // pairs))
+    online = shared(pairs, settings.dpo.online_share)
+    if data.pairs:
+        return -(-len(data.pairs) // (pairs - online))
+    return max(1, -(-len(data.prompts) // online))
 
 
 def _write_average(run: Path, net: Hunyuan) -> None:

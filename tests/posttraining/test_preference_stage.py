@@ -140,6 +140,14 @@ def test_pairs_that_a_round_lacks_are_offline_ones_or_end_the_run(make, monkeypa
         learn(tmp_path / "online", make({"online_share": 1.0}))
 
 
+@pytest.mark.parametrize(("share", "steps"), [(0.0, 10), (0.5, 19), (1.0, 6)])
+def test_without_a_length_the_offline_pairs_are_read_once_or_else_the_prompts(make, tmp_path, share, steps):
+    """38 pairs and 21 prompts to learn from, four pairs a step: of mixed ones two are offline."""
+    settings = make({"online_share": share}, training={"steps": 0, "evaluate_every": 0})
+    recorder = learn(tmp_path / "run", settings, stop_after=1)
+    assert recorder.plan.steps == steps
+
+
 def test_a_round_of_fewer_pairs_than_steps_gives_them_again(make, monkeypatch, tmp_path):
     """Online alone there is nothing else to learn from: one pair for the two steps of a round does not end the run."""
     original = preferences.play
