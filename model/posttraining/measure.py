@@ -7,6 +7,7 @@ B rows, S tokens.
 """
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -80,7 +81,8 @@ class Measure:
         if self.has_rows and self.true_reward is not None:
             rewards = self.true_reward(questions, answers)
             found["true_reward"] = mean(rewards)
-            error = statistics.stdev(rewards) / len(rewards) ** 0.5 if len(rewards) > 1 else 0.0
+            known = [reward for reward in rewards if not math.isnan(reward)]
+            error = statistics.stdev(known) / len(known) ** 0.5 if len(known) > 1 else 0.0
         judge = self.true_reward or self.reward
         if self.data.other_prompts and judge is not None:
             others = [group[0] for group in self.asking.answers(net, self.data.other_prompts, 1, seed)]

@@ -6,6 +6,7 @@ best and the worst answer to each make a pair. Pairs that a round lacks are offl
 B pairs of a micro-batch, S tokens of its longest row.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -131,7 +132,7 @@ class Preferences:
             found |= {"online_length": self.round.length, "online_cut_share": self.round.cut}
             if self.round.true_reward is not None:
                 found["online_true_reward"] = self.round.true_reward
-        return found
+        return _known(found)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         state = {"taken": self.taken, "start": self.start, "watch": self.watch.state()}
@@ -195,7 +196,7 @@ class Preferences:
             found |= {f"average_{key}": value for key, value in averaged.items()}
         for sentence in self.watch.check(found, error):
             self.note(sentence)
-        return found
+        return _known(found)
 
     def _play(self, net: Hunyuan, number: int) -> Round:
         count = self.online_per_step * self.dpo.online_every
@@ -282,6 +283,11 @@ class Preferences:
             f"the reference's log-probabilities of {len(self.data.pairs):,} pairs are computed once and kept ("
             f"{_size(self.table.values.nbytes)}): it is in memory only where the run is evaluated{average}"
         )
+
+
+def _known(figures: dict[str, float]) -> dict[str, float]:
+    """Without those that are no number, such as the mean reward of answers of which none has one: JSON has no NaN."""
+    return {key: value for key, value in figures.items() if not math.isnan(value)}
 
 
 def _size(count: int) -> str:

@@ -140,6 +140,21 @@ def test_pairs_that_a_round_lacks_are_offline_ones_or_end_the_run(make, monkeypa
         learn(tmp_path / "online", make({"online_share": 1.0}))
 
 
+def test_rewards_that_no_answer_has_are_left_out(make, monkeypatch, tmp_path):
+    """JSON has no NaN: a strict reader takes every line."""
+    add_reward(monkeypatch, score=lambda row, text: math.nan)
+    learn(tmp_path / "run", make())
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line, parse_constant=refuse) for line in lines]
+    assert len(rows) == 6 and all("online_length" in row and "online_reward" not in row for row in rows)
+    assert "kl" in rows[-1] and "proxy_reward" not in rows[-1]
+    json.loads((tmp_path / "run" / "summary.json").read_text(), parse_constant=refuse)
+
+
 @pytest.mark.parametrize(("share", "steps"), [(0.0, 10), (0.5, 19), (1.0, 6)])
 def test_without_a_length_the_offline_pairs_are_read_once_or_else_the_prompts(make, tmp_path, share, steps):
     """38 pairs and 21 prompts to learn from, four pairs a step: of mixed ones two are offline."""
