@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 _CHARACTERS = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CHARACTERS}]|[^\W_{_CHARACTERS}]+")
 _WORD_OR_SIGN = re.compile(rf"{_WORD.pattern}|[^\w\s]|_")
+_UNSEEN = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")  # soft hyphens, and characters without width
 _FACTOR = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, odd
 Hashes = NDArray[np.uint64]
 
 
 def words(text: str, *, signs: bool = True) -> list[str]:
     """In lower case and one form of Unicode; with `signs` also punctuation and operators, each of them a word."""
-    text = unicodedata.normalize("NFKC", text).casefold()
+    text = unicodedata.normalize("NFKC", _UNSEEN.sub("", text)).casefold()
     return (_WORD_OR_SIGN if signs else _WORD).findall(text)
 
 

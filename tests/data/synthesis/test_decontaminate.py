@@ -1,6 +1,7 @@
 """Copies of evaluation items are found in every dress, and what many items share is no copy."""
 
 import json
+import re
 import textwrap
 
 import pytest
@@ -33,8 +34,23 @@ NOISE = "The committee met on Tuesday to discuss the budget of the coming year, 
         lambda text: NOISE * 5 + text + NOISE * 5,
         lambda text: text.replace(",", " ;").replace("，", "、"),
         lambda text: f"> **{text}**",
+        lambda text: "\u200b".join(text),
+        lambda text: "".join(c + "\u00ad" if c in "aeiou" else c for c in text),
+        lambda text: f"<p>{text.replace(' ', ' <b>').replace('，', '</b>，')}</p>",
+        lambda text: re.sub(r"\b([a-z]{3})([a-z]+)", "\\1-\n\\2", text),
     ],
-    ids=["verbatim", "wrapped", "capitals", "embedded", "signs", "markdown"],
+    ids=[
+        "verbatim",
+        "wrapped",
+        "capitals",
+        "embedded",
+        "signs",
+        "markdown",
+        "unseen",
+        "soft hyphens",
+        "tags",
+        "cut words",
+    ],
 )
 def test_copies_are_found(number, dress):
     score, name = FOUND((dress(QUESTIONS[number]), "An answer."))
@@ -77,6 +93,24 @@ def test_an_item_that_is_part_of_another_is_found_whole():
 
 def test_an_item_given_twice_is_no_boilerplate():
     assert Contamination([Item("a", QUESTIONS[0]), Item("b", QUESTIONS[0].upper())])((QUESTIONS[0], "")) == (1.0, "a")
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_question_that_several_sets_have_in_other_words_around_it_is_found(number):
+    """Its runs stand in more items than one, as those of boilerplate do."""
+    text = QUESTIONS[number]
+    forms = [f"Question: {text}", f"Solve this problem. {text} Think step by step.", f"{text} 答案"]
+    found = Contamination([Item(f"i{place}", form) for place, form in enumerate(forms)])
+    for dress in (text, text.upper(), NOISE + text + NOISE, f"User: {text} Assistant:"):
+        assert found((dress, "An answer."))[0] >= 0.8
+    assert found((text[: len(text) // 2], ""))[0] < 0.5
+    assert found((QUESTIONS[number - 1], ""))[0] == 0
+
+
+def test_boilerplate_longer_than_its_questions_is_kept():
+    found = Contamination([Item(f"i{place}", f"{HEADER} Why {word}?") for place, word in enumerate("abcdef")])
+    assert found((HEADER, "A"))[0] < 0.5 and found((f"{HEADER} Who wrote this?", "A"))[0] < 0.5
+    assert found((f"{HEADER} Why c?", "A")) == (1.0, "i2")
 
 
 def test_no_items_find_nothing():
