@@ -8,9 +8,10 @@ The answers are computed here a second time, with nothing of the code that made 
 """
 
 import ast
+import contextlib
 import datetime
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -33,6 +34,16 @@ UNITS = {
     "bits": Fraction(1), "bytes": Fraction(8), "kilobytes": Fraction(8000), "megabytes": Fraction(8 * 10**6),
 }  # fmt: skip
 _STEP = re.compile(r"^[\s\d.,()+*/×÷·−–-]*\d[\s\d.,()+*/×÷·−–-]*=[\s\d.,()+*/×÷·=−–-]*\d\.?$")
+# The same within a sentence: numbers with signs between them, and what they are said to make.
+_INLINE_STEP = re.compile(
+    r"(?<![\w.,)])((?:\(*\d[\d,.]*\)*\s*[+*/×÷·−–-]\s*)+\(*\d[\d,.]*\)*)\s*=\s*(-?\d+(?:[.,]\d+)*)"
+    r"(?![\w/%^(]|[.,]\d|\s*(?:[+*/×÷·=−–-]|r\b|rem|with))"
+)
+# What stands before a number, or a name, that a response does not settle on.
+_UNSETTLED = re.compile(
+    r"(?:\b(?:or|and|not|than|except|maybe|perhaps)|n't|[<>≤≥≠]|或者?|和|不是|不等于)[\s:]*(?:a |an )?$", re.I
+)
+MOST_HOPS = 10_000
 _FENCE = re.compile(r"```[^\n]*\n(.*?)\n?```", re.DOTALL)
 
 
@@ -76,8 +87,11 @@ def _number_agrees(wanted: Fraction, response: str) -> str:
     """Compares with the number that a response gives as its answer, or its last one."""
     value = next((found for said in _said(response) if (found := number(said)) is not None), None)
     if value is None:
-        numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", _said(response)[-1].replace("−", "-"))
-        value = number(numbers[-1]) if numbers else None
+        text = _said(response)[-1].replace("−", "-")
+        numbers = list(re.finditer(r"-?\d[\d,]*(?:\.\d+)?", text))
+        if numbers and _UNSETTLED.search(text[: numbers[-1].start()]):
+            return f"the response does not settle on one number: '{text[:80]}'"
+        value = number(numbers[-1][0]) if numbers else None
     if value is None:
         return "the response gives no number"
     if value == wanted or _rounded(wanted, value):
@@ -134,14 +148,30 @@ def _plain_items(items: list[str]) -> list[str]:
 def arithmetic(check: Check, response: str) -> str:
     """With "steps", also every line such as 3 + 4 = 7 must be true."""
     if check.get("steps"):
-        for line in filter(_STEP.match, _lines(response)):
-            values = [evaluate(side) for side in line.rstrip(".").split("=")]
-            if len(set(values)) > 1:
-                return f"the step '{line[:80]}' is wrong"
+        for step in _steps(response):
+            values = [evaluate(side) for side in step.rstrip(".").split("=")]
+            if any(value != values[0] and not _rounded(values[0], value) for value in values):
+                return f"the step '{step[:80]}' is wrong"
     return _number_agrees(evaluate(str(check["expression"])), response)
 
 
+def _steps(response: str) -> Iterator[str]:
+    """Lines such as 3 + 4 = 7, and such steps within sentences; one that a sign comes before is a part of another."""
+    for line in _lines(response):
+        if _STEP.match(line):
+            yield line
+            continue
+        for found in _INLINE_STEP.finditer(line):
+            with contextlib.suppress(ValueError):
+                if not re.search(r"[+*/×÷·−–^-]$", line[: found.start()].rstrip()):
+                    evaluate(found[1])
+                    yield f"{found[1]} = {found[2]}"
+
+
 def unit(check: Check, response: str) -> str:
+    wanted, said = (read(text).unit for text in (f"1 {check['to']}", _said(response)[0]))
+    if said != wanted and said in {read(f"1 {name}").unit for name in UNITS}:
+        return f"the answer is in {check['to']}, not in {said}"
     return _number_agrees(evaluate(str(check["value"])) * UNITS[check["from"]] / UNITS[check["to"]], response)
 
 
@@ -149,16 +179,22 @@ def _day(text: str) -> datetime.date:
     return datetime.date.fromisoformat(text)
 
 
+def _settled(found: Iterable[re.Match[str]]) -> str:
+    """The last of the matches, "" where there is none, or where it is one of several or denied."""
+    last = next(reversed(list(found)), None)
+    return "" if last is None or _UNSETTLED.search(last.string[: last.start()]) else last[0]
+
+
 def date(check: Check, response: str) -> str:
     wanted = (_day(check["start"]) + datetime.timedelta(days=int(check["days"]))).isoformat()
-    found = re.findall(r"\d{4}-\d{2}-\d{2}", _said(response)[-1])
-    return "" if found[-1:] == [wanted] else f"the answer is {wanted}, not '{_said(response)[-1][:80]}'"
+    found = _settled(re.finditer(r"\d{4}-\d{2}-\d{2}", _said(response)[-1]))
+    return "" if found == wanted else f"the answer is {wanted}, not '{_said(response)[-1][:80]}'"
 
 
 def weekday(check: Check, response: str) -> str:
     wanted = WEEKDAYS[_day(check["date"]).weekday()]
-    found = [word for word in re.findall("[a-z]+", _said(response)[-1].lower()) if word in WEEKDAYS]
-    return "" if found[-1:] == [wanted] else f"the answer is {wanted.title()}, not '{_said(response)[-1][:80]}'"
+    found = _settled(re.finditer("|".join(WEEKDAYS), _said(response)[-1].lower()))
+    return "" if found == wanted else f"the answer is {wanted.title()}, not '{_said(response)[-1][:80]}'"
 
 
 def days_between(check: Check, response: str) -> str:
@@ -196,6 +232,8 @@ def sets(check: Check, response: str) -> str:
 
 def lookup(check: Check, response: str) -> str:
     place = check["key"]
+    if int(check["hops"]) > MOST_HOPS:
+        raise ValueError(f"more than {MOST_HOPS:,} hops")
     for _ in range(int(check["hops"])):
         place = check["table"][place]
     return _text_agrees(place, response)

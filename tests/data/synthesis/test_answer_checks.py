@@ -19,16 +19,21 @@ CASES = {
     "arithmetic": (
         {"expression": "(3 + 4) * 100", "steps": True},
         ["700", "3 + 4 = 7\n7 * 100 = 700\nThe answer is 700.", "It is 700 metres.", "\\boxed{700.0}", "3 + 4 = 7\n#### 700",
-         "700.", "We get 3+4 = 7, so 700"],
-        ["701", "-700", "The answer is 70.", "3 + 4 = 8\n7 * 100 = 700\nThe answer is 700.", "no idea", "700\n701", "70 0",
+         "700.", "We get 3+4 = 7, so 700", "First, 3 + 4 = 7. Then 7 × 100 = 700, so 700", "7 / 6 = 1.17\n700",
+         "2 * 3 + 4 = 10, x - 3 + 4 = 9, and 15 / 2 = 7 remainder 1, but it is 700"],
+        ["First, 3 + 4 = 8. Then 7 × 100 = 700, so 700", "$3 + 4 = 8$\n700", "7 / 6 = 1.18\n700", "7 / 2 = 3\n700",
+         "600 or 700", "not 700", "It is not 700", "between 600 and 700", "600 (not 700)", "600, as 7 * 100 > 700", "不是700",
+         "701", "-700", "The answer is 70.", "3 + 4 = 8\n7 * 100 = 700\nThe answer is 700.", "no idea", "700\n701", "70 0",
          "3 + 4 = 7 = 8\n700"],
     ),
-    "unit": ({"value": "2.5", "from": "metres", "to": "centimetres"}, ["250", "250 cm", "The answer is 250."], ["25", "2500"]),
+    "unit": ({"value": "2.5", "from": "metres", "to": "centimetres"}, ["250", "250 cm", "It is 250.", "250 centimetres"],
+             ["25", "2500", "250 m", "The answer is 250 kilometres."]),
     "date": (
         {"start": "2024-02-28", "days": 2}, ["2024-03-01", "The answer is 2024-03-01."],
-        ["2024-03-02", "2024-02-30", "2023-03-01", "soon"],
+        ["2024-03-02", "2024-02-30", "2023-03-01", "soon", "2024-02-28 or 2024-03-01"],
     ),
-    "weekday": ({"date": "2024-03-01"}, ["Friday", "It was a friday."], ["Thursday", "Friday or Saturday", "day"]),
+    "weekday": ({"date": "2024-03-01"}, ["Friday", "It was a friday.", "Not Thursday but Friday"],
+                ["Thursday", "Friday or Saturday", "Thursday or Friday", "not a Friday", "day"]),
     "days_between": ({"start": "2024-02-28", "end": "2024-03-01"}, ["2", "2 days", "The answer is 2."], ["1", "3", "-2"]),
     "count": (
         {"text": "an anna ann an", "item": "an", "unit": "word"}, ["2", "The answer is 2."], ["4", "3", "two or 3"],
@@ -85,6 +90,11 @@ def test_right_answers_agree(kind, response):
 @pytest.mark.parametrize(("kind", "response"), [(kind, wrong) for kind in CASES for wrong in CASES[kind][2]])
 def test_wrong_answers_do_not(kind, response):
     assert verify(check_of(kind), response, run) != ""
+
+
+def test_a_check_that_would_take_for_ever_is_refused():
+    with pytest.raises(CheckError, match="more than 10,000 hops"):
+        verify({"kind": "lookup", "table": {"a": "a"}, "key": "a", "hops": 10**12}, "a")
 
 
 def test_an_endless_decimal_may_be_rounded():
