@@ -26,7 +26,10 @@ Stages = Annotated[
     str, typer.Option("--stage", metavar="N|N-M", help="1 instructions, 2 evolution, 3 responses, 4 filters.")
 ]
 Count = Annotated[int, typer.Option("--count", min=1, help="Instructions of stage 1.")]
-Samples = Annotated[int, typer.Option("--samples", min=1, help="Responses to each instruction.")]
+Samples = Annotated[
+    int,
+    typer.Option("--samples", min=1, help="Responses to each instruction; the same in other words may stay beside it."),
+]
 Harder = Annotated[float, typer.Option("--harder", help="Share of the instructions that are also made harder.")]
 Expand = Annotated[float, typer.Option("--expand", help="Instructions added to rare domains, as a share of all.")]
 Overlap = Annotated[

@@ -33,6 +33,7 @@ UNITS = {
     "millilitres": Fraction(1), "centilitres": Fraction(10), "litres": Fraction(1000),
     "bits": Fraction(1), "bytes": Fraction(8), "kilobytes": Fraction(8000), "megabytes": Fraction(8 * 10**6),
 }  # fmt: skip
+_WRITTEN = {name: read(f"1 {name}").unit for name in UNITS}  # as an answer's unit is read
 _STEP = re.compile(r"^[\s\d.,()+*/×÷·−–-]*\d[\s\d.,()+*/×÷·−–-]*=[\s\d.,()+*/×÷·=−–-]*\d\.?$")
 # The same within a sentence: numbers with signs between them, and what they are said to make.
 _INLINE_STEP = re.compile(
@@ -169,8 +170,8 @@ def _steps(response: str) -> Iterator[str]:
 
 
 def unit(check: Check, response: str) -> str:
-    wanted, said = (read(text).unit for text in (f"1 {check['to']}", _said(response)[0]))
-    if said != wanted and said in {read(f"1 {name}").unit for name in UNITS}:
+    wanted, said = _WRITTEN[check["to"]], read(_said(response)[0]).unit
+    if said != wanted and said in _WRITTEN.values():
         return f"the answer is in {check['to']}, not in {said}"
     return _number_agrees(evaluate(str(check["value"])) * UNITS[check["from"]] / UNITS[check["to"]], response)
 
