@@ -1,7 +1,7 @@
 """Figures of training runs: several beside each other, one in detail, and where its experts' tokens went.
 
     plot_runs(groups)        loss against tokens, FLOPs and time; seeds as a mean with a band of one standard deviation
-    plot_training(run)       loss, gradient norm, learning rate and speed
+    plot_training(run)       loss, gradient norm, learning rate and speed; dotted where a stage begins
     plot_expert_load(run)    each expert's share of the router's choices over training, relative to an even share
 
 A run whose metrics lack what a figure needs is one sentence, as a HunyuanError.
@@ -162,8 +162,28 @@ def plot_training(run: Run) -> Figure:
     label(speed, "tokens", "tokens per second", "Speed")
     for axes in (loss, norm, rate, speed):
         count_axis(axes.xaxis)
+        for begin, _ in stage_starts(metrics)[1:]:
+            axes.axvline(begin, color=GREY, linewidth=0.9, linestyle=":")
+    for begin, name in stage_starts(metrics):
+        rate.annotate(
+            name, (begin, 1), xycoords=("data", "axes fraction"), xytext=(3, -3), textcoords="offset points",
+            va="top", fontsize=8, color=GREY,
+        )  # fmt: skip
     figure.suptitle(run.name, fontsize=12, x=0.01, ha="left")
     return figure
+
+
+def stage_starts(metrics: pd.DataFrame) -> list[tuple[float, str]]:
+    """Where each stage of a run begins, in tokens, and its name; none for a run without stages."""
+    if "stage" not in metrics:
+        return []
+    names = metrics["stage"].tolist()
+    firsts = [
+        index
+        for index, name in enumerate(names)
+        if isinstance(name, str) and name != (names[index - 1] if index else "")
+    ]
+    return [(float(metrics["tokens"].iloc[index - 1]) if index else 0.0, names[index]) for index in firsts]
 
 
 def plot_expert_load(run: Run) -> Figure:

@@ -182,7 +182,7 @@ def _read_metrics(path: Path) -> pd.DataFrame:
                 f"line {number} of '{path}' is not a row of metrics: delete that line or leave this run out"
             ) from None
     frame = pd.DataFrame([rows[step] for step in sorted(rows)])
-    for column in frame.columns.drop("tokens_per_expert", errors="ignore"):
+    for column in frame.columns.drop(["tokens_per_expert", "stage"], errors="ignore"):
         frame[column] = pd.to_numeric(frame[column], errors="coerce")
     return frame
 

@@ -75,7 +75,7 @@ def train(
         chosen, name = new_settings(config, changes, new_length=bool(steps or tokens or flops))
         out = out or _free_folder(name)
         run_folder.refuse_other_run(out)
-        _refuse_in_use(out, chosen.data.all_sources)
+        _refuse_in_use(out, chosen.corpus.all_sources)
 
     with ExitStack() as stack:
         reporter = stack.enter_context(run_reporter(quiet, tensorboard))

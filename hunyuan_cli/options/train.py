@@ -1,6 +1,5 @@
 """The options of `hunyuan train`, and the settings of a run that they and its run file make."""
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,5 +75,4 @@ def new_settings(config: Path | None, changes: Sections, *, new_length: bool) ->
     name = sections.get("model", {}).get("preset", "run" if config else "toy")
     if source := sections.get("training", {}).get("init_from"):
         sections, name = take_over(sections, Path(source)), "run"
-    settings = RunSettings.from_sections(sections)
-    return dataclasses.replace(settings, data=settings.data.absolute()), name
+    return RunSettings.from_sections(sections).absolute(), name

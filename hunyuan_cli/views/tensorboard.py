@@ -38,6 +38,7 @@ class TensorBoardReporter:
             self._writer = None
 
     def start(self, plan: "RunPlan") -> None:
+        self.__exit__()  # of the stage before
         # purge_step: after a resume, what the lost steps had written is taken back.
         self._writer = self._make_writer(log_dir=str(plan.folder / "tensorboard"), purge_step=plan.start_step + 1)
 

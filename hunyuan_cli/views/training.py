@@ -115,7 +115,7 @@ class _Clock:
 
 
 def heading(plan: "RunPlan") -> list[str]:
-    """The run in two lines, and a third where the model cannot leave for transformers."""
+    """The run in two lines, one on its stage if it has any, and one where the model cannot leave for transformers."""
     fresh = plan.start_step == 0
     size = plan.batch or f"{human_count(plan.global_batch_tokens)} tokens, {human_count(plan.tokens)} in all"
     third = f"transformers cannot run this model ({plan.not_for_transformers}): --model toy-hf can be converted for it"
@@ -124,6 +124,7 @@ def heading(plan: "RunPlan") -> list[str]:
         f"{human_count(plan.total_params)} parameters, {human_count(plan.activated_params)} activated, "
         f"{human_count(plan.flops_per_token)} FLOPs per token",
         f"{plan.steps:,} steps of {size}; {plan.data}",
+        *([plan.stage] if plan.stage else []),
         *([third] if fresh and plan.not_for_transformers else []),
     ]
 
@@ -169,6 +170,11 @@ def facts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(title, human(value, name)) for title, name, value in values if value is not None]
 
 
+def _stage(row: Mapping[str, Any]) -> str:
+    """The stage that a row is of, where its run has any."""
+    return f" ({row['stage']})" if row.get("stage") else ""
+
+
 def closing(summary: Mapping[str, Any]) -> str:
     """The run's end in one line."""
     said = [f"{summary.get('status', 'ended')} after {human(summary.get('steps'))} steps"]
@@ -195,8 +201,11 @@ class PlainReporter:
         pass
 
     def start(self, plan: "RunPlan") -> None:
-        self._clock = _Clock(plan)
+        again, self._clock = self._clock is not None, _Clock(plan)
         if self.interval == math.inf:
+            return
+        if again:  # the next stage of the same run
+            stderr(plan.stage)
             return
         for line in heading(plan):
             stderr(line)
@@ -216,7 +225,7 @@ class PlainReporter:
             stderr(self._line(row, step, steps, left))
 
     def _line(self, row: Mapping[str, Any], step: int, steps: int, left: float | None) -> str:
-        parts = [f"step {step:,}/{steps:,}", *(f"{title} {value}" for title, value in facts(row))]
+        parts = [f"step {step:,}/{steps:,}{_stage(row)}", *(f"{title} {value}" for title, value in facts(row))]
         return "  ".join(parts + ([f"left {human_time(round(left))}"] if left else []))
 
     def note(self, message: str) -> None:
@@ -256,7 +265,10 @@ class LiveReporter:
         from rich.live import Live
         from rich.table import Table
 
-        self._clock = _Clock(plan)
+        again, self._clock = self._clock is not None, _Clock(plan)
+        if again:  # the next stage of the same run; notes and such lines stay above the display
+            self._print(plan.stage)
+            return
         for line in heading(plan):
             self._print(line)
         names, *rows = group_rows(plan)
@@ -302,7 +314,7 @@ class LiveReporter:
         left = number(row, "left")
         top = Table.grid(padding=(0, 1))
         top.add_row(
-            Text(f"step {step:,}/{steps:,}", style="bold"),
+            Text(f"step {step:,}/{steps:,}{_stage(row)}", style="bold"),
             ProgressBar(total=max(steps, 1), completed=step, width=max(8, min(40, self.console.width - 45))),
             Text(f"{step / max(steps, 1):.0%}" + (f"  {human_time(round(left))} left" if left else "")),
         )

@@ -71,7 +71,7 @@ def convert(
     _check_options(to, dtype, max_shard_bytes)
     refuse_taken(target)
     found = locate(source)
-    config = released_config(source) if found.of_release else HunyuanConfig.from_file(found.home)
+    config = released_config(source) if found.of_release else runs.config_of(found.home, found.weights)
     if to != "native":
         write_config(config, to, "", {})  # for its refusal, before the weights are read
     files, token_ids = _files_beside(found, config, to)

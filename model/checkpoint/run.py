@@ -5,6 +5,7 @@
         optimizer.safetensors   AdamW's moments by parameter name
         state.json              step, tokens, seconds, ...
         task.safetensors        what the task follows the weights with, such as their average; only where it has any
+        config.json             the model's configuration at that step; only of a run of stages, which change it
         manifest.json           SHA-256 of each file above
 
 A model that was imported has a step 0 with its weights alone (`save_weights`).
@@ -14,7 +15,7 @@ disk damaged later. Nothing is ever unpickled.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
@@ -31,6 +32,7 @@ from model.kernels.adamw import join
 
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 STATE, MANIFEST, TASK = "state.json", "manifest.json", "task.safetensors"
+CONFIG = "config.json"
 
 
 def save_checkpoint(
@@ -41,10 +43,14 @@ def save_checkpoint(
     state: dict[str, Any],
     keep: int,
     task: dict[str, Tensor] | None = None,
+    *,
+    config: HunyuanConfig | None = None,
+    boundaries: Collection[int] = (),
 ) -> Path:
-    """Writes the checkpoint of `step`, then removes later ones and all but the newest `keep`.
+    """Writes the checkpoint of `step`, then removes later ones and all but the newest `keep` and those of `boundaries`.
 
-    `task` holds tensors of the task's own. CheckpointError when it cannot be written.
+    `task` holds tensors of the task's own, `config` the model's where the run's changes. CheckpointError when it cannot be
+    written.
     """
     folder = _folder(run, step)
     try:
@@ -58,7 +64,9 @@ def save_checkpoint(
             write_json(aside / STATE, state | {"step": step})
             if task:
                 _save_tensors(task, aside / TASK)
-            names = (MODEL, OPTIMIZER, STATE, *([TASK] if task else []))
+            if config is not None:
+                write_json(aside / CONFIG, config.to_dict())
+            names = (MODEL, OPTIMIZER, STATE, *([TASK] if task else []), *([CONFIG] if config else []))
             write_json(aside / MANIFEST, {name: sha256(aside / name) for name in names})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
@@ -68,7 +76,7 @@ def save_checkpoint(
     saved = steps_saved(run)
     older = [other for other in saved if other <= step]
     later = [other for other in saved if other > step]  # damaged ones, which the run was resumed before
-    for other in older[:-keep] + later:
+    for other in [one for one in older[:-keep] if one not in boundaries] + later:
         shutil.rmtree(_folder(run, other), ignore_errors=True)
     return folder
 
@@ -110,6 +118,11 @@ def steps_saved(run: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())  # a copy that somebody set aside is not one
 
 
+def step_of(folder: Path) -> int:
+    """The step of a checkpoint."""
+    return int(folder.name.removeprefix("step-"))
+
+
 def newest_intact(run: Path, *, weights_alone: bool = False) -> tuple[Path, list[str]]:
     """The newest checkpoint whose checksums hold, and a sentence on each newer one that was passed over."""
     passed_over: list[str] = []
@@ -128,8 +141,9 @@ def find_damage(folder: Path, *, weights_alone: bool = False) -> str | None:
     try:
         manifest = read_json(folder / MANIFEST)
         weights_alone |= OPTIMIZER not in manifest and not (folder / OPTIMIZER).exists()
-        every = (MODEL, OPTIMIZER, STATE, *([TASK] if TASK in manifest else []))
-        for name in (MODEL, STATE) if weights_alone else every:
+        config = [CONFIG] if CONFIG in manifest else []
+        every = (MODEL, OPTIMIZER, STATE, *([TASK] if TASK in manifest else []), *config)
+        for name in (MODEL, STATE, *config) if weights_alone else every:
             if sha256(folder / name) != manifest[name]:
                 return f"{name} does not match its checksum"
     except OSError as error:
@@ -137,6 +151,11 @@ def find_damage(folder: Path, *, weights_alone: bool = False) -> str | None:
     except (ValueError, KeyError, TypeError):
         return f"{MANIFEST} cannot be read"
     return None
+
+
+def config_of(run: Path, checkpoint: Path) -> HunyuanConfig:
+    """The model's configuration at a checkpoint: its own, which a run of stages has, or else the run's."""
+    return HunyuanConfig.from_file(checkpoint if (checkpoint / CONFIG).is_file() else run)
 
 
 class _Model(Protocol):
@@ -208,7 +227,7 @@ def model_of(run: Path, folder: Path, kind: type[M], dtype: torch.dtype | None =
 
     In `dtype`, where one is given, but for the routers. Without `routed` the routed experts stay behind, on the meta device.
     """
-    net = without_storage(kind, HunyuanConfig.from_file(run), run)
+    net = without_storage(kind, config_of(run, folder), run)
     with safe_open(folder / MODEL, framework="pt") as file:
         names = [name for name in file.keys() if routed or ROUTED not in name]  # noqa: SIM118
     if any(name.startswith(REWARD_HEAD) for name in names):

@@ -87,6 +87,7 @@ class Sampler:
     """The training sequences by draw number: `batch(start, count)` gives the same whatever was drawn before.
 
     From draw `anneal_start_draw` on the second mixture holds, and a source of both goes on where its cursor stood.
+    A later stage of a run begins with `tokens_read` of each source, at the sequence after them, with shuffles of its own.
     """
 
     def __init__(
@@ -97,13 +98,17 @@ class Sampler:
         seed: int,
         anneal_weights: Mapping[str, float] | None = None,
         anneal_start_draw: int | None = None,
+        *,
+        tokens_read: np.ndarray | None = None,
+        stage: int = 0,
     ) -> None:
         self._shards = list(shards.values())
         self._sequence_length = sequence_length
         self._seed = seed
         self._sequences = [(len(shard) - 1) // sequence_length for shard in self._shards]
+        drawn = {name for shares in (weights, anneal_weights or {}) for name, share in shares.items() if share > 0}
         for name, shard, sequences in zip(shards, self._shards, self._sequences, strict=True):
-            if sequences < 1:
+            if sequences < 1 and name in drawn:
                 raise DataError(
                     f"{name} has {len(shard)} training tokens and a sequence needs {sequence_length + 1}: "
                     "lower training.sequence_length or give more text"
@@ -112,9 +117,11 @@ class Sampler:
         def mixture(shares: Mapping[str, float], phase: int) -> Mixture:
             return Mixture(np.array([shares.get(name, 0.0) for name in shards]), mix(seed, phase))
 
-        self._main = mixture(weights, phase=0)
-        self._anneal = mixture(weights if anneal_weights is None else anneal_weights, phase=1)
+        self._main = mixture(weights, phase=2 * stage)
+        self._anneal = mixture(weights if anneal_weights is None else anneal_weights, phase=2 * stage + 1)
         self._anneal_start = anneal_start_draw
+        self._tokens_before = np.zeros(len(self._shards), np.int64) if tokens_read is None else tokens_read
+        self._first_cursor = -(-self._tokens_before // sequence_length)  # (sources,)
 
     @classmethod
     def from_config(
@@ -124,9 +131,19 @@ class Sampler:
         sequence_length: int,
         seed: int,
         anneal_start_draw: int | None = None,
+        *,
+        tokens_read: np.ndarray | None = None,
+        stage: int = 0,
     ) -> "Sampler":
         weights, anneal_weights = config.weights_by_source({spec: len(shard) for spec, shard in corpus.train.items()})
-        return cls(corpus.train, weights, sequence_length, seed, anneal_weights, anneal_start_draw)
+        where = corpus.train, weights, sequence_length, seed, anneal_weights, anneal_start_draw
+        return cls(*where, tokens_read=tokens_read, stage=stage)
+
+    def tokens_after(self, draws: int) -> np.ndarray:
+        """Tokens read of each source until `draws` draws were made, with those of the stages before, int64 (sources,)."""
+        boundary = draws if self._anneal_start is None else min(draws, self._anneal_start)
+        drawn = self._main.drawn_before(boundary) + self._anneal.drawn_before(draws - boundary)
+        return np.where(drawn > 0, (self._first_cursor + drawn) * self._sequence_length, self._tokens_before)
 
     def batch(self, start: int, count: int) -> np.ndarray:
         """The sequences of draws start .. start + count - 1, int64 (count, sequence_length + 1)."""
@@ -145,10 +162,12 @@ class Sampler:
         boundary = start + count if self._anneal_start is None else self._anneal_start
         before = min(max(boundary - start, 0), count)  # draws of this call ahead of the annealing phase
         source, cursor = self._main.draws(start, before)
+        cursor = cursor + self._first_cursor[source]
         if before == count:
             return source, cursor
         anneal_source, anneal_cursor = self._anneal.draws(start + before - boundary, count - before)
-        anneal_cursor = anneal_cursor + self._main.drawn_before(boundary)[anneal_source]
+        first = self._first_cursor + self._main.drawn_before(boundary)
+        anneal_cursor = anneal_cursor + first[anneal_source]
         return np.concatenate([source, anneal_source]), np.concatenate([cursor, anneal_cursor])
 
     def _sequence_index(self, source: int, cursor: np.ndarray) -> np.ndarray:

@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from model.checkpoint.run import MODEL, REWARD_HEAD, checkpoint_of
-from model.config.hunyuan import HunyuanConfig
+from model.checkpoint.run import MODEL, REWARD_HEAD, checkpoint_of, config_of
 from model.data.instructions.preferences import Question
 from model.data.instructions.rendering import Renderer
 from model.device import autocast, compute_dtype
@@ -62,7 +61,7 @@ def load_reward(folder: str | Path, device: torch.device | str = "cpu") -> Rewar
     weights = load_file(checkpoint / MODEL)
     if HEAD not in weights:
         raise CheckpointError(f"{folder} is no reward model: give the folder that hunyuan reward --out named")
-    net = Hunyuan(HunyuanConfig.from_file(home))
+    net = Hunyuan(config_of(home, checkpoint))
     model = RewardModel(net)
     net.load_state_dict({name: weight for name, weight in weights.items() if name != HEAD})
     model.head.load_state_dict({"weight": weights[HEAD]})

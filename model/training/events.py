@@ -22,11 +22,15 @@ class RunPlan:
     groups: list[dict[str, Any]]  # optimizer.describe_groups
     data: str  # one line on the corpus
     batch: str = ""  # what a step learns from, where that is not global_batch_tokens of text
+    stage: str = ""  # which one begins or goes on, in a line; empty for a run without stages
     not_for_transformers: str = ""  # why the model cannot be converted for transformers
 
 
 class Reporter(Protocol):
-    """Receives a run's events, in this order: start, any number of step and note, finish."""
+    """Receives a run's events, in this order: start, any number of step and note, finish.
+
+    A run of stages starts once for each of them, and finishes once.
+    """
 
     def start(self, plan: RunPlan) -> None: ...
 

@@ -70,7 +70,7 @@ def weights_fingerprint(weights: Path) -> str:
 
 
 def _config(home: Path, weights: Path) -> HunyuanConfig:
-    return released.released_config(home) if home == weights else HunyuanConfig.from_file(home)
+    return released.released_config(home) if home == weights else runs.config_of(home, weights)
 
 
 def _check_fits(config: HunyuanConfig, changed: dict[str, Any], source: Path) -> None:

@@ -29,6 +29,7 @@ from model.training.run_folder import MetricsLog
 from model.training.schedule import describe_lengthening, learning_rate_ratio
 from model.training.settings import RunSettings
 from model.training.split_adamw import SplitAdamW
+from model.training.stages import Stage
 from model.training.step import Launched, StepResult, TrainStep
 from model.training.task import ExtendingTask, FollowingTask, Task
 from model.transformer import Hunyuan
@@ -59,15 +60,18 @@ def train(
     batch: str = "",
     resume: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
+    stage: Stage | None = None,
 ) -> dict[str, Any]:
     """Trains in an existing run folder until the end or until should_stop() and returns the summary it leaves there.
+
+    With a `stage`, whose settings are given, it trains to the end of that; a summary is left at that of the last one alone.
 
     `data` and `batch` are a line on the data, and what a step learns from where that is not so many tokens of text.
     `steps_before` is the length that a resumed run had until now: where it was another, the reporter is told what follows.
     Raises TrainingError when the loss or a gradient is not finite, before any weight is touched, and CheckpointError
     when the disk is full; the last good checkpoint stays.
     """
-    session = _Session(folder, settings, task, reporter, steps, device)
+    session = _Session(folder, settings, task, reporter, steps, device, stage)
     session.begin(resume)
     if resume and steps_before not in (None, steps):
         reporter.note(describe_lengthening(settings.training, session.step, steps_before, steps))
@@ -90,9 +94,17 @@ class _Session:
     """The state of one run while it is going on."""
 
     def __init__(
-        self, folder: Path, settings: RunSettings, task: Task, reporter: Reporter, steps: int, device: torch.device
+        self,
+        folder: Path,
+        settings: RunSettings,
+        task: Task,
+        reporter: Reporter,
+        steps: int,
+        device: torch.device,
+        stage: Stage | None,
     ) -> None:
         self.folder, self.settings, self.task, self.reporter = folder, settings, task, reporter
+        self.stage, self.end = stage, steps if stage is None else stage.end
         self.config, self.steps, self.device = settings.training, steps, device
         keep_freed_memory(device)
         seed = self.config.seed
@@ -136,6 +148,11 @@ class _Session:
         self.step, self.seconds, self.saved_step = state["step"], state["seconds"], state["step"]
         self.tokens = state.get("tokens", self.step * self.config.global_batch_tokens)  # older checkpoints do not say
         self.last_row, self.watch = state["last_row"], RoutingWatch(state["unhealthy"])
+        if self.stage is not None and self.stage.name and not self.stage.first <= self.step <= self.end:
+            raise CheckpointError(
+                f"{self.folder} goes on from step {self.step}, which is not in the stage {self.stage.name}: start it again "
+                "with --resume"
+            )
         if self.following is not None:
             self.following.restore(task_tensors(checkpoint), state["task"])
 
@@ -156,6 +173,7 @@ class _Session:
             data=data,
             batch=batch,
             not_for_transformers="; ".join(self._reasons_against_transformers()),
+            stage=self.stage.describe() if self.stage is not None and self.stage.name else "",
         )
 
     def _reasons_against_transformers(self) -> list[str]:
@@ -166,7 +184,7 @@ class _Session:
         c, status = self.config, "finished"
         self._mark()
         before: Launched | None = None  # a step that is not looked at yet: a GPU may still be at it
-        while self.step < self.steps:
+        while self.step < self.end:
             if should_stop():
                 status = "interrupted"
                 break
@@ -179,7 +197,7 @@ class _Session:
             if before is not None:
                 self._look_at(before)
             self.step, self.tokens = self.step + 1, self.tokens + launched.tokens
-            last = self.step == self.steps
+            last = self.step == self.end
             evaluated = last or (c.evaluate_every > 0 and self.step % c.evaluate_every == 0)
             saved = last or (c.checkpoint_every > 0 and self.step % c.checkpoint_every == 0)
             before = launched
@@ -244,14 +262,20 @@ class _Session:
         return f"the last good checkpoint is that of step {self.saved_step}"
 
     def _learning_rate(self, step: int) -> float:
+        if self.stage is not None:
+            return self.stage.learning_rate(step)
         return self.config.learning_rate * learning_rate_ratio(self.config, step, self.steps)
+
+    def _flops(self) -> int:
+        """Training FLOPs of the run until now, whose context may have been another in earlier stages."""
+        return self.tokens * self.flops_per_token if self.stage is None else self.stage.flops(self.tokens)
 
     def _row(self, result: StepResult, speed: float) -> dict[str, Any]:
         return (
             {
                 "step": self.step,
                 "tokens": self.tokens,
-                "flops": self.tokens * self.flops_per_token,
+                "flops": self._flops(),
                 "loss": result.loss,
                 "aux_loss": result.aux_loss,
                 "lr": self._learning_rate(self.step - 1),
@@ -261,6 +285,7 @@ class _Session:
                 "mfu": self._mfu(speed),
             }
             | routing_metrics(result.routing)
+            | ({"stage": self.stage.name} if self.stage is not None and self.stage.name else {})
             | ({} if self.following is None else self.following.figures(result.measures))
         )
 
@@ -284,18 +309,23 @@ class _Session:
         tensors = None
         if self.following is not None:
             tensors, state["task"] = self.following.state()
-        keep = self.config.keep_checkpoints
-        save_checkpoint(self.folder, self.step, self.net, self.optimizer, state, keep, tensors)
+        kept: dict[str, Any] = {"keep": self.config.keep_checkpoints, "task": tensors}
+        if self.stage is not None and self.stage.name:
+            kept |= {"config": self.settings.model, "boundaries": self.stage.boundaries}
+        save_checkpoint(self.folder, self.step, self.net, self.optimizer, state, **kept)
         self.saved_step = self.step
 
     def _finish(self, status: str) -> None:
+        if status == "finished" and self.end < self.steps:  # the next stage goes on
+            self.summary = {"status": status}
+            return
         # At the start another process may have had a part of the machine: the ceiling is the better of two measurements.
         self.peak_flops = max(self.peak_flops, measure_peak_flops(self.device, self.dtype))
         self.summary = {
             "status": status,
             "steps": self.step,
             "tokens": self.tokens,
-            "flops": self.tokens * self.flops_per_token,
+            "flops": self._flops(),
             "seconds": self.seconds,
             "total_params": total_params(self.settings.model),
             "activated_params": self.activated_params,

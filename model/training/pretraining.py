@@ -1,29 +1,32 @@
 """Pre-training as a task for the loop: packed sequences of a corpus, next-token loss, validation in bits per byte."""
 
+import gc
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.checkpoint.run import steps_saved
-from model.counts import training_flops_per_token
+from model.checkpoint.run import newest_intact, step_of, steps_saved
 from model.data.corpus import Corpus, Progress, prepare_corpus
 from model.data.order import Sampler, validation_batches
 from model.device import compute_dtype, dtype_name, on_its_way, pick_device
+from model.files import write_json
 from model.layers.documents import documents_of
 from model.training import run_folder
 from model.training.events import Reporter
 from model.training.graph import check_recording
 from model.training.loop import train
 from model.training.prepare import check_grouped_product, check_memory
-from model.training.resume import check_lengthening
+from model.training.resume import check_lengthening, check_stages
 from model.training.schedule import anneal_start
 from model.training.settings import RunSettings
+from model.training.stages import Stage, stage_at, stages_of
 from model.training.task import MicroBatch
 from model.transformer import Hunyuan, Output
 
@@ -34,13 +37,22 @@ if TYPE_CHECKING:
 class Pretraining:
     """Batches are a pure function of the step, so a resumed run reads on exactly where it stopped."""
 
-    def __init__(self, settings: RunSettings, corpus: Corpus, steps: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        settings: RunSettings,
+        corpus: Corpus,
+        steps: int,
+        device: torch.device,
+        *,
+        sampler: Sampler | None = None,
+        first_step: int = 0,
+    ) -> None:
+        """`sampler` and `first_step` are those of a stage, whose settings are given; else the run is of `steps` steps."""
         self.training, self.corpus, self.device = settings.training, corpus, device
         self.document_mask = settings.data.document_mask
         self.byte_lengths = corpus.tokenizer.byte_lengths()
-        annealing = anneal_start(self.training, steps) * self.training.batch_sequences
         length, seed = self.training.sequence_length, self.training.seed
-        self.sampler = Sampler.from_config(settings.data, corpus, length, seed, annealing)
+        self.sampler, self.first_step = sampler or _sampler(settings, corpus, steps), first_step
         self.tasks: PeriodicTasks | None = None
         if self.training.evaluate_tasks:
             from model.evaluation import periodic  # here: few runs need what it imports
@@ -57,7 +69,7 @@ class Pretraining:
     def micro_batches(self, step: int) -> Iterator[MicroBatch]:
         """The batch of step `step` (from 0) in parts of micro_batch_size, each int64 (B, S + 1)."""
         size = self.training.micro_batch_size
-        first = step * self.training.batch_sequences
+        first = (step - self.first_step) * self.training.batch_sequences
         for micro in range(self.training.micro_batches):
             sequences = torch.from_numpy(self.sampler.batch(first + micro * size, size))
             tokens = size * self.training.sequence_length  # each the target of the one before it
@@ -105,6 +117,25 @@ class Pretraining:
         return F.pad(ids, (0, columns, 0, rows)), F.pad(labels, (0, columns, 0, rows), value=-100)
 
 
+def _sampler(
+    settings: RunSettings, corpus: Corpus, steps: int, tokens_read: np.ndarray | None = None, stage: int = 0
+) -> Sampler:
+    c = settings.training
+    annealing = anneal_start(c, steps) * c.batch_sequences
+    where = settings.data, corpus, c.sequence_length, c.seed, annealing
+    return Sampler.from_config(*where, tokens_read=tokens_read, stage=stage)
+
+
+def samplers(stages: list[Stage], corpus: Corpus) -> list[Sampler]:
+    """The order of each stage; a source that an earlier one read goes on after the tokens that were read of it."""
+    made: list[Sampler] = []
+    tokens_read = None
+    for index, stage in enumerate(stages):
+        made.append(_sampler(stage.settings, corpus, stage.steps, tokens_read, index))
+        tokens_read = made[-1].tokens_after(stage.steps * stage.settings.training.batch_sequences)
+    return made
+
+
 def pretrain(
     folder: Path,
     settings: RunSettings,
@@ -130,23 +161,29 @@ def pretrain(
         device = pick_device(settings.training.device)
         resume, started = resume and bool(steps_saved(folder)), resume
         trained = run_folder.own_precision(folder, settings) if resume else settings
-        check_memory(settings.model, trained.training, device)
-        check_grouped_product(settings.model, trained.training, device)
-        check_recording(settings.model, trained.training, device)
-        per_token = training_flops_per_token(settings.model, settings.training.sequence_length)
-        steps = steps_before = settings.training.total_steps(per_token)
+        stages = stages_of(trained)
+        for stage in stages:
+            check_memory(stage.settings.model, stage.settings.training, device)
+            check_grouped_product(stage.settings.model, stage.settings.training, device)
+            check_recording(stage.settings.model, stage.settings.training, device)
+        steps = steps_before = stages[-1].end
         if resume:
             recorded = run_folder.settings_of(folder)
-            steps_before = recorded.training.total_steps(per_token)
+            check_stages(recorded, settings)
+            steps_before = stages_of(recorded)[-1].end
             check_lengthening(recorded, steps_before, steps, steps_saved(folder)[-1])
-        data = run_folder.own_tokenizer(folder, settings).data if resume else settings.data
+        data = (run_folder.own_tokenizer(folder, settings) if resume else settings).corpus
         corpus = prepare_corpus(data, settings.model.vocab_size, progress)
         if resume:
             run_folder.check_same_data(folder, corpus.fingerprint)
             run_folder.record_changes(folder, settings, steps_saved(folder)[-1])
             if note := precision_note(settings.training.precision, trained.training.precision, device):
                 reporter.note(note)
-        task = Pretraining(trained, corpus, steps, device)
+        orders = samplers(stages, corpus)  # of all at once: where one lacks text is told before the first begins
+        current = stages[0]
+        if resume and len(stages) > 1:
+            current = stage_at(stages, step_of(newest_intact(folder)[0]))
+        task = _task(current, orders, corpus, device)
         if not resume:
             if started:
                 run_folder.check_same_weights(folder)
@@ -154,18 +191,34 @@ def pretrain(
                 stack.enter_context(keep_out())
                 run_folder.refuse_other_run(folder)  # nor has one begun meanwhile
             run_folder.create(folder, settings, run_folder.DataRecord.of(corpus), device)
-        return train(
-            folder,
-            trained,
-            task,
-            reporter,
-            steps=steps,
-            steps_before=steps_before,
-            device=device,
-            data=describe(corpus) + ("; attention stays inside a document" if data.document_mask else ""),
-            resume=resume,
-            should_stop=should_stop,
-        )
+        while True:
+            if current.name:  # whoever reads the folder meanwhile finds the model of its stage
+                write_json(folder / "config.json", current.settings.model.to_dict())
+            summary = train(
+                folder,
+                current.settings,
+                task,
+                reporter,
+                steps=steps,
+                steps_before=steps_before,
+                device=device,
+                data=describe(corpus) + ("; attention stays inside a document" if data.document_mask else ""),
+                resume=resume,
+                should_stop=should_stop,
+                stage=current,
+            )
+            if summary["status"] != "finished" or current.number == len(stages):
+                return summary
+            current, resume = stages[current.number], True  # from the checkpoint that this one left
+            del task
+            gc.collect()  # a recorded step holds the memory of its graph
+            task = _task(current, orders, corpus, device)
+
+
+def _task(stage: Stage, orders: list[Sampler], corpus: Corpus, device: torch.device) -> Pretraining:
+    """What is learnt in a stage, or in a run without."""
+    given = {"sampler": orders[stage.number - 1], "first_step": stage.first} if stage.name else {}
+    return Pretraining(stage.settings, corpus, stage.steps, device, **given)
 
 
 def precision_note(asked: str, begun: str, device: torch.device) -> str:

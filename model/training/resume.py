@@ -12,6 +12,7 @@ from model.data.config import absolute_source
 from model.errors import ConfigError
 from model.training.schedule import anneal_start
 from model.training.settings import RunSettings
+from model.training.stages import stages_of
 
 LENGTHS = ("steps", "tokens", "flops")
 FREE = {
@@ -42,6 +43,9 @@ KEY_REASONS = {
     "evaluation_tokens": "its validation losses could not be compared",
     "init_from": "the run has begun",
 }
+STAGES_STAY = (
+    "the stages of a run, and its length with them, cannot change when it is resumed: begin a new run with --init-from"
+)
 
 
 def resumed_settings(recorded: RunSettings, changes: dict[str, dict[str, Any]]) -> RunSettings:
@@ -50,6 +54,8 @@ def resumed_settings(recorded: RunSettings, changes: dict[str, dict[str, Any]]) 
     A length (steps, tokens or flops) is that of the whole run, and must be more than it had.
     """
     sections = recorded.to_sections()
+    if "stages" in changes:
+        raise ConfigError([STAGES_STAY])
     if other := [name for name in changes if name not in sections]:
         raise ConfigError([f"[{other[0]}] is not a section of the run that is resumed: leave it out"])
     changes = changes | {"data": {key: _absolute(key, value) for key, value in changes.get("data", {}).items()}}
@@ -76,11 +82,13 @@ def resumed_settings(recorded: RunSettings, changes: dict[str, dict[str, Any]]) 
         advice = "; begin a new run with --init-from to change it"
         raise ConfigError([*problems[:-1], problems[-1] + advice])
     given = {key: value for key, value in changes.get("training", {}).items() if key in LENGTHS}
+    if given and recorded.stages:
+        raise ConfigError([STAGES_STAY])
     if given:
         sections["training"] |= dict.fromkeys(LENGTHS, 0)
     for section, keys in changes.items():
         sections[section] |= keys
-    settings = RunSettings.from_sections(sections)
+    settings = recorded.replace_sections(sections)
     per_token = training_flops_per_token(recorded.model, recorded.training.sequence_length)
     before_steps, after = (each.training.total_steps(per_token) for each in (recorded, settings))
     if given and after < before_steps:
@@ -99,6 +107,13 @@ def _absolute(key: str, value: Any) -> Any:
 
 def _same(before: Any, value: Any) -> bool:
     return before == (tuple(value) if isinstance(value, list) else value)  # as the configs keep what TOML has as a list
+
+
+def check_stages(recorded: RunSettings, settings: RunSettings) -> None:
+    """Refuses to go on with other stages, or with other ends of them, than the run began with."""
+    ends = [[stage.end for stage in stages_of(each)] for each in (recorded, settings)]
+    if recorded.stages != settings.stages or (settings.stages and ends[0] != ends[1]):
+        raise ConfigError([STAGES_STAY])
 
 
 def check_lengthening(recorded: RunSettings, steps_before: int, steps: int, step: int) -> None:

@@ -146,7 +146,7 @@ def own_tokenizer(folder: Path, settings: RunSettings) -> RunSettings:
 def record_changes(folder: Path, settings: RunSettings, step: int) -> None:
     """Has run.toml say what the run goes on with, and environment.json what changed at which step."""
     before = settings_of(folder)
-    changes = {
+    changes: dict[str, Any] = {
         f"{section}.{key}": [value, after]
         for section, values in before.to_sections().items()
         for key, value in values.items()

@@ -1,6 +1,7 @@
 """A run's settings: the sections [model], [data] and [training] of its run file, resolved and checked together.
 
-Post-training adds a section of its own, such as [dpo], which a pre-training run does not have.
+A pre-training run may have stages as well, one table [[stages]] each (model/training/stages.py). Post-training adds a section
+of its own, such as [dpo], which a pre-training run does not have.
 """
 
 import dataclasses
@@ -19,8 +20,10 @@ from model.posttraining.dpo_config import DPOConfig
 from model.posttraining.reward_config import RewardConfig
 from model.posttraining.sft_config import SFTConfig
 from model.training.config import TrainingConfig
+from model.training.stages import StageConfig, corpus_of, stages_of
 
 SECTIONS = ("model", "data", "training")
+STAGES = "stages"  # a list of tables
 POSTTRAINING: dict[str, type] = {
     "sft": SFTConfig,
     "reward": RewardConfig,
@@ -38,13 +41,16 @@ class RunSettings:
     sft: SFTConfig | None = None
     reward: RewardConfig | None = None
     dpo: DPOConfig | None = None
+    stages: tuple[StageConfig, ...] = ()
 
     @classmethod
     def from_sections(cls, sections: dict[str, dict[str, Any]]) -> Self:
         """Settings from a mapping of sections; [model] may name a `preset` and change some of its fields."""
         known = (*SECTIONS, *POSTTRAINING)
         problems = [
-            f"[{name}] is not a section: known are {', '.join(known)}" for name in sections if name not in known
+            f"[{name}] is not a section: known are {', '.join(known)}"
+            for name in sections
+            if name not in (*known, STAGES)
         ]
         if problems:
             raise ConfigError(problems)
@@ -57,6 +63,12 @@ class RunSettings:
                 parts[name] = make(dict(sections.get(name, {})))
             except ConfigError as error:
                 problems += error.problems
+        try:
+            parts[STAGES] = tuple(StageConfig.from_dict(table) for table in sections.get(STAGES, ()))
+        except ConfigError as error:
+            problems += error.problems
+        if sections.get(STAGES) and (others := [name for name in POSTTRAINING if name in sections]):
+            problems.append(f"[[stages]] have no place in a run of hunyuan {others[0]}: leave them out")
         if not problems and parts["training"].sequence_length > parts["model"].max_position_embeddings:
             problems.append(
                 f"training.sequence_length is {parts['training'].sequence_length}: the model's context, "
@@ -64,7 +76,10 @@ class RunSettings:
             )
         if problems:
             raise ConfigError(problems)
-        return cls(**parts)
+        settings = cls(**parts)
+        if settings.stages:
+            stages_of(settings)  # for what it refuses
+        return settings
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Self:
@@ -72,13 +87,32 @@ class RunSettings:
 
     def to_toml(self) -> str:
         """The resolved settings as a run file; None, which TOML has not, is left out."""
-        written = {n: {k: v for k, v in s.items() if v is not None} for n, s in self.to_sections().items()}
-        return tomli_w.dumps(written)
+        written: dict[str, Any] = {
+            n: {k: v for k, v in s.items() if v is not None} for n, s in self.to_sections().items()
+        }
+        return tomli_w.dumps(written | self._stage_tables())
 
     def to_sections(self) -> dict[str, dict[str, Any]]:
-        """The sections that the run has, each as a dict of all its keys."""
+        """The sections that the run has, each as a dict of all its keys; its stages are not among them."""
         there = (name for name in (*SECTIONS, *POSTTRAINING) if getattr(self, name) is not None)
         return {name: dataclasses.asdict(getattr(self, name)) for name in there}
+
+    def replace_sections(self, sections: dict[str, dict[str, Any]]) -> "RunSettings":
+        """The settings of other sections, such as to_sections gives, with the same stages."""
+        return RunSettings.from_sections(sections | self._stage_tables())
+
+    def _stage_tables(self) -> dict[str, Any]:
+        return {STAGES: [stage.to_dict() for stage in self.stages]} if self.stages else {}
+
+    def absolute(self) -> "RunSettings":
+        """The same with paths that hold from any working folder."""
+        stages = tuple(stage.absolute() for stage in self.stages)
+        return dataclasses.replace(self, data=self.data.absolute(), stages=stages)
+
+    @property
+    def corpus(self) -> DataConfig:
+        """What is read before training: [data], with the sources of all stages."""
+        return corpus_of(self)
 
 
 def read_sections(path: str | Path) -> dict[str, dict[str, Any]]:
@@ -108,7 +142,12 @@ def override(sections: dict[str, dict[str, Any]], assignment: str) -> None:
 
 
 def _require_tables(sections: dict[str, Any]) -> None:
-    problems = [f"{n} must be a table: write [{n}]" for n, s in sections.items() if not isinstance(s, dict)]
+    problems = [
+        f"{n} must be a table: write [{n}]" for n, s in sections.items() if n != STAGES and not isinstance(s, dict)
+    ]
+    stages = sections.get(STAGES, [])
+    if not (isinstance(stages, list) and all(isinstance(table, dict) for table in stages)):
+        problems.append("stages must be a list of tables: write [[stages]] before each")
     if problems:
         raise ConfigError(problems)
 
