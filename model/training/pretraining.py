@@ -217,8 +217,10 @@ def pretrain(
 
 def _task(stage: Stage, orders: list[Sampler], corpus: Corpus, device: torch.device) -> Pretraining:
     """What is learnt in a stage, or in a run without."""
-    given = {"sampler": orders[stage.number - 1], "first_step": stage.first} if stage.name else {}
-    return Pretraining(stage.settings, corpus, stage.steps, device, **given)
+    if not stage.name:
+        return Pretraining(stage.settings, corpus, stage.steps, device)
+    sampler = orders[stage.number - 1]
+    return Pretraining(stage.settings, corpus, stage.steps, device, sampler=sampler, first_step=stage.first)
 
 
 def precision_note(asked: str, begun: str, device: torch.device) -> str:

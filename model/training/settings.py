@@ -64,7 +64,8 @@ class RunSettings:
             except ConfigError as error:
                 problems += error.problems
         try:
-            parts[STAGES] = tuple(StageConfig.from_dict(table) for table in sections.get(STAGES, ()))
+            tables: Any = sections.get(STAGES, ())  # a list, as _require_tables has seen
+            parts[STAGES] = tuple(map(StageConfig.from_dict, tables))
         except ConfigError as error:
             problems += error.problems
         if sections.get(STAGES) and (others := [name for name in POSTTRAINING if name in sections]):

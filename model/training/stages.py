@@ -225,8 +225,7 @@ def _plan_problems(settings: "RunSettings") -> list[str]:
         problems.append(
             "the stages give tokens and training.steps or training.tokens the length again: leave that out, or give shares"
         )
-    elif not by_tokens and abs(sum(Fraction(repr(float(stage.share))) for stage in stages) - 1) > Fraction(1, 10**6):
-        total = sum(stage.share for stage in stages)
+    elif not by_tokens and abs((total := sum(stage.share for stage in stages)) - 1) > 1e-6:
         problems.append(f"the shares of the stages add up to {total:g}: they must add up to 1")
     if settings.data.anneal_sources or settings.data.anneal_weights:
         problems.append(
