@@ -309,10 +309,11 @@ class _Session:
         tensors = None
         if self.following is not None:
             tensors, state["task"] = self.following.state()
-        kept: dict[str, Any] = {"keep": self.config.keep_checkpoints, "task": tensors}
+        keep = self.config.keep_checkpoints
+        of_stage: dict[str, Any] = {}
         if self.stage is not None and self.stage.name:
-            kept |= {"config": self.settings.model, "boundaries": self.stage.boundaries}
-        save_checkpoint(self.folder, self.step, self.net, self.optimizer, state, **kept)
+            of_stage = {"config": self.settings.model, "boundaries": self.stage.boundaries}
+        save_checkpoint(self.folder, self.step, self.net, self.optimizer, state, keep, tensors, **of_stage)
         self.saved_step = self.step
 
     def _finish(self, status: str) -> None:
