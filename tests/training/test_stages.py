@@ -228,6 +228,11 @@ def test_a_source_goes_on_where_the_stage_before_left_it(staged, text, other_tex
     plain = Sampler(corpus.train, {str(text): 1.0}, 32, 7)
     assert first.batch(0, 40).tolist() == plain.batch(0, 40).tolist()
     assert second.batch(0, 24).tolist() == plain.batch(40, 24).tolist()
+    stages, orders = stages_of(settings), [first, second, third]
+    for stage, order in zip(stages, orders, strict=True):  # its first step has its first sequences
+        task = pretraining._task(stage, orders, corpus, torch.device("cpu"))
+        (batch, *_) = task.micro_batches(stage.first)
+        assert batch.data.tolist() == order.batch(0, len(batch.data)).tolist()
     source, cursor = third.draws(0, 8)
     for index, begin in ((0, 64 * 32 // 128), (1, 0)):
         chosen = cursor[source == index]
