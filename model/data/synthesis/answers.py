@@ -21,6 +21,8 @@ _NUMBER = re.compile(
 )
 _RATIO = re.compile(r"([+-]?)\s*(?:(\d+)\s+)?(\d+)\s*/\s*(\d+)")
 _LATEX_RATIO = re.compile(r"\\[dt]?frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}")
+_SHORT_RATIO = re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)(?!\d)")  # \frac12
+_SHORT_BOX = re.compile(r"\\boxed(?:\s+(\w+(?:\.\d+)?)|(\d))(?![\w/,^%]|\.\d)")  # of one thing, without braces
 _LATEX_TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|operatorname)\s*\{([^{}]*)\}")
 _LATEX_SPACE = re.compile(r"\\[,;:! ]|\\(?:left|right|displaystyle)\b|~")
 _SAID = re.compile(r"\banswer\b(?:\s+is\b|\s*[:=])[:\s]*|答案\s*(?:是|为|為|[:：=])\s*", re.IGNORECASE)
@@ -46,7 +48,7 @@ class Answer(NamedTuple):
 
 def final_answer(response: str) -> str:
     """What follows the last \\boxed, ####, or "the answer is" of a response; the whole of it where there is none."""
-    text = response.strip()
+    text = _SHORT_BOX.sub(r"\\boxed{\1\2}", response.strip())
     if (boxed := _boxed(text)) is not None:
         return boxed.strip()
     if "####" in text:
@@ -101,6 +103,7 @@ def _plain(text: str) -> str:
     text = text.strip()
     if len(text) > 1 and text[0] == text[-1] == "$":
         text = text.strip("$")
+    text = _SHORT_RATIO.sub(r" \1/\2", text)
     text = _LATEX_RATIO.sub(r" \1/\2", _LATEX_TEXT.sub(r" \1 ", _LATEX_SPACE.sub(" ", text))).replace("{,}", ",")
     text = text.replace("\\%", "%").replace("\\(", "").replace("\\)", "").replace("^\\circ", "°")
     text = unicodedata.normalize("NFKC", re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text))

@@ -7,7 +7,7 @@ from model.data.synthesis.expressions import evaluate
 
 SAME = [
     ("1,000", "1000", "1000.0", "1 000", "1e3", "$1000$", "**1,000**", "x = 1000", "10 * 100 = 1000", "1000."),
-    ("0.5", "1/2", ".5", "½", "\\frac{1}{2}", "$\\dfrac{1}{2}$", "0.50"),
+    ("0.5", "1/2", ".5", "½", "\\frac{1}{2}", "$\\dfrac{1}{2}$", "0.50", "\\frac12", "\\dfrac 12"),
     ("-3", "−3", "–3", "- 3", "-3.0"),
     ("1½", "1 1/2", "3/2", "1.5"),
     ("5 km", "5km", "5 kilometres", "5 Kilometers", "\\text{5 km}", "5 \\text{ km}"),
@@ -44,6 +44,11 @@ def test_different_answers_stay_apart(first, second):
         ("The answer is 3.5. Good luck", "3.5"),
         ("first answer: 3\nno, the answer is 4!", "4"),
         ("steps\n#### 1,000\n", "1,000"),
+        ("so \\boxed 7 of 9.", "7"),
+        ("so $\\boxed7$, not 9", "7"),
+        ("so \\boxed 2.5.", "2.5"),
+        ("\\boxed 7,000", "\\boxed 7,000"),
+        ("\\boxed 3/4", "\\boxed 3/4"),
         ("thus \\boxed{\\frac{1}{2}} holds", "\\frac{1}{2}"),
         ("The answer is 5, so \\boxed{6}.", "6"),
         ("答案是 42。", "42"),
