@@ -31,6 +31,7 @@ from analyses.scaling.parabola import BudgetFit, bounded_exp
 from analyses.scaling.predictions import Predictor
 from analyses.scaling.refusals import LARGEST_LOG
 from analyses.scaling.runs import clean_runs
+from analyses.scaling.shared_shape import SharedShape, shaped
 from analyses.scaling.surface_report import SurfaceStudy, parametric_part, screened
 from analyses.scaling.tables import Table
 from model.errors import HunyuanError
@@ -90,29 +91,36 @@ def scale_fit(table: Table, options: Options) -> ScaleFit:
     fit = fit_isoflop(
         of_surface if alone else runs, c_min=options.c_min, keep_outliers=options.keep_outliers, screen=not alone
     )
+    plain = fit
+    shape: SharedShape | None = None
+    of_shape: list[Finding] = []
+    if options.shape == "shared":
+        fit, shape, of_shape = shaped(plain)
     seeds = np.random.SeedSequence(options.seed).spawn(3)
     draws: dict[str, Resamples] = {}
     if fit.params_law is not None:
         draws["residual"] = residual_bootstrap(fit.usable, options.resamples, np.random.default_rng(seeds[0]))
         draws["case"] = case_bootstrap(fit.usable, options.resamples, np.random.default_rng(seeds[1]))
-    said = [*findings, *(off_surface if alone else ()), *fit.findings]
+    said = [*findings, *(off_surface if alone else ()), *fit.findings, *of_shape]
     outliers = len(runs) - len(of_surface) if alone else fit.outliers
     document = _heading(runs.counts | {"outliers": outliers, "used": len(fit.runs)}, options, runs.cost)
     document["columns"] = {name: column.name for name, column in runs.columns.items()}
     document["units"] = {name: column.unit for name, column in runs.columns.items() if name in SIZES}
-    document["budgets"] = [_budget_row(budget, fit, draws, options) for budget in fit.budgets]
+    document["budgets"] = [_budget_row(budget, plain, draws, options) for budget in plain.budgets]
     document |= {"n_opt": None, "d_opt": None, "predictions": []}
     if fit.params_law is not None and fit.tokens_law is not None:
-        document["n_opt"] = _law(fit.params_law, "params", draws, options)
-        document["d_opt"] = _law(fit.tokens_law, "tokens", draws, options)
-        document["tests"] = _tests(fit, draws)
+        document["n_opt"] = _law(fit.params_law, "params", draws if shape is None else {}, options)
+        document["d_opt"] = _law(fit.tokens_law, "tokens", draws if shape is None else {}, options)
+        document["tests"] = _tests(plain, draws)
+        if shape is not None:
+            document |= _shape_part(plain, shape, draws, options)
         if options.method != "parametric":
-            document["predictions"], more = _predictions(fit, draws, options)
+            document["predictions"], more = _predictions(fit, shape, draws, options)
             said += more
-        document["leave_one_budget_out"] = leave_one_budget_out(fit)
-        document["influence"] = influence(fit)
+        document["leave_one_budget_out"] = leave_one_budget_out(plain)
+        document["influence"] = influence(plain)
         target = math.log(max(options.predict)) if options.predict else None
-        document["next_runs"] = next_runs(fit, target)
+        document["next_runs"] = next_runs(plain, target)
     surface: SurfaceStudy | None = None
     if options.method != "quadratic":
         surface, part, more = parametric_part(of_surface, fit, options, np.random.default_rng(seeds[2]))
@@ -225,10 +233,39 @@ def _tests(fit: IsoflopFit, draws: Mapping[str, Resamples]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _shape_part(
+    plain: IsoflopFit, shape: SharedShape, draws: Mapping[str, Resamples], options: Options
+) -> dict[str, Any]:
+    """The shared shape and its minima, and the parabolas' laws beside its own."""
+    assert plain.params_law is not None and plain.tokens_law is not None
+    ends = [shape.interval(getattr(shape, name), shape.shared_errors[i], options.confidence)
+            for i, name in enumerate(("k3", "k4"))]  # fmt: skip
+    rows = []
+    for i, budget in enumerate(shape.budgets):
+        size = shape.interval(float(shape.minima[i]), shape.errors[i, 1], options.confidence)
+        rows.append({
+            "flops": budget.flops, "params_opt": bounded_exp(float(shape.minima[i])),
+            "params_interval": [bounded_exp(end) for end in size], "loss_opt": float(shape.least[i]),
+            "loss_interval": list(shape.interval(float(shape.least[i]), shape.errors[i, 0], options.confidence)),
+            "curvature": float(shape.curvature[i]),
+        })  # fmt: skip
+    return {
+        "shape": {
+            "k3": shape.k3, "k4": shape.k4, "k3_interval": list(ends[0]), "k4_interval": list(ends[1]),
+            "misfit_p": shape.misfit_p, "noise_sd": math.sqrt(shape.noise_variance), "noise_degrees": shape.degrees,
+            "budgets": rows,
+        },
+        "parabola": {
+            "n_opt": _law(plain.params_law, "params", draws, options),
+            "d_opt": _law(plain.tokens_law, "tokens", draws, options),
+        },
+    }  # fmt: skip
+
+
 def _predictions(
-    fit: IsoflopFit, draws: Mapping[str, Resamples], options: Options
+    fit: IsoflopFit, shape: SharedShape | None, draws: Mapping[str, Resamples], options: Options
 ) -> tuple[list[dict[str, Any]], list[Finding]]:
-    predictor = Predictor(fit, draws.get(options.interval), draws["residual"], options.confidence, options.flat)
+    predictor = Predictor(fit, draws.get(options.interval), draws["residual"], options.confidence, options.flat, shape)
     rows, findings = [], []
     asked = {"flops": options.predict, "params": options.predict_params, "loss": options.predict_loss}
     for name, values in asked.items():

@@ -8,6 +8,7 @@ from analyses.scaling.parabola import CMin
 from model.errors import HunyuanError
 
 METHODS, INTERVALS = ("quadratic", "parametric", "both"), ("delta", "residual", "case")
+SHAPES = ("parabola", "shared")
 LEAST_RESAMPLES = 100
 
 
@@ -28,6 +29,9 @@ class Options:
     tolerance: float = 0.1  # relative width of a budget
     c_min: CMin | None = None
     keep_outliers: bool = False
+    shape: str = (
+        "parabola"  # of a budget, or "shared": a cubic and a quartic term that all budgets share (shared_shape.py)
+    )
     interval: str = "delta"
     confidence: float = 0.95
     resamples: int = 2000
@@ -43,10 +47,19 @@ class Options:
     flat: float = 0.001  # of the least loss
 
     def __post_init__(self) -> None:
-        chosen = {"method": METHODS, "interval": INTERVALS, "loss_unit": (None, "nats", "bits", "perplexity")}
+        chosen = {
+            "method": METHODS,
+            "interval": INTERVALS,
+            "shape": SHAPES,
+            "loss_unit": (None, "nats", "bits", "perplexity"),
+        }
         for name, known in chosen.items():
             if getattr(self, name) not in known:
                 raise HunyuanError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(filter(None, known))}")
+        if self.shape == "shared" and (self.method == "parametric" or self.interval != "delta"):
+            raise HunyuanError(
+                "the shared shape is of the quadratic method and has intervals by the delta method: leave out the other"
+            )
         for name, low, high in (("confidence", 0, 1), ("flat", 0, 1), ("tolerance", -1e-12, 1), ("delta", 0, 1)):
             if not low < getattr(self, name) < high:
                 raise HunyuanError(

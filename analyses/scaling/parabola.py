@@ -152,9 +152,9 @@ class BudgetFit:
         if self.c_min is not None:
             with np.errstate(invalid="ignore"):
                 x = x + self.c_min.log_factor(self.batch_tokens, loss)
-        return x, y, self._log_tokens(x, y), loss
+        return x, y, self.log_tokens_at(x, y), loss
 
-    def _log_tokens(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def log_tokens_at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """log of the tokens that exp(x) FLOPs buy at exp(y) parameters."""
         assert self.design is not None
         if self.cost.holds:
@@ -198,11 +198,14 @@ class BudgetFit:
         assert self.design is not None
         dy, dloss = self.design.gradients(self.g)
         dx = np.zeros(3) if self.c_min is None else self.c_min.slope(self.batch_tokens, self.loss) * dloss
+        return dx, dy, dx + self.tokens_slope(self.y) * dy
+
+    def tokens_slope(self, y: float) -> float:
+        """The derivative of log_tokens_at by y."""
+        assert self.design is not None
         if not self.cost.holds:
-            slope = self.log_tokens[1] + 2 * self.log_tokens[2] * (self.y - self.design.center)
-        else:
-            slope = -float(self.cost.slope(np.array(self.y)))
-        return dx, dy, dx + slope * dy
+            return float(self.log_tokens[1] + 2 * self.log_tokens[2] * (y - self.design.center))
+        return -float(self.cost.slope(np.array(y)))
 
 
 def fit_budget(runs: Runs, c_min: CMin | None = None) -> BudgetFit:

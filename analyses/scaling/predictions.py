@@ -6,17 +6,19 @@ the least loss as L = E + K / C^gamma.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from analyses.scaling.bootstrap import Resamples, percentiles
 from analyses.scaling.findings import Finding
 from analyses.scaling.isoflop import IsoflopFit, PowerFit, slope_and_level
-from analyses.scaling.parabola import BudgetFit, bounded_exp
+from analyses.scaling.parabola import bounded_exp
 from analyses.scaling.refusals import LARGEST_LOG
+
+if TYPE_CHECKING:
+    from analyses.scaling.shared_shape import SharedShape
 
 EXTRAPOLATION = 100.0  # a prediction more than so many times beyond the sampled budgets has a warning
 
@@ -95,6 +97,7 @@ class Predictor:
     loss_draws: Resamples  # for intervals of budgets at which a loss is reached
     confidence: float
     flat: float
+    shape: "SharedShape | None" = None  # whose least losses are fitted, instead of the parabolas'
 
     def row(self, asked: str, value: float) -> tuple[dict[str, Any], list[Finding]]:
         """The prediction for --predict ("flops"), --predict-params or --predict-loss, and its warnings."""
@@ -114,7 +117,7 @@ class Predictor:
             why = "the least losses, fitted as E + K / C^gamma over at least 4 budgets, do not determine it"
             reason = f"no {what}: {why if asked == 'loss' else 'the law does not reach it'}"
             return {"asked": asked, "value": value}, [Finding(f"unreachable_{asked}", reason)]
-        loss_law = fit_loss_laws(*self._points(self.fit.usable))[0]
+        loss_law = self._loss_law()
         factor, sizes = self._extrapolation(x), self._interval(law, x)
         row: dict[str, Any] = {
             "asked": asked,
@@ -129,14 +132,19 @@ class Predictor:
             "flat_region": self._flat_region(float(law.at(x)), x),
             "extrapolation": factor,
         }
+        if self.shape is not None and loss_law is not None and asked != "loss":
+            row["loss_interval"] = list(self.shape.loss_interval(loss_law, x, self.confidence))
         findings = []
         if factor > EXTRAPOLATION * (1 + 1e-9):
             findings.append(extrapolation(row["flops"], factor))
         return row, findings
 
-    @staticmethod
-    def _points(budgets: Sequence[BudgetFit]) -> tuple[np.ndarray, np.ndarray]:
-        return np.array([[budget.x for budget in budgets]]), np.array([[budget.loss for budget in budgets]])
+    def _loss_law(self) -> LossLaw | None:
+        if self.shape is not None:
+            return self.shape.loss_law()
+        budgets = self.fit.usable
+        points = np.array([[budget.x for budget in budgets]]), np.array([[budget.loss for budget in budgets]])
+        return fit_loss_laws(*points)[0]
 
     def _extrapolation(self, x: float) -> float:
         xs = [budget.x for budget in self.fit.usable]
@@ -186,7 +194,7 @@ class Predictor:
         return far
 
     def _budget_for_loss(self, loss: float) -> tuple[float | None, list[float] | None]:
-        law = fit_loss_laws(*self._points(self.fit.usable))[0]
+        law = self._loss_law()
         x = law.log_flops(loss) if law else None
         if x is None:
             return None, None

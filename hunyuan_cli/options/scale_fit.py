@@ -147,6 +147,14 @@ Loss = Annotated[
         rich_help_panel=_HOW,
     ),
 ]
+Shape = Annotated[
+    Literal["parabola", "shared"],
+    typer.Option(
+        "--shape",
+        help="Of a budget's losses: a parabola, or with cubic and quartic terms that all budgets share.",
+        rich_help_panel=_HOW,
+    ),
+]
 Interval = Annotated[
     Literal["delta", "residual", "case"],
     typer.Option(
@@ -182,6 +190,10 @@ def study_options(given: dict[str, Any]) -> "Options":
         raise typer.BadParameter("--b-star and --alpha-b are for --c-min: add it, or leave them out")
     if given["loss"] == "lad" and given["method"] == "quadratic":
         raise typer.BadParameter("--loss is for the surface: add --method both or parametric, or leave it out")
+    if given["shape"] == "shared" and (given["method"] == "parametric" or given["interval"] != "delta"):
+        raise typer.BadParameter(
+            "--shape shared is of the quadratic method, with intervals by the delta method: leave out --method or --interval"
+        )
     level, share = parse_fraction(given["confidence"]), parse_fraction(given["flat"])
     if not (level > 0 and share > 0):
         raise typer.BadParameter("--confidence and --flat must be above 0: write 95% and 0.1%")
@@ -200,6 +212,7 @@ def study_options(given: dict[str, Any]) -> "Options":
         tolerance=parse_fraction(given["tolerance"]),
         c_min=CMin(parse_number(b_star), alpha_b) if c_min else None,
         keep_outliers=given["keep_outliers"],
+        shape=given["shape"],
         interval=given["interval"],
         confidence=level,
         resamples=given["resamples"],

@@ -50,7 +50,9 @@ def tables(document: dict[str, Any]) -> dict[str, Any]:
 
 def _sources(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Whatever has laws and predictions, by name."""
-    own = [("parabolas" if document["method"] != "parametric" else "surface", document)]
+    plain, shaped = document.get("parabola"), document["method"] != "parametric"
+    own = [("shared shape" if plain else "parabolas" if shaped else "surface", document)]
+    own += [("parabolas", plain | {"predictions": []})] if plain else []
     if document["method"] == "both" and document.get("parametric"):
         own.append(("surface", document["parametric"]))
     return own + [(law["name"], law) for law in document.get("laws", [])]
@@ -81,7 +83,7 @@ def _prediction(row: dict[str, Any], law: str, compute: str) -> dict[str, Any]:
         "tokens interval": _interval(row.get("tokens_interval")),
         "flat region": _interval(row.get("flat_region")),
         "loss": row.get("loss_opt"),
-    }
+    } | ({"loss interval": _interval(row["loss_interval"], "{:.4f}")} if row.get("loss_interval") else {})
 
 
 def _count(value: float | None) -> str | None:
@@ -111,6 +113,11 @@ def notes(document: dict[str, Any]) -> str:
         lines.append(
             f"left out, the budget {worst['flops']:.3g} is predicted {worst['error']:+.1%} off in N_opt, the worst of all"
         )
+    shape = document.get("shape")
+    if shape:
+        terms = " ".join(f"{shape[name]:+.4f} u^{power}" for name, power in (("k3", 3), ("k4", 4)))
+        lines.append(f"shared shape: least loss + c (u^2 {terms}), u = log N - log N_opt; it misfits with p = "
+                     f"{shape['misfit_p']:.2g}")  # fmt: skip
     if document.get("parametric"):
         lines += _surface(document["parametric"])
     influence = [row for row in document.get("influence", []) if row["change"] is not None]
