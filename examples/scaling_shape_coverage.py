@@ -1,6 +1,6 @@
 """How often the 95% intervals of `hunyuan scale-fit --shape shared` and `--shape parabola` cover the truth.
 
-    python examples/scaling_shape_coverage.py --output examples/scaling/shape_coverage.json
+    python examples/scaling_shape_coverage.py --cells 24 --output examples/scaling/shape_coverage.json
 
 Six budgets from 1e18 to 1e21 FLOPs at C = 6 N D on surfaces E + A/N^alpha + B/D^beta, with normal noise. Every set goes
 through what the command does, its tests of outliers included. The truth is the surface's own: the exponent of N_opt, and
