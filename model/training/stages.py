@@ -15,7 +15,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from model.config.checks import type_problems, unknown_key
 from model.config.hunyuan import HunyuanConfig
@@ -25,8 +25,7 @@ from model.errors import ConfigError
 from model.training.config import TrainingConfig
 from model.training.schedule import learning_rate_ratio, part_of
 
-if TYPE_CHECKING:
-    from model.training.settings import RunSettings
+RunSettings = Any  # model.training.settings, which imports this module: a run's model, data, training and stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +86,7 @@ class Stage:
     end: int
     boundaries: tuple[int, ...]  # the steps after which stages end: their checkpoints stay
     flops_before: int
-    settings: "RunSettings"  # of the stage: its model, its data, its training
+    settings: RunSettings  # of the stage: its model, its data, its training
 
     @property
     def name(self) -> str:
@@ -127,7 +126,7 @@ class Stage:
         )
 
 
-def stages_of(settings: "RunSettings") -> list[Stage]:
+def stages_of(settings: RunSettings) -> list[Stage]:
     """The stages of a run in order; ConfigError for those that do not fit together or with the other sections."""
     per_token = training_flops_per_token(settings.model, settings.training.sequence_length)
     if not settings.stages:
@@ -153,7 +152,7 @@ def stage_at(stages: list[Stage], step: int) -> Stage:
     return next((stage for stage in stages if step < stage.end), stages[-1])
 
 
-def corpus_of(settings: "RunSettings") -> DataConfig:
+def corpus_of(settings: RunSettings) -> DataConfig:
     """The section [data] with the sources of all stages as its own: what is read before training."""
     if not settings.stages:
         return settings.data
@@ -161,7 +160,7 @@ def corpus_of(settings: "RunSettings") -> DataConfig:
     return dataclasses.replace(settings.data, sources=tuple(dict.fromkeys(sources)), weights=())
 
 
-def _ends(settings: "RunSettings") -> list[int]:
+def _ends(settings: RunSettings) -> list[int]:
     """The step after each stage."""
     batch = settings.training.global_batch_tokens
     if settings.stages[0].tokens:
@@ -172,7 +171,7 @@ def _ends(settings: "RunSettings") -> list[int]:
     return [round(steps * sum(shares[: index + 1]) / whole) for index in range(len(shares))]
 
 
-def _stage_settings(settings: "RunSettings", c: StageConfig) -> "RunSettings":
+def _stage_settings(settings: RunSettings, c: StageConfig) -> RunSettings:
     training, problems = settings.training, []
     context = c.context or training.sequence_length
     if training.global_batch_tokens % context:
@@ -210,7 +209,7 @@ def micro_batch_size(training: TrainingConfig, context: int) -> int:
     return next(size for size in range(min(most, sequences), 0, -1) if sequences % size == 0)
 
 
-def _plan_problems(settings: "RunSettings") -> list[str]:
+def _plan_problems(settings: RunSettings) -> list[str]:
     stages, training = settings.stages, settings.training
     problems = []
     names = [stage.name for stage in stages]

@@ -31,7 +31,7 @@ def test_without_a_gpu_it_says_so(script, monkeypatch, capsys, tmp_path):
     assert not (tmp_path / "rows.json").exists()
 
 
-@pytest.mark.parametrize(("name", "least", "most"), [("training_memory", 0.98, 1.02), ("serving_memory", 0.94, 1.0)])
+@pytest.mark.parametrize(("name", "least", "most"), [("training_memory", 0.98, 1.03), ("serving_memory", 0.94, 1.0)])
 def test_what_was_measured_is_near_the_closed_form(name, least, most):
     """The data that the sentence in RESULTS.md comes from."""
     rows = json.loads((ROOT / "examples" / "memory" / f"{name}.json").read_text())

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from three_stages import three
 from tiny import TINY, write_text
 
 from model.training import pretraining
 from model.training.settings import RunSettings, override, read_sections
 
 ROOT = Path(__file__).parents[2]
+MODEL = {"moe_routing": "recycle", "expert_bias_update_rate": 0.01}  # of runs in stages
 
 
 @pytest.fixture(scope="session")
@@ -96,3 +98,21 @@ def process(text, cache):
     for child in started:
         child.kill()
         child.communicate()
+
+
+@pytest.fixture(scope="session")
+def other_text(tmp_path_factory):
+    return write_text(tmp_path_factory.mktemp("other") / "other.txt", seed=1)
+
+
+@pytest.fixture
+def staged(text, other_text, cache):
+    """staged(stages, **training) -> RunSettings of the tiny model; without stages, those of `three`."""
+
+    def make(stages=None, **training) -> RunSettings:
+        sections = read_sections(TINY) | {"data": {"sources": [str(text)], "cache_dir": str(cache)}}
+        sections["model"] |= MODEL | {"max_position_embeddings": 32}
+        sections["training"] |= training
+        return RunSettings.from_sections(sections | {"stages": three(text, other_text) if stages is None else stages})
+
+    return make

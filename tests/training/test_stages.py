@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import TENSORS, TINY, assert_same_run, checkpoint, rows_of, weights, write_text
+from three_stages import three
+from tiny import TENSORS, assert_same_run, checkpoint, rows_of, weights
 
 from model.checkpoint.convert import convert
 from model.checkpoint.load import load_model
@@ -22,43 +23,12 @@ from model.training import pretraining, run_folder
 from model.training.config import TrainingConfig
 from model.training.initial import take_over
 from model.training.resume import resumed_settings
-from model.training.settings import RunSettings, read_sections
+from model.training.settings import RunSettings
 from model.training.stages import micro_batch_size, stage_at, stages_of
 from model.transformer import Hunyuan
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "stages.toml"
-MODEL = {"moe_routing": "recycle", "expert_bias_update_rate": 0.01}
 ENDS = (5, 8, 12)  # steps
-
-
-@pytest.fixture(scope="session")
-def other_text(tmp_path_factory):
-    return write_text(tmp_path_factory.mktemp("other") / "other.txt", seed=1)
-
-
-def three(text, other) -> list[dict]:
-    """Pre-training, annealing at a tenth of the rate, and four times the context with another base and mixture."""
-    return [
-        {"name": "pretrain", "share": 0.4, "learning_rate": 4e-3, "final_learning_rate": 2e-3, "warmup_fraction": 0.4},
-        {"name": "anneal", "share": 0.25, "learning_rate": 4e-4, "final_learning_rate": 4e-5},
-        {
-            "name": "long", "share": 0.35, "context": 128, "rope_theta": 80_000.0, "recompute": True,
-            "sources": [str(text), str(other)], "weights": [0.25, 0.75], "learning_rate": 1e-4,
-        },
-    ]  # fmt: skip
-
-
-@pytest.fixture
-def staged(text, other_text, cache):
-    """staged(stages, **training) -> RunSettings of the tiny model; without stages, those of `three`."""
-
-    def make(stages=None, **training) -> RunSettings:
-        sections = read_sections(TINY) | {"data": {"sources": [str(text)], "cache_dir": str(cache)}}
-        sections["model"] |= MODEL | {"max_position_embeddings": 32}
-        sections["training"] |= training
-        return RunSettings.from_sections(sections | {"stages": three(text, other_text) if stages is None else stages})
-
-    return make
 
 
 class Recorder:
