@@ -7,7 +7,7 @@ the least loss as L = E + K / C^gamma.
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,8 +17,7 @@ from analyses.scaling.isoflop import IsoflopFit, PowerFit, slope_and_level
 from analyses.scaling.parabola import bounded_exp
 from analyses.scaling.refusals import LARGEST_LOG
 
-if TYPE_CHECKING:
-    from analyses.scaling.shared_shape import SharedShape
+SharedShape = Any  # analyses.scaling.shared_shape, which imports this module
 
 EXTRAPOLATION = 100.0  # a prediction more than so many times beyond the sampled budgets has a warning
 
@@ -97,7 +96,7 @@ class Predictor:
     loss_draws: Resamples  # for intervals of budgets at which a loss is reached
     confidence: float
     flat: float
-    shape: "SharedShape | None" = None  # whose least losses are fitted, instead of the parabolas'
+    shape: SharedShape | None = None  # whose least losses are fitted, instead of the parabolas'
 
     def row(self, asked: str, value: float) -> tuple[dict[str, Any], list[Finding]]:
         """The prediction for --predict ("flops"), --predict-params or --predict-loss, and its warnings."""
