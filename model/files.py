@@ -79,6 +79,18 @@ def hold(path: Path, seconds: float = 0.0) -> TextIO | None:
             time.sleep(0.05)
 
 
+def is_held(path: Path) -> bool:
+    """Whether another process, or another file object of this one, holds the lock of `path`; it is not taken nor made."""
+    try:
+        with path.open("r", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no such file; a file system without locks
+        return False
+    return False
+
+
 def sync(path: Path) -> None:
     """Waits until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -24,6 +24,7 @@ import pandas as pd
 
 from model.data.config import DataConfig
 from model.errors import CheckpointError
+from model.files import LOCK, is_held
 from model.training.config import TrainingConfig, begun_in
 
 MEASURES = (
@@ -204,8 +205,13 @@ def runs_table(runs: Sequence[Run]) -> pd.DataFrame:
     `loss` is the last one logged; load_imbalance and the dropped and recycled fractions are means over the last tenth
     of the logged steps, one step being noise; tokens_per_second and mfu are the summary's, or the median step's.
     """
-    rows = [{"name": run.name, "status": run.summary.get("status", "running")} | measures(run) for run in runs]
+    rows = [{"name": run.name, "status": _status(run)} | measures(run) for run in runs]
     return pd.DataFrame(rows).astype(dict.fromkeys(COUNTS, "Int64"))
+
+
+def _status(run: Run) -> str:
+    """How the run ended; before that, whether a process is at it: a run that was killed, or copied here, is unfinished."""
+    return str(run.summary.get("status") or ("running" if is_held(run.folder / LOCK) else "unfinished"))
 
 
 def measures(run: Run) -> dict[str, float]:

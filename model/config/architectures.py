@@ -19,7 +19,8 @@ from model.errors import ConfigError
 def read_shape(values: dict[str, Any], name: str, *, changed: Iterable[str] = ()) -> ModelShape:
     """The shape that a config.json describes: one of READERS by its model_type, this project's own where it has none.
 
-    Most keys of a config.json have no bearing on sizes. A key in `changed` that is not read is refused.
+    Most keys of a config.json have no bearing on sizes. A key in `changed` that is not read is refused, and one in the file
+    that is all but the name of a key which is not there.
     """
     if "model_type" not in values:
         return shape_of(_own_config(values, name), name)
@@ -43,6 +44,7 @@ def read_shape(values: dict[str, Any], name: str, *, changed: Iterable[str] = ()
         max_position_embeddings=keys.size("max_position_embeddings"),
     )
     keys.problems += [unknown_key(key, sorted(keys.read), "model") for key in changed if key not in keys.read]
+    keys.refuse_misspelt(set(changed))
     if keys.problems:
         raise ConfigError([f"{name} cannot be counted: {problem}" for problem in dict.fromkeys(keys.problems)])
     return shape

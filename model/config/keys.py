@@ -1,5 +1,6 @@
 """Checked reading of other people's config.json: every problem noted, one sentence each (model/config/architectures.py)."""
 
+import difflib
 import reprlib
 from typing import Any
 
@@ -113,6 +114,16 @@ class ConfigKeys:
         if topk > count:
             self.refuse("num_experts_per_tok", f"between 1 and the {count} experts", beside=key)
         return count, topk
+
+    def refuse_misspelt(self, known: set[str]) -> None:
+        """Notes every key, but those `known` to be looked at elsewhere, that nearly is one that was looked for in vain.
+
+        Alike by 0.9, which num_key_value_head is and moe_intermediate_size is not: configurations are full of relatives.
+        """
+        missing = [key for key in self.read if key not in self.values]
+        for key in self.values.keys() - self.read - known:
+            if near := difflib.get_close_matches(str(key), missing, n=1, cutoff=0.9):
+                self.problems.append(f"{key} is not read: did you mean {near[0]}?")
 
     def no_mlp_bias(self) -> None:
         if self.flag("mlp_bias", False):

@@ -135,3 +135,17 @@ def test_a_folder_comes_before_a_preset_of_its_name(tmp_path, monkeypatch):
     (tmp_path / "DeepSeek-V3").mkdir()
     monkeypatch.chdir(tmp_path)
     assert preset_of("DeepSeek-V3") is None
+
+
+def test_a_key_that_is_all_but_the_name_of_a_missing_one_is_refused(load):
+    values = {
+        "model_type": "llama",
+        "num_key_value_head": 2,
+        "vocab_size": 64,
+        "hidden_size": 8,
+        "intermediate_size": 16,
+    }
+    values |= {"num_hidden_layers": 1, "num_attention_heads": 4, "max_position_embeddings": 32}
+    with pytest.raises(ConfigError, match="num_key_value_head is not read: did you mean num_key_value_heads"):
+        load(values)
+    assert load(values | {"num_key_value_heads": 2}).shape  # the key is there: the other is somebody's own

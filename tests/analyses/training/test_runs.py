@@ -9,6 +9,7 @@ import pytest
 from analyses.training.plots import plot_expert_load, plot_runs, plot_training, smooth
 from analyses.training.runs import config_differences, group_runs, groups_table, load_run, load_runs, runs_table
 from model.errors import HunyuanError
+from model.files import LOCK, hold
 
 LAYERS = [[30, 10, 10, 10], [15, 15, 15, 15]]
 
@@ -79,13 +80,22 @@ def test_a_damaged_file_is_named(tmp_path, name):
         load_run(folder)
 
 
+def test_a_run_without_a_summary_is_running_while_a_process_holds_it(tmp_path):
+    run = load_run(write_run(tmp_path / "a"))
+    (run.folder / "summary.json").unlink()
+    run = load_run(run.folder)
+    with hold(run.folder / LOCK):
+        assert runs_table([run]).iloc[0]["status"] == "running"
+    assert runs_table([run]).iloc[0]["status"] == "unfinished"
+
+
 def test_a_run_that_has_logged_nothing_is_a_row_without_numbers(tmp_path):
     folder = write_run(tmp_path / "a")
     (folder / "metrics.jsonl").write_text("")
     (folder / "summary.json").unlink()
     run = load_run(folder)
     row = runs_table([run]).iloc[0]
-    assert row["status"] == "running"
+    assert row["status"] == "unfinished"
     assert pd.isna(row["loss"]) and pd.isna(row["tokens"])
     with pytest.raises(HunyuanError, match="nothing to draw"):
         plot_training(run)
