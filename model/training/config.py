@@ -48,6 +48,7 @@ class TrainingConfig:
     hidden_dropout: float = 0.0  # share that it drops of what attention and experts add to the residual stream
     recompute: bool = False  # forget activations inside a block and compute them again in the backward pass
     init_from: str = ""  # folder of the weights that the run begins with; empty: random ones
+    measure_noise_scale: bool = False  # log the batch size at which gradients are half noise (noise_scale.py)
     log_every: int = 5  # steps between lines of metrics.jsonl
     evaluate_every: int = 100  # steps between validations; 0 validates at the end only
     evaluation_tokens: int = 65_536  # of validation text per evaluation, at most
@@ -138,5 +139,11 @@ def _problems(c: TrainingConfig) -> list[str]:
         problems.append(
             f"training.global_batch_tokens is {c.global_batch_tokens}: it must be a multiple of sequence_length "
             f"{c.sequence_length} x micro_batch_size {c.micro_batch_size} = {micro_tokens}"
+        )
+    elif c.measure_noise_scale and c.micro_batches < 2:
+        most = max((size for size in range(1, c.batch_sequences) if c.batch_sequences % size == 0), default=0)
+        mend = f"lower training.micro_batch_size to {most}" if most else "raise training.global_batch_tokens"
+        problems.append(
+            f"training.measure_noise_scale needs two micro-batches a step or more, and there is one: {mend}"
         )
     return problems

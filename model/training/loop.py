@@ -23,6 +23,7 @@ from model.files import write_json
 from model.training.events import Reporter, RunPlan
 from model.training.initial import load_weights
 from model.training.metrics import RoutingWatch, routing_metrics
+from model.training.noise_scale import NoiseScale, roles_of
 from model.training.optimizer import build_optimizer, describe_groups
 from model.training.prepare import prepare, warm_up
 from model.training.run_folder import MetricsLog
@@ -119,7 +120,7 @@ class _Session:
         self.peak_flops = measure_peak_flops(device, self.dtype)
         self.flops_per_token = training_flops_per_token(settings.model, self.config.sequence_length)
         self.activated_params = activated_params(settings.model)
-        self.watch = RoutingWatch()
+        self.watch, self.noise = RoutingWatch(), NoiseScale(roles_of(self.optimizer))
         self.following = task if isinstance(task, FollowingTask) else None
         self.step, self.tokens, self.seconds, self.saved_step = 0, 0, 0.0, 0
         self.last_row: dict[str, Any] = {}
@@ -148,6 +149,7 @@ class _Session:
         self.step, self.seconds, self.saved_step = state["step"], state["seconds"], state["step"]
         self.tokens = state.get("tokens", self.step * self.config.global_batch_tokens)  # older checkpoints do not say
         self.last_row, self.watch = state["last_row"], RoutingWatch(state["unhealthy"])
+        self.noise = NoiseScale(self.noise.roles, state.get("noise"))
         if self.stage is not None and self.stage.name and not self.stage.first <= self.step <= self.end:
             raise CheckpointError(
                 f"{self.folder} goes on from step {self.step}, which is not in the stage {self.stage.name}: start it again "
@@ -254,6 +256,7 @@ class _Session:
                 f"the loss is {result.loss} and the gradient norm {result.grad_norm} at step {launched.step + 1}: stopped "
                 f"before the update; {self._last_good()}; start a new run with a lower training.learning_rate"
             )
+        self.noise.add(result.noise)
         return result
 
     def _last_good(self) -> str:
@@ -285,6 +288,7 @@ class _Session:
                 "mfu": self._mfu(speed),
             }
             | routing_metrics(result.routing)
+            | self.noise.figures()
             | ({"stage": self.stage.name} if self.stage is not None and self.stage.name else {})
             | ({} if self.following is None else self.following.figures(result.measures))
         )
@@ -305,7 +309,7 @@ class _Session:
             "seconds": self.seconds,
             "last_row": self.last_row,
             "unhealthy": self.watch.unhealthy,
-        }
+        } | ({"noise": self.noise.state()} if self.config.measure_noise_scale else {})
         tensors = None
         if self.following is not None:
             tensors, state["task"] = self.following.state()

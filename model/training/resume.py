@@ -19,7 +19,7 @@ FREE = {
     "training": (
         *("device", "compile", "graph", "recompute"),
         *("log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints"),
-        *("evaluate_tasks", "evaluate_samples"),
+        *("evaluate_tasks", "evaluate_samples", "measure_noise_scale"),
     ),
     "data": ("cache_dir",),
     "model": (),

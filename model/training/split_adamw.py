@@ -64,11 +64,15 @@ class SplitAdamW(torch.optim.Optimizer):
                 self._sums[parameter] = parameter.grad.float() if total is None else total.add_(parameter.grad)
                 parameter.grad = None
 
+    def gradients(self) -> dict[nn.Parameter, Tensor]:
+        """What `update` will take: the sums of several micro-batches, or the one gradient."""
+        found = ((p, self._sums.get(p, p.grad)) for _, p in self._named())
+        return {p: gradient for p, gradient in found if gradient is not None}
+
     @torch.no_grad()
     def update(self, learning_rate: float | Tensor, loss: Tensor) -> Tensor:
         """One step from the gradients, which are given up; the norm () before clipping. `loss` () is looked at with it."""
-        gradients = {p: self._sums.get(p, p.grad) for _, p in self._named()}
-        present = {p: g.contiguous() for p, g in gradients.items() if g is not None}
+        present = {p: gradient.contiguous() for p, gradient in self.gradients().items()}
         if uses_triton(loss):
             if self._launch is None:
                 from model.kernels.adamw_triton import Launch

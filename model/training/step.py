@@ -19,6 +19,7 @@ from model.moe.place_keys import routing_key
 from model.moe.router import update_expert_bias
 from model.training.graph import RecordedStep, records
 from model.training.metrics import merge_stats
+from model.training.noise_scale import GradientSquares, signal_and_noise
 from model.training.optimizer import set_learning_rate
 from model.training.settings import RunSettings
 from model.training.split_adamw import SplitAdamW
@@ -36,6 +37,7 @@ class StepResult:
     grad_norm: float
     routing: MoEStats | None
     measures: list[float]  # sums that the task reports beside its loss
+    noise: list[float]  # of training.measure_noise_scale: |G|^2 by role, then S (noise_scale.py)
 
     @property
     def is_finite(self) -> bool:
@@ -45,9 +47,11 @@ class StepResult:
 class Launched:
     """A step that a GPU may still be computing."""
 
-    def __init__(self, step: int, tokens: int, numbers: Tensor, routing: MoEStats | None, measures: int = 0) -> None:
-        """`numbers` of `in_a_row`; of `routing` only the form is read, so that a GPU may go on and overwrite it."""
-        self.step, self.tokens, self._measures = step, tokens, measures
+    def __init__(
+        self, step: int, tokens: int, numbers: Tensor, routing: MoEStats | None, measures: int = 0, noise: int = 0
+    ) -> None:
+        """What `Found.reported` gives; of `routing` only the form is read, so that a GPU may go on and overwrite it."""
+        self.step, self.tokens, self._widths = step, tokens, (measures, noise)
         self._form = None if routing is None else [(part.shape, part.dtype) for part in routing]
         self._event: torch.cuda.Event | None = None
         self._numbers = numbers
@@ -61,13 +65,14 @@ class Launched:
         """What it came to, as soon as that is known; its tensors are the host's."""
         if self._event is not None:
             self._event.synchronize()
-        loss, aux_loss, norm, *measures = self._numbers[: 3 + self._measures].tolist()
+        counts = [] if self._form is None else [shape.numel() for shape, _ in self._form]
+        means, measures, noise, *parts = self._numbers.split([3, *self._widths, *counts])
+        loss, aux_loss, norm = means.tolist()
         routing = None
         if self._form is not None:
-            parts = self._numbers[3 + self._measures :].split([shape.numel() for shape, _ in self._form])
             pairs = zip(parts, self._form, strict=True)
             routing = MoEStats(*(part.view(shape).to(dtype) for part, (shape, dtype) in pairs))
-        return StepResult(self.tokens, loss, aux_loss, norm, routing, measures)
+        return StepResult(self.tokens, loss, aux_loss, norm, routing, measures.tolist(), noise.tolist())
 
     @property
     def is_under_way(self) -> bool:
@@ -81,12 +86,14 @@ class Found(NamedTuple):
     loss: Tensor  # ()
     aux_loss: Tensor  # ()
     measures: Tensor  # (M,)
+    noise: Tensor  # (2, R), or (0,) where it is not measured
     routing: MoEStats | None
 
-    def in_a_row(self, grad_norm: Tensor) -> Tensor:
-        """All that a step reports as one vector, which is one copy to the host; counts are exact in float64."""
-        parts = self.loss, self.aux_loss, grad_norm, self.measures, *(self.routing or ())
-        return torch.cat([part.double().flatten() for part in parts])
+    def reported(self, grad_norm: Tensor) -> tuple[Tensor, MoEStats | None, int, int]:
+        """What `Launched` is given: all numbers in a row, which is one copy to the host, and their form."""
+        parts = self.loss, self.aux_loss, grad_norm, self.measures, self.noise, *(self.routing or ())
+        numbers = torch.cat([part.double().flatten() for part in parts])  # counts are exact in float64
+        return numbers, self.routing, len(self.measures), self.noise.numel()
 
 
 class Work(NamedTuple):
@@ -113,13 +120,16 @@ class TrainStep:
         """`note` takes the sentence that a step cannot be recorded."""
         self.net, self.optimizer, self.task, self.device, self.dtype = net, optimizer, task, device, dtype
         self.config, self.bias_rate = settings.training, settings.model.expert_bias_update_rate
-        self._launch: Callable[[Work], tuple[Tensor, MoEStats | None, int]] = self._on_device
+        self._squares: GradientSquares | None = None
+        self._launch: Callable[[Work], tuple[Tensor, MoEStats | None, int, int]] = self._on_device
         if isinstance(optimizer, SplitAdamW) and records(settings.model, settings.training, device):
             self._launch = RecordedStep(self._on_device, optimizer, device, note)
 
     def __call__(self, number: int, learning_rate: float) -> Launched:
         """Step `number`, from 0. Where its loss or a gradient is not finite, no weight is touched."""
         self.net.train()
+        if self.config.measure_noise_scale and self._squares is None:  # now, when the weights are those that will move
+            self._squares = GradientSquares(self.optimizer)
         batches = list(self.task.micro_batches(number))  # all at once: each weighs what it has of the whole
         if sum(batch.targets for batch in batches) == 0:
             raise TrainingError(f"step {number + 1} has nothing to learn: every label of its batch is masked")
@@ -131,7 +141,7 @@ class TrainStep:
         found = self._gradients(work)
         gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        launched = Launched(number, tokens, found.in_a_row(norm), found.routing, len(found.measures))
+        launched = Launched(number, tokens, *found.reported(norm))
         if not launched.result().is_finite:
             return launched
         if norm > self.config.max_grad_norm:  # most steps are spared a pass over every gradient
@@ -142,17 +152,17 @@ class TrainStep:
         self._balance(found.routing)
         return launched
 
-    def _on_device(self, work: Work) -> tuple[Tensor, MoEStats | None, int]:
-        """A step with nothing that the host waits for: what it reports, in a row, the routing, and how many measures."""
+    def _on_device(self, work: Work) -> tuple[Tensor, MoEStats | None, int, int]:
+        """A step with nothing that the host waits for: what `Launched` is given of it."""
         assert isinstance(self.optimizer, SplitAdamW)
         found = self._gradients(work)
         norm = self.optimizer.update(work.learning_rate, found.loss)
         self._balance(found.routing)
-        return found.in_a_row(norm), found.routing, len(found.measures)
+        return found.reported(norm)
 
     def _gradients(self, work: Work) -> Found:
         """Leaves them in the parameters, those of the mean over the whole step."""
-        losses, aux_losses, measures, routing, batches = [], [], [], [], work.batches
+        losses, aux_losses, measures, squares, routing, batches = [], [], [], [], [], work.batches
         targets, tokens = sum(batch.targets for batch in batches), sum(batch.tokens for batch in batches)
         for batch, key in zip(batches, work.keys.unbind(), strict=True):
             with autocast(self.device, self.dtype):
@@ -160,7 +170,11 @@ class TrainStep:
             assert output.loss is not None and output.aux_loss is not None, "a task's forward pass is given labels"
             loss = share(output.loss, batch.targets, targets)
             aux_loss = share(output.aux_loss, batch.tokens, tokens)
+            if self._squares is not None:
+                self._squares.begin()
             (loss + aux_loss).backward()
+            if self._squares is not None:
+                squares.append(self._squares.of_part())
             if isinstance(self.optimizer, SplitAdamW) and len(batches) > 1:
                 self.optimizer.collect()
             losses.append(loss.detach())
@@ -170,7 +184,11 @@ class TrainStep:
                 routing.append(output.stats)
         merged = merge_stats(routing, [batch.tokens for batch in batches])
         loss, aux_loss, sums = (torch.stack(parts).sum(dim=0) for parts in (losses, aux_losses, measures))
-        return Found(loss, aux_loss, sums, merged)
+        noise = loss.new_zeros(0)
+        if self._squares is not None:
+            shares = [batch.targets / targets for batch in batches]
+            noise = signal_and_noise(squares, shares, self._squares.of_step(), tokens)
+        return Found(loss, aux_loss, sums, noise, merged)
 
     def _balance(self, routing: MoEStats | None) -> None:
         """Moves the routers' selection biases, where the model balances its experts that way."""
