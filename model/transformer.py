@@ -48,6 +48,14 @@ class Rows(NamedTuple):
 PLAIN = Rows()
 
 
+class Part(NamedTuple):
+    """Some tokens of each sequence, where other processes have the others (model/parallel/sequence.py)."""
+
+    positions: Tensor  # (S / n,) or (B, S / n)
+    document_ids: Tensor | None  # (B, S) of the whole sequences, which attention reads
+    tokens: int  # B * S, those of all processes
+
+
 class DecoderLayer(nn.Module):
     """Pre-norm block: hidden (B, S, D) -> hidden, the keys and values used, aux_loss, stats."""
 
@@ -193,22 +201,25 @@ class Hunyuan(nn.Module):
         document_ids: Tensor | None = None,
         token_mask: Tensor | None = None,
         dropless: bool = False,
+        part: Part | None = None,
     ) -> tuple[Tensor, Tensor, MoEStats | None]:
         """input_ids (B, S) -> what the head reads (B, S, D), aux_loss () and stats, as in Output.
 
         `document_ids` (B, S): tokens see those of their own id in their row, and each document's positions count from 0.
         `token_mask` (B, S): where it is False, as for padding, no expert is visited, and no place of one taken; nor do routing
         losses and statistics count the token. What it computes to is of no use. `dropless` lets the experts take every token
-        that chose them, whatever the model's own policy in training is.
+        that chose them, whatever the model's own policy in training is. A `part` is given where input_ids are that alone.
         """
         positions, mask, real = torch.arange(input_ids.shape[1], device=input_ids.device), None, None
-        if document_ids is not None:
+        if part is not None:
+            positions, mask = part.positions, part.document_ids
+        elif document_ids is not None:
             positions, mask = positions_within(document_ids), visible_within(document_ids)
         if token_mask is not None:
             real = token_mask.flatten().nonzero()[:, 0]
             if len(real) in (0, input_ids.numel()):  # nothing is told apart
                 real = None
-        tokens = input_ids.numel() if real is None else len(real)
+        tokens = part.tokens if part is not None else input_ids.numel() if real is None else len(real)
         keys = None if dropless else self._place_keys(tokens, routing_key)
         rows = [Rows(mask, real, dropless, dropout) for dropout in self._dropouts(routing_key)]
         hidden, losses, stats = self._blocks(input_ids, positions, keys, rows)

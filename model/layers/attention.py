@@ -9,6 +9,7 @@ on its queries.
 B batch, S sequence, H heads, G key-value heads, P head size, D hidden.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -55,6 +56,9 @@ class Attention(nn.Module):
         if config.use_qk_norm:
             self.query_norm = nn.Parameter(torch.ones(config.head_dim))
             self.key_norm = nn.Parameter(torch.ones(config.head_dim))
+        # What model/parallel/sequence.py exchanges, where a process has a part of each sequence. Not used with a cache.
+        self.hand_on: Callable[[KeysValues], KeysValues] = as_they_are
+        self.attend: Callable[..., Tensor] = causal_attention
 
     def forward(
         self,
@@ -67,15 +71,15 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, KeysValues]:
         """With a cache the new tokens see those before them, and the keys and values are all that are stored.
 
-        Without one `mask` (B, 1, S, S) says what each query sees; None: the tokens up to its own.
+        Without one `mask` is what `attend` reads: (B, 1, S, S), what each query sees; None: the tokens up to its own.
         """
         batch, tokens, _ = hidden.shape
         queries, own = self._queries_keys_values(hidden, rope, cache)
         if own is not None:
-            shared = own if cache is None else KeysValues(*cache.store(self.layer, *own))
+            shared = self.hand_on(own) if cache is None else KeysValues(*cache.store(self.layer, *own))
         assert shared is not None, "a layer that borrows keys and values comes after their owner"
-        mask = mask if cache is None else cache.mask
-        attended = causal_attention(queries.transpose(1, 2), *shared, mask=mask, dropout=dropout)
+        attend, mask = (self.attend, mask) if cache is None else (causal_attention, cache.mask)
+        attended = attend(queries.transpose(1, 2), *shared, mask=mask, dropout=dropout)
         return self.o_proj(attended.transpose(1, 2).reshape(batch, tokens, -1)), shared
 
     def _queries_keys_values(
@@ -104,6 +108,11 @@ class Attention(nn.Module):
         if self.key_norm is not None:
             turned = rms_normalize(turned, self.eps, weight)
         return turned.to(projected.dtype)
+
+
+def as_they_are(own: KeysValues) -> KeysValues:
+    """What an owner hands on of its keys and values, where a process has whole sequences."""
+    return own
 
 
 def repeats_heads(queries: Tensor, mask: Tensor | None = None) -> bool:

@@ -12,8 +12,8 @@ from model.layers.linear import project
 from model.layers.mlp import SwiGLU
 from model.moe.dispatch import combine, dispatch, plan_dispatch
 from model.moe.experts import Experts, of_one_token, reads_choices
-from model.moe.losses import balance, load_balance_loss, router_z_loss
-from model.moe.router import NO_KEYS, route, sums_to_one
+from model.moe.losses import balance, load_balance_loss, router_z_loss, shares
+from model.moe.router import NO_KEYS, Scope, route, sums_to_one
 
 
 class MoEStats(NamedTuple):
@@ -55,6 +55,7 @@ class MoE(nn.Module):
         self.shared_mlp: SwiGLU | None = None
         if config.num_shared_expert:
             self.shared_mlp = SwiGLU(config.hidden_size, config.num_shared_expert * config.intermediate_size)
+        self.scope: Scope | None = None  # in training, where the tokens of several processes are routed together
 
     def forward(
         self, hidden: Tensor, place_keys: Tensor | None = None, *, answering: bool = False, dropless: bool = False
@@ -62,10 +63,13 @@ class MoE(nn.Module):
         c = self.config
         # A capacity is a device of training; an answer should not depend on who else is in the batch.
         policy = c.moe_routing if self.training and not dropless else "dropless"
-        capacity = c.capacity(len(hidden), self.layer)
-        if not answering and isinstance(self.experts, Experts) and mixture_applies(hidden, self.experts.gate_up):
+        scope = self.scope if self.training else None
+        tokens = len(hidden) * (scope.processes if scope is not None else 1)  # that share the places
+        capacity = c.capacity(tokens, self.layer)
+        places_here = scope is None or policy == "dropless"  # the operator places a process's own tokens
+        if not answering and places_here and self._has_operator(hidden):
             return self._in_kernels(hidden, policy, capacity, place_keys)
-        no_room = policy == "drop" or (policy == "recycle" and capacity * c.num_experts < len(hidden) * self.top_k)
+        no_room = policy == "drop" or (policy == "recycle" and capacity * c.num_experts < tokens * self.top_k)
         logits = self.router(hidden)
         routing = route(
             logits,
@@ -75,6 +79,7 @@ class MoE(nn.Module):
             place_keys=place_keys,
             expert_bias=self.router.expert_bias,
             convention=c.convention,
+            scope=scope,
         )
         if len(hidden) == 1 and (torch.compiler.is_compiling() or reads_choices(hidden)):
             index = routing.expert_index[0]
@@ -87,10 +92,13 @@ class MoE(nn.Module):
             output = output + self.shared_mlp(hidden)
         if answering:
             return output, None, None
-        balance_loss = load_balance_loss(routing)
+        balance_loss = load_balance_loss(routing, scope)
         z_loss = router_z_loss(logits) if c.router_z_loss_coef else None
         counts = routing.choices_per_expert, routing.tokens_per_expert, routing.dropped, routing.recycled
         return output, self._aux_loss(balance_loss, z_loss), MoEStats(balance_loss.detach(), *counts)
+
+    def _has_operator(self, hidden: Tensor) -> bool:
+        return isinstance(self.experts, Experts) and mixture_applies(hidden, self.experts.gate_up)
 
     def _in_kernels(
         self, hidden: Tensor, policy: RoutingPolicy, capacity: int, place_keys: Tensor | None
@@ -111,7 +119,8 @@ class MoE(nn.Module):
             sum_to_one=sums_to_one(self.top_k, c.convention),
         )
         choices, computed, (dropped, recycled) = mixed.counts.split([c.num_experts, c.num_experts, 2])
-        balance_loss = balance(choices / (len(hidden) * self.top_k), mixed.mean_probability)
+        scope = self.scope if self.training else None
+        balance_loss = balance(shares(choices, len(hidden) * self.top_k, scope), mixed.mean_probability)
         stats = MoEStats(balance_loss.detach(), choices, computed, dropped, recycled)
         return mixed.output, self._aux_loss(balance_loss, mixed.z_loss), stats
 

@@ -3,17 +3,25 @@
 import torch
 from torch import Tensor
 
-from model.moe.router import Routing
+from model.moe.router import Routing, Scope
 
 
-def load_balance_loss(routing: Routing) -> Tensor:
+def load_balance_loss(routing: Routing, scope: Scope | None = None) -> Tensor:
     """E * sum_e(fraction of choices to e * mean probability of e): 1 when balanced, up to E when one expert has all.
 
     Hunyuan-Large, arXiv:2411.02265; Switch Transformer, arXiv:2101.03961, equation 4. The fractions are those of the
-    router's own choices, before any capacity, and carry no gradient.
+    router's own choices, before any capacity, and carry no gradient. With a `scope` they are those of all its processes, whose
+    losses have the mean that one process with all tokens would compute, and so have their gradients.
     """
-    fraction = routing.choices_per_expert / routing.expert_index.numel()
+    fraction = shares(routing.choices_per_expert, routing.expert_index.numel(), scope)
     return balance(fraction, routing.probabilities.mean(dim=0))
+
+
+def shares(choices_per_expert: Tensor, choices: int, scope: Scope | None) -> Tensor:
+    """The fraction of the choices that each expert has (E,), among those of all processes of a scope."""
+    if scope is None:
+        return choices_per_expert / choices
+    return scope.sum(choices_per_expert) / (choices * scope.processes)
 
 
 def balance(fraction: Tensor, mean_probability: Tensor) -> Tensor:

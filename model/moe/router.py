@@ -14,7 +14,8 @@ already has: the report recycles top-1, where this cannot happen. The random ord
 recomputation sees the same one.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -60,6 +61,18 @@ class Routing(NamedTuple):
         return ((self.expert_index != self.chosen) & (self.expert_index != self.num_experts)).sum()
 
 
+class Scope(Protocol):
+    """The processes whose tokens, T each, are routed as if one had them all: they share places and are balanced together."""
+
+    processes: int
+
+    def place(self, chosen: Tensor, place: Callable[[Tensor], Tensor]) -> Tensor:
+        """chosen (T, K) -> the rows of this process's tokens in what `place` makes of the choices of all, in their order."""
+
+    def sum(self, counts: Tensor) -> Tensor:
+        """The sum of every process's counts (E,)."""
+
+
 def route(
     router_logits: Tensor,
     top_k: int,
@@ -69,21 +82,26 @@ def route(
     place_keys: Tensor | None = None,
     expert_bias: Tensor | None = None,
     convention: Convention = "report",
+    scope: Scope | None = None,
 ) -> Routing:
     """Chooses and places; `capacity` is read by drop and recycle, `place_keys` (E * C,) by recycle alone.
 
     `expert_bias` (E,) is added for the choice and left out of the weight (auxiliary-loss-free balancing, arXiv:2408.15664).
+    With a `scope` capacity and keys are those of all its tokens.
     """
     num_experts = router_logits.shape[-1]
     probabilities, chosen = choose_experts(router_logits, top_k, expert_bias)
     if policy == "dropless":
         return Routing(chosen, weigh(probabilities, chosen, convention), chosen, probabilities)
-    if policy == "drop":
-        index = drop(chosen, num_experts, capacity)
-    else:
+
+    def place(choices: Tensor) -> Tensor:
+        if policy == "drop":
+            return drop(choices, num_experts, capacity)
         if place_keys is None:
             raise ValueError(NO_KEYS)
-        index = recycle(chosen, num_experts, capacity, place_keys)
+        return recycle(choices, num_experts, capacity, place_keys)
+
+    index = place(chosen) if scope is None else scope.place(chosen, place)
     is_dropped = index == num_experts
     # A dropped choice keeps its share until here: the others must not grow for want of a place.
     weight = weigh(probabilities, torch.where(is_dropped, chosen, index), convention)
