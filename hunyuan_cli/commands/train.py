@@ -51,6 +51,8 @@ def train(
 
     Own text: hunyuan train --data notes/ --data 'books/*.txt' --tokens 2M
 
+    Long documents, the files of each folder joined: hunyuan train --data src/ --set 'data.join=["src/"]' --out runs/long
+
     Go on: hunyuan train --out runs/recycle --resume --steps 400; or with other text: --init-from runs/recycle --data notes/
     """
     from hunyuan_cli.views.training import run_reporter

@@ -33,7 +33,11 @@ Set = Annotated[
 ]
 Data = Annotated[
     list[str] | None,
-    typer.Option("--data", help="A file, folder, glob, hf:NAME or stdlib (this interpreter's library); repeatable."),
+    typer.Option(
+        "--data",
+        help="A file, folder, glob, hf:NAME, stdlib (this interpreter's library), or a generated task such as "
+        "tasks:key_value:length=2K or tasks:copy:length=2K,words=64,loss=answer; repeatable.",
+    ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", file_okay=False, help="The run folder; by default runs/PRESET-N.")]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps; or give --tokens or --flops.")]

@@ -115,7 +115,8 @@ class _Clock:
 
 
 def heading(plan: "RunPlan") -> list[str]:
-    """The run in two lines, one on its stage if it has any, and one where the model cannot leave for transformers."""
+    """The run in two lines, those on the lengths of its documents, one on its stage if it has any, and one where the model
+    cannot leave for transformers."""
     fresh = plan.start_step == 0
     size = plan.batch or f"{human_count(plan.global_batch_tokens)} tokens, {human_count(plan.tokens)} in all"
     third = f"transformers cannot run this model ({plan.not_for_transformers}): --model toy-hf can be converted for it"
@@ -124,6 +125,7 @@ def heading(plan: "RunPlan") -> list[str]:
         f"{human_count(plan.total_params)} parameters, {human_count(plan.activated_params)} activated, "
         f"{human_count(plan.flops_per_token)} FLOPs per token",
         f"{plan.steps:,} steps of {size}; {plan.data}",
+        *(plan.documents if fresh else ()),
         *([plan.stage] if plan.stage else []),
         *([third] if fresh and plan.not_for_transformers else []),
     ]

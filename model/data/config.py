@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.data.task_source import TaskSource, is_task
 from model.errors import ConfigError
 
 MAX_SOURCES = 1000  # each gets at least one of the 1,000 draws of a block, see order.Mixture
@@ -13,12 +14,16 @@ MAX_SOURCES = 1000  # each gets at least one of the 1,000 draws of a block, see 
 
 def absolute_source(source: str) -> str:
     """A source whose path holds from any working folder; those without a path stay."""
-    return source if source == "stdlib" or source.startswith("hf:") else str(Path(source).expanduser().absolute())
+    named = source == "stdlib" or source.startswith("hf:") or is_task(source)
+    return source if named else str(Path(source).expanduser().absolute())
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    sources: tuple[str, ...] = ("stdlib",)  # "stdlib", files, folders, globs, hf:NAME or hf:NAME:SUBSET
+    sources: tuple[str, ...] = (
+        "stdlib",
+    )  # "stdlib", files, folders, globs, hf:NAME, hf:NAME:SUBSET, or tasks:NAME:OPTIONS (task_source.py)
+    join: tuple[str, ...] = ()  # those of the sources whose files are joined, folder by folder (sources.py)
     weights: tuple[float, ...] = ()  # share of the draws of each source; empty: in proportion to its tokens
     anneal_sources: tuple[str, ...] = ()  # the mixture of the annealing phase; empty: the same sources
     anneal_weights: tuple[float, ...] = ()  # shares of the annealing phase; empty: as `weights`, or by tokens
@@ -32,12 +37,13 @@ class DataConfig:
     cache_dir: str = ""  # empty: $HUNYUAN_CACHE, else $XDG_CACHE_HOME/hunyuan, else ~/.cache/hunyuan
 
     def __post_init__(self) -> None:
-        for name in ("sources", "weights", "anneal_sources", "anneal_weights"):
+        for name in ("sources", "join", "weights", "anneal_sources", "anneal_weights"):
             value = getattr(self, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)  # TOML gives lists
         problems = [
             *_source_problems("data.sources", self.sources),
             *_source_problems("data.anneal_sources", self.anneal_sources),
+            *_join_problems(self.join),
             *_weight_problems("data.weights", self.weights, "data.sources", self.sources),
             *_weight_problems("data.anneal_weights", self.anneal_weights, "data.anneal_sources", self._anneal_sources),
         ]
@@ -65,6 +71,7 @@ class DataConfig:
         return dataclasses.replace(
             self,
             sources=tuple(map(absolute_source, self.sources)),
+            join=tuple(map(absolute_source, self.join)),
             anneal_sources=tuple(map(absolute_source, self.anneal_sources)),
             tokenizer=self.tokenizer and absolute_source(self.tokenizer),
             cache_dir=self.cache_dir and absolute_source(self.cache_dir),
@@ -110,8 +117,21 @@ def _source_problems(name: str, sources: object) -> list[str]:
         return [f"{name} is {sources!r}: give a list of paths or names"]
     if len(set(sources)) < len(sources):
         return [f"{name} names a source twice: name each once and set its share in the weights"]
+    for source in filter(is_task, sources):
+        try:
+            TaskSource.parse(source)
+        except ConfigError as error:
+            return [f"{name}: {problem}" for problem in error.problems]
     if len(sources) > MAX_SOURCES:
         return [f"{name} has {len(sources)} entries, more than {MAX_SOURCES}: name folders or globs instead of files"]
+    return []
+
+
+def _join_problems(join: object) -> list[str]:
+    if not (isinstance(join, tuple) and all(isinstance(source, str) and source for source in join)):
+        return [f"data.join is {join!r}: give a list of those of the sources whose files are to be joined"]
+    if generated := [source for source in join if source.startswith("hf:") or is_task(source)]:
+        return [f"data.join names {generated[0]}, which has no folders: leave it out"]
     return []
 
 

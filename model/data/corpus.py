@@ -19,6 +19,9 @@ from model.data.config import DataConfig
 from model.data.shards import TokenShard, open_shard, write_shard
 from model.data.sources import read_source
 from model.data.split import Split, content_position, cut, plan_split
+from model.data.task_source import TaskSource, is_task
+from model.data.tasks import FORMAT as TASK_FORMAT
+from model.data.tasks import HELD_OUT, TRAIN, VALIDATION, TaskMaker, TaskTokens
 from model.errors import DataError
 from model.tokenizer.bpe import load_tokenizer, train_tokenizer
 from model.tokenizer.folder import load_folder_tokenizer
@@ -52,10 +55,18 @@ def prepare_corpus(config: DataConfig, vocab_size: int, progress: Progress | Non
     folder = cache_folder(config.cache_dir)
     left_out: Counter[str] = Counter()
     first_splits: dict[bytes, Split] = {}  # of every document, by its sha256: that of the first source that has it
-    sources = [_scan(spec, config, report, left_out, first_splits) for spec in config.all_sources]
+    texts = [spec for spec in config.all_sources if not is_task(spec)]
+    if unknown := [spec for spec in config.join if spec not in texts]:
+        raise DataError(f"data.join names {unknown[0]}, which is none of the sources: name it as data.sources does")
+    if not (texts or config.tokenizer):
+        raise DataError("tasks alone have no text for a tokenizer: add a source of text, or set data.tokenizer")
+    sources = [_scan(spec, config, report, left_out, first_splits) for spec in texts]
     tokenizer = _tokenizer(config.tokenizer, sources, vocab_size, folder, report)
     train = {source.spec: _shard(source, "train", tokenizer, folder, report) for source in sources}
     validation = {source.spec: _shard(source, "validation", tokenizer, folder, report) for source in sources}
+    for spec in filter(is_task, config.all_sources):
+        train[spec], validation[spec] = (_task_shard(spec, side, tokenizer, config) for side in (TRAIN, VALIDATION))
+    train, validation = ({spec: side[spec] for spec in config.all_sources} for side in (train, validation))
     parts = [shard.fingerprint for shard in (*train.values(), *validation.values())]
     return Corpus(tokenizer, train, validation, _fingerprint(parts), left_out)
 
@@ -67,6 +78,7 @@ class _Source:
     spec: str
     text_key: str
     encoding: str
+    join: bool  # whether the files of a folder are one document
     content: str  # sha256 of its documents in order
     text_bytes: int
     split: Split
@@ -82,7 +94,7 @@ class _Source:
     def texts(self, side: str) -> Iterator[str]:
         """The documents of "train" or "validation"."""
         content = _Content()
-        for text in content.watch(read_source(self.spec, self.text_key, self.encoding)):
+        for text in content.watch(read_source(self.spec, self.text_key, self.encoding, join=self.join)):
             split = self.shared.get(_digest(text), self.split) if self.shared else self.split
             yield from (part for held_back, part in split.parts(text) if held_back == (side == "validation"))
         if content.hexdigest() != self.content:
@@ -125,14 +137,17 @@ def _scan(
 ) -> _Source:
     report(f"reading {spec}", 0.0)
     content = _Content(keep=len(config.all_sources) > 1)
-    documents = read_source(spec, config.text_key, config.encoding, left_out)
+    join = spec in config.join
+    documents = read_source(spec, config.text_key, config.encoding, left_out, join=join)
     split = plan_split(content.watch(documents), config.validation_fraction, spec)
     report(f"reading {spec}", 1.0)
     shared = {}
     for digest in content.documents:
         if first_splits.setdefault(digest, split) != split:
             shared[digest] = first_splits[digest]
-    source = _Source(spec, config.text_key, config.encoding, content.hexdigest(), content.text_bytes, split, shared)
+    source = _Source(
+        spec, config.text_key, config.encoding, join, content.hexdigest(), content.text_bytes, split, shared
+    )
     for side in ("train", "validation") if shared else ():
         if next(source.texts(side), None) is None:
             raise DataError(
@@ -194,6 +209,16 @@ def _shard(source: _Source, side: str, tokenizer: TextTokenizer, folder: Path, r
     if shard is None:
         raise DataError(f"{path}.bin cannot be read back: set data.cache_dir or HUNYUAN_CACHE to another folder")
     return shard
+
+
+def _task_shard(spec: str, side: int, tokenizer: TextTokenizer, config: DataConfig) -> TokenShard:
+    """Documents that are made where they are read; their bytes of text are those of the first, times their number."""
+    source = TaskSource.parse(spec)
+    maker = TaskMaker.of(source, side, tokenizer, config.validation_fraction)
+    count = source.count if side == TRAIN else HELD_OUT
+    text_bytes = int(tokenizer.byte_lengths()[maker.document(0).ids].sum()) * count
+    fingerprint = _fingerprint([side, tokenizer.fingerprint, str(source), maker.classes, TASK_FORMAT])
+    return TokenShard(TaskTokens(maker, count), count, text_bytes, fingerprint, source.length)
 
 
 def _fingerprint(parts: Sequence[object]) -> str:

@@ -4,8 +4,7 @@
 
 No state, so resuming at draw g is exact and costs nothing. Sequence j of a shard is tokens[j*S : j*S + S + 1]; S is the
 sequence length, and the last token of one sequence is the first of the next, so every token but the first is a target.
-Shuffling is a Feistel network on the smallest even number of bits that holds n, walked until it lands in range(n)
-(Black and Rogaway 2002): a bijection without a table, so an epoch visits each sequence once at any size.
+Shuffling is a keyed permutation without a table (permutation.py), so an epoch visits each sequence once at any size.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,39 +14,11 @@ import numpy as np
 
 from model.data.config import DataConfig
 from model.data.corpus import Corpus
+from model.data.permutation import mix, permute
 from model.data.shards import TokenShard
 from model.errors import DataError
 
 BLOCK = 1000  # draws over which a mixture keeps its shares exactly
-ROUNDS = 6
-
-
-def mix(*values: int | np.ndarray) -> np.ndarray:
-    """A 64-bit hash of integers or arrays that broadcast, by the finaliser of splitmix64 (Steele et al. 2014)."""
-    state = np.zeros((), np.uint64)
-    with np.errstate(over="ignore"):
-        for value in values:
-            state = state + np.asarray(value).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            state = state ^ (state >> np.uint64(31))
-    return state
-
-
-def permute(index: np.ndarray, n: int, key: int | np.ndarray) -> np.ndarray:
-    """Where `index` in range(n) goes: a bijection for each key; `key` broadcasts against `index`."""
-    half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    values, keys = np.broadcast_arrays(np.asarray(index, np.uint64), np.asarray(key, np.uint64))
-    result = values.copy()
-    outside = np.ones(result.shape, bool)  # every value takes one walk, those that leave range(n) go on
-    while outside.any():
-        left, right = result[outside] >> half, result[outside] & mask
-        for turn in range(ROUNDS):
-            left, right = right, left ^ (mix(keys[outside], turn, right) & mask)
-        result[outside] = left << half | right
-        outside = result >= n
-    return result.astype(np.int64)
 
 
 class Mixture:
@@ -113,6 +84,11 @@ class Sampler:
                     f"{name} has {len(shard)} training tokens and a sequence needs {sequence_length + 1}: "
                     "lower training.sequence_length or give more text"
                 )
+            if cuts(shard, sequence_length) and name in drawn:
+                raise DataError(
+                    f"{name} has documents of {shard.document_length:,} tokens and a sequence {sequence_length:,}, which must "
+                    "be a multiple: a document that is cut has questions without an answer; set its length"
+                )
 
         def mixture(shares: Mapping[str, float], phase: int) -> Mixture:
             return Mixture(np.array([shares.get(name, 0.0) for name in shards]), mix(seed, phase))
@@ -146,7 +122,10 @@ class Sampler:
         return np.where(drawn > 0, (self._first_cursor + drawn) * self._sequence_length, self._tokens_before)
 
     def batch(self, start: int, count: int) -> np.ndarray:
-        """The sequences of draws start .. start + count - 1, int64 (count, sequence_length + 1)."""
+        """The sequences of draws start .. start + count - 1, int64 (count, sequence_length + 1).
+
+        Tokens of a task that are not to be learnt are negative (tasks.unmasked).
+        """
         source, cursor = self.draws(start, count)
         length = self._sequence_length
         sequences = np.empty((count, length + 1), np.int64)
@@ -182,8 +161,9 @@ def validation_batches(
     """Sequences spread evenly over each shard, in order, int64 (n, S + 1), the targets of a shard never twice.
 
     `max_tokens` is shared in proportion to the shards' sizes, at least one sequence each; a shard shorter than a
-    sequence gives all it has as one.
+    sequence gives all it has as one. A task is left out whose documents a sequence would cut.
     """
+    shards = {name: shard for name, shard in shards.items() if not cuts(shard, sequence_length)}
     total = sum(len(shard) for shard in shards.values())
     for shard in shards.values():
         length = min(sequence_length, len(shard) - 1)
@@ -191,8 +171,13 @@ def validation_batches(
         there = (len(shard) - 1) // length
         chosen = np.arange(min(there, wanted)) * there // min(there, wanted)
         for first in range(0, len(chosen), batch_size):
-            index = chosen[first : first + batch_size, None] * length
-            yield shard.tokens[index + np.arange(length + 1)].astype(np.int64)
+            index = chosen[first : first + batch_size] * length
+            yield np.stack([shard.tokens[start : start + length + 1] for start in index]).astype(np.int64)
+
+
+def cuts(shard: TokenShard, sequence_length: int) -> bool:
+    """Whether sequences would cut the documents of a task, which then have questions without an answer."""
+    return shard.document_length > 0 and sequence_length % shard.document_length > 0
 
 
 def _apportion(weights: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,10 +24,13 @@ LONG_DOCUMENT_CHARS = 250_000  # longer ones are encoded in pieces, so that memo
 
 @dataclass(frozen=True)
 class TokenShard:
-    tokens: np.ndarray = field(repr=False)  # (N,) uint16 or uint32, memory-mapped
+    tokens: Any = field(
+        repr=False
+    )  # (N,) uint16 or uint32, memory-mapped; or a task's, made where they are read (tasks.py)
     documents: int
     text_bytes: int  # UTF-8 bytes of the documents
     fingerprint: str  # of the text, the split and the tokenizer
+    document_length: int = 0  # tokens of each document, where all have as many: those of a generated task
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
+from model.data.joining import by_folder, joined
 from model.data.readers import (
     DATA,
     KINDS,
@@ -29,6 +30,7 @@ from model.data.readers import (
     read_rows,
     unreadable,
 )
+from model.data.task_source import is_task
 from model.errors import DataError, MissingExtraError
 
 STDLIB = "stdlib"
@@ -39,19 +41,27 @@ STDLIB_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test
 
 
 def read_source(
-    spec: str, text_key: str = "text", encoding: str = "utf-8", left_out: Counter[str] | None = None
+    spec: str,
+    text_key: str = "text",
+    encoding: str = "utf-8",
+    left_out: Counter[str] | None = None,
+    *,
+    join: bool = False,
 ) -> Iterator[Document]:
     """The documents of one entry of data.sources; raises DataError where there are none.
 
+    With `join` the files of a folder are one document (joining.py).
     `left_out` is given what was passed over: how many by reason.
     """
     left_out = Counter() if left_out is None else left_out
     if spec == STDLIB:
-        documents = _read_stdlib()
+        documents = _read_stdlib(join)
+    elif is_task(spec):
+        raise DataError(f"{spec} is made of tokens while a model is pre-trained: give a source of text here")
     elif spec.startswith(HUB_PREFIX):
         documents = _read_hub(spec.removeprefix(HUB_PREFIX), text_key)
     else:
-        documents = _read_paths(spec, text_key, encoding, left_out)
+        documents = _read_paths(spec, text_key, encoding, left_out, join)
     empty = True
     for document in documents:
         if document.text.strip():
@@ -63,14 +73,18 @@ def read_source(
         raise DataError(f"{spec} has no text in it: give a source with at least one document that is not empty")
 
 
-def _read_stdlib() -> Iterator[Document]:
+def _read_stdlib(join: bool) -> Iterator[Document]:
     root = Path(sysconfig.get_path("stdlib"))
-    for path in _walk(root, STDLIB_LEFT_OUT):
-        if path.suffix == ".py":
-            try:
-                yield Document(path.relative_to(root).as_posix(), path.read_bytes().decode())
-            except (OSError, UnicodeDecodeError):
-                continue  # not the user's file, so nothing that the user could mend
+    names = [path.relative_to(root) for path in _walk(root, STDLIB_LEFT_OUT) if path.suffix == ".py"]
+    documents = filter(None, (_stdlib_module(root, name) for name in (by_folder(names) if join else names)))
+    yield from joined(documents) if join else documents
+
+
+def _stdlib_module(root: Path, name: Path) -> Document | None:
+    try:
+        return Document(name.as_posix(), (root / name).read_bytes().decode())
+    except (OSError, UnicodeDecodeError):
+        return None  # not the user's file, so nothing that the user could mend
 
 
 def read_source_rows(spec: str, encoding: str = "utf-8") -> Iterator[Row]:
@@ -97,10 +111,14 @@ def _hub_rows(spec: str) -> Iterator[Row]:
         yield Row(f"{spec}, row {number}", record)
 
 
-def _read_paths(spec: str, text_key: str, encoding: str, left_out: Counter[str]) -> Iterator[Document]:
+def _read_paths(spec: str, text_key: str, encoding: str, left_out: Counter[str], join: bool) -> Iterator[Document]:
     files, named = _files_of(spec, left_out)
     if not files:
         raise DataError(f"{spec} has no file that can be read: put files of these kinds there: {KINDS}")
+    if join:
+        texts = by_folder(file for file in files if kind_of(file) not in DATA)
+        files = [file for file in files if kind_of(file) in DATA]
+        yield from joined(_named_from_their_root(texts, text_key, encoding))
     for file in files:
         try:
             yield from read_file(file, text_key, encoding)
@@ -108,6 +126,14 @@ def _read_paths(spec: str, text_key: str, encoding: str, left_out: Counter[str])
             if named:
                 raise
             left_out[f".json files without documents (no '{text_key}')"] += 1
+
+
+def _named_from_their_root(files: list[Path], text_key: str, encoding: str) -> Iterator[Document]:
+    """Texts with their paths below the folder that holds all of them, which are the same wherever that is."""
+    root = os.path.commonpath([file.parent for file in files]) if files else ""
+    for file in files:
+        for _, text in read_file(file, text_key, encoding):
+            yield Document(file.relative_to(root).as_posix(), text)
 
 
 def _files_of(spec: str, left_out: Counter[str]) -> tuple[list[Path], bool]:

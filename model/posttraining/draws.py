@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from model.data.order import mix, permute
+from model.data.permutation import mix, permute
 
 PAIRS, PROMPTS, ANSWERS, EVALUATION = range(4)  # what a draw is for: each has an order of its own
 

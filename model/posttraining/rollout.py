@@ -12,7 +12,7 @@ import torch
 
 from model.data.instructions.preferences import Question
 from model.data.instructions.rendering import RenderedPair
-from model.data.order import mix
+from model.data.permutation import mix
 from model.generation.generate import generate_batch
 from model.generation.request import Request
 from model.generation.sampling import Sampling

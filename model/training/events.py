@@ -21,6 +21,7 @@ class RunPlan:
     peak_flops: float  # the device's matmul ceiling in FLOP/s, measured
     groups: list[dict[str, Any]]  # optimizer.describe_groups
     data: str  # one line on the corpus
+    documents: tuple[str, ...] = ()  # lines on how long the documents of its sources are
     batch: str = ""  # what a step learns from, where that is not global_batch_tokens of text
     stage: str = ""  # which one begins or goes on, in a line; empty for a run without stages
     not_for_transformers: str = ""  # why the model cannot be converted for transformers

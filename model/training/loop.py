@@ -1,7 +1,7 @@
 """The training loop, the only one: any task that gives micro-batches and their loss is trained by it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ def train(
     device: torch.device,
     steps_before: int | None = None,
     data: str = "",
+    documents: Sequence[str] = (),
     batch: str = "",
     resume: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
@@ -67,7 +68,8 @@ def train(
 
     With a `stage`, whose settings are given, it trains to the end of that; a summary is left at that of the last one alone.
 
-    `data` and `batch` are a line on the data, and what a step learns from where that is not so many tokens of text.
+    `data`, `documents` and `batch` are a line on the data, lines on its documents, and what a step learns from where that is
+    not so many tokens of text.
     `steps_before` is the length that a resumed run had until now: where it was another, the reporter is told what follows.
     Raises TrainingError when the loss or a gradient is not finite, before any weight is touched, and CheckpointError
     when the disk is full; the last good checkpoint stays.
@@ -76,7 +78,7 @@ def train(
     session.begin(resume)
     if resume and steps_before not in (None, steps):
         reporter.note(describe_lengthening(settings.training, session.step, steps_before, steps))
-    reporter.start(session.plan(data, batch))
+    reporter.start(session.plan(data, tuple(documents), batch))
     try:
         apart = settings.data.document_mask
         warm_up(session.net, session.config, device, reporter.note, documents=apart)
@@ -158,7 +160,7 @@ class _Session:
         if self.following is not None:
             self.following.restore(task_tensors(checkpoint), state["task"])
 
-    def plan(self, data: str, batch: str) -> RunPlan:
+    def plan(self, data: str, documents: tuple[str, ...], batch: str) -> RunPlan:
         batch_tokens = self.config.global_batch_tokens
         return RunPlan(
             folder=self.folder,
@@ -173,6 +175,7 @@ class _Session:
             peak_flops=self.peak_flops,
             groups=describe_groups(self.optimizer, self.config.learning_rate),
             data=data,
+            documents=documents,
             batch=batch,
             not_for_transformers="; ".join(self._reasons_against_transformers()),
             stage=self.stage.describe() if self.stage is not None and self.stage.name else "",

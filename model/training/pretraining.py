@@ -14,7 +14,9 @@ from torch.nn import functional as F
 
 from model.checkpoint.run import newest_intact, step_of, steps_saved
 from model.data.corpus import Corpus, Progress, prepare_corpus
+from model.data.lengths import describe_lengths, length_table
 from model.data.order import Sampler, validation_batches
+from model.data.task_source import TaskSource, is_task
 from model.device import compute_dtype, dtype_name, on_its_way, pick_device
 from model.files import write_json
 from model.layers.documents import documents_of
@@ -50,6 +52,8 @@ class Pretraining:
         """`sampler` and `first_step` are those of a stage, whose settings are given; else the run is of `steps` steps."""
         self.training, self.corpus, self.device = settings.training, corpus, device
         self.document_mask = settings.data.document_mask
+        tasks = (TaskSource.parse(spec) for spec in corpus.train if is_task(spec))
+        self.answers_alone = any(source.loss != "all" for source in tasks)  # of some sources: then targets are counted
         self.byte_lengths = corpus.tokenizer.byte_lengths()
         length, seed = self.training.sequence_length, self.training.seed
         self.sampler, self.first_step = sampler or _sampler(settings, corpus, steps), first_step
@@ -73,11 +77,16 @@ class Pretraining:
         for micro in range(self.training.micro_batches):
             sequences = torch.from_numpy(self.sampler.batch(first + micro * size, size))
             tokens = size * self.training.sequence_length  # each the target of the one before it
-            yield MicroBatch(on_its_way(sequences, self.device), targets=tokens, tokens=tokens)
+            targets = int((sequences[:, 1:] >= 0).sum()) if self.answers_alone else tokens
+            yield MicroBatch(on_its_way(sequences, self.device), targets=targets, tokens=tokens)
 
     def forward(self, net: Hunyuan, data: Tensor, routing_key: Tensor) -> Output:
-        ids = data[:, :-1]
+        ids = self._seen(data[:, :-1])
         return net(ids, data[:, 1:], routing_key=routing_key, document_ids=self._documents(ids))
+
+    def _seen(self, ids: Tensor) -> Tensor:
+        """The tokens as the model is given them; as labels those that are not learnt stay negative, see tasks.unmasked."""
+        return torch.where(ids < 0, ~ids, ids) if self.answers_alone else ids
 
     def _documents(self, ids: Tensor) -> Tensor | None:
         """ids (B, S) -> the number of each token's document in its row, where documents are kept apart.
@@ -96,11 +105,12 @@ class Pretraining:
         total, tokens, text_bytes = torch.zeros((), dtype=torch.float64, device=self.device), 0, 0
         batches = validation_batches(self.corpus.validation, c.sequence_length, c.micro_batch_size, c.evaluation_tokens)
         for batch in batches:
+            learnt = batch[:, 1:][batch[:, 1:] >= 0]  # all, but of a task that has its answers learnt alone
             ids, labels = (on_its_way(part, self.device) for part in self._filled(torch.from_numpy(batch)))
-            loss, count = net(ids, labels, document_ids=self._documents(ids)).loss, batch[:, 1:].size
+            loss, count = net(ids, labels, document_ids=self._documents(ids)).loss, learnt.size
             assert loss is not None, "labels were given"
             total, tokens = total + loss.double() * count, tokens + count
-            text_bytes += int(self.byte_lengths[batch[:, 1:]].sum())
+            text_bytes += int(self.byte_lengths[learnt].sum())
         found = float(total)
         scores = self.tasks.scores(net) if self.tasks is not None else {}
         return {"val_loss": found / tokens, "val_bits_per_byte": found / math.log(2) / text_bytes} | scores
@@ -110,7 +120,7 @@ class Pretraining:
 
         What is added has no label, comes after the text, and takes no expert's place: evaluation has no capacity.
         """
-        ids, labels = sequences[:, :-1], sequences[:, 1:]
+        ids, labels = self._seen(sequences[:, :-1]), sequences[:, 1:]
         if self.device.type == "cpu":
             return ids, labels
         rows, columns = self.training.micro_batch_size - len(ids), self.training.sequence_length - ids.shape[1]
@@ -179,6 +189,7 @@ def pretrain(
             run_folder.record_changes(folder, settings, steps_saved(folder)[-1])
             if note := precision_note(settings.training.precision, trained.training.precision, device):
                 reporter.note(note)
+        lengths = length_table(corpus, sorted({stage.settings.training.sequence_length for stage in stages}))
         orders = samplers(stages, corpus)  # of all at once: where one lacks text is told before the first begins
         current = stages[0]
         if resume and len(stages) > 1:
@@ -190,7 +201,7 @@ def pretrain(
             else:
                 stack.enter_context(keep_out())
                 run_folder.refuse_other_run(folder)  # nor has one begun meanwhile
-            run_folder.create(folder, settings, run_folder.DataRecord.of(corpus), device)
+            run_folder.create(folder, settings, run_folder.DataRecord.of(corpus, lengths), device)
         while True:
             if current.name:  # whoever reads the folder meanwhile finds the model of its stage
                 write_json(folder / "config.json", current.settings.model.to_dict())
@@ -203,6 +214,7 @@ def pretrain(
                 steps_before=steps_before,
                 device=device,
                 data=describe(corpus) + ("; attention stays inside a document" if data.document_mask else ""),
+                documents=describe_lengths(lengths),
                 resume=resume,
                 should_stop=should_stop,
                 stage=current,

@@ -100,7 +100,11 @@ def resumed_settings(recorded: RunSettings, changes: dict[str, dict[str, Any]]) 
 
 def _absolute(key: str, value: Any) -> Any:
     """A setting of [data] with absolute paths, as run.toml has them."""
-    if key in ("sources", "anneal_sources") and isinstance(value, list) and all(isinstance(one, str) for one in value):
+    if (
+        key in ("sources", "join", "anneal_sources")
+        and isinstance(value, list)
+        and all(isinstance(one, str) for one in value)
+    ):
         return [absolute_source(one) for one in value]
     return absolute_source(value) if key in ("tokenizer", "cache_dir") and value and isinstance(value, str) else value
 

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from model.data.corpus import Corpus
+from model.data.tasks import unmasked
 from model.device import compute_dtype, dtype_name
 from model.errors import CheckpointError
 from model.files import LOCK, hold, read_json, write_file, write_json
@@ -49,11 +50,13 @@ class DataRecord:
     prompt: str  # to begin with, of the run's own kind of text
 
     @classmethod
-    def of(cls, corpus: Corpus) -> "DataRecord":
+    def of(cls, corpus: Corpus, lengths: dict[str, dict[str, Any]]) -> "DataRecord":
+        """`lengths` of model/data/lengths.py."""
         counts = {
             "train_tokens": {name: len(shard) for name, shard in corpus.train.items()},
             "validation_tokens": {name: len(shard) for name, shard in corpus.validation.items()},
             "bytes_per_token": corpus.bytes_per_token,
+            "document_lengths": lengths,
         }
         return cls(corpus.tokenizer, corpus.fingerprint, counts, _first_prompt(corpus))
 
@@ -109,7 +112,9 @@ def first_prompt(folder: Path) -> str:
 
 def _first_prompt(corpus: Corpus) -> str:
     """The opening of the first validation text of a source that has one to use."""
-    texts = (corpus.tokenizer.decode(shard.tokens[:PROMPT_TOKENS].tolist()) for shard in corpus.validation.values())
+    texts = (
+        corpus.tokenizer.decode(unmasked(shard.tokens[:PROMPT_TOKENS]).tolist()) for shard in corpus.validation.values()
+    )
     return next(filter(None, map(opening, texts)), "")
 
 

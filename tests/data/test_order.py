@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from model.data.config import DataConfig
 from model.data.corpus import prepare_corpus
-from model.data.order import BLOCK, Mixture, Sampler, mix, permute, validation_batches
+from model.data.order import BLOCK, Mixture, Sampler, validation_batches
+from model.data.permutation import mix, permute
 from model.data.shards import TokenShard
 from model.errors import DataError
 

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model.data.order import Mixture, mix, permute
+from model.data.order import Mixture
+from model.data.permutation import mix, permute
 
 BLOCK = 4096  # examples that are packed together: enough to fill rows, few enough for rows to be random
 UNLEARNT = -100  # the label of a token that is not learnt
