@@ -19,9 +19,10 @@ from torch.nn import functional as F
 
 from model.config.hunyuan import HunyuanConfig
 from model.kernels.choice import uses_triton
+from model.kernels.continued import attend_at_the_end, continues
 from model.kernels.rotary import split_and_turn
 from model.layers.dropout import Dropout
-from model.layers.kv_cache import BranchPass, CachePass
+from model.layers.kv_cache import BranchPass, CachePass, visible
 from model.layers.linear import Linear, project_stacked, project_together, stacks
 from model.layers.norm import rms_normalize
 from model.layers.rope import rotate
@@ -136,8 +137,8 @@ def causal_attention(
 ) -> Tensor:
     """Attention of the last S tokens, queries (B, H, S, P), over all tokens so far, keys and values (B, G, S', P).
 
-    The mask (model/layers/kv_cache.py, documents.py) says what each query sees. Without one a single query sees all, and of
-    several, S = S', each sees the tokens up to its own.
+    The mask (model/layers/kv_cache.py, documents.py) says what each query sees. Without one each sees the tokens up to its
+    own, and the last one all.
     """
     keys, values = keys.to(queries.dtype), values.to(queries.dtype)
     if dropout is not None and dropout.attention:
@@ -149,6 +150,11 @@ def causal_attention(
             shares = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
             return (shares.to(rows.dtype) @ values).reshape(queries.shape)
         return F.scaled_dot_product_attention(rows, keys, values, attn_mask=mask).reshape(queries.shape)
+    if mask is None and queries.shape[2] != keys.shape[2]:
+        if continues(keys):
+            return attend_at_the_end(queries, keys, values)
+        places = keys.shape[2]
+        mask = visible(torch.arange(places - queries.shape[2], places, device=keys.device), places)
     grouped = queries.shape[1] != keys.shape[1]
     if grouped and repeats_heads(queries, mask):
         each = queries.shape[1] // keys.shape[1]

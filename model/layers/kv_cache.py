@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from model.config.hunyuan import HunyuanConfig
+from model.kernels.continued import continues
 
 
 class CachePass(NamedTuple):
@@ -111,14 +112,16 @@ class KVCache:
         end = self.length + tokens
         if end > self.max_tokens:
             raise ValueError(f"the cache holds {self.max_tokens} tokens, {end} were to be stored")
-        device = next(iter(self.slots.values()))[0].device
+        keys = next(iter(self.slots.values()))[0]
+        device = keys.device
         slots = {
             layer: (keys.narrow(2, 0, end), values.narrow(2, 0, end)) for layer, (keys, values) in self.slots.items()
         }
         if len(set(self.lengths)) == 1:
             positions = torch.arange(self.length, end, device=device)
-            whole = tokens in (1, end)  # one token sees all that are there; a whole sequence is causal as it is
-            return CachePass(slots, positions, None if whole else visible(positions, end))
+            # One token sees all that are there, and a whole sequence is causal as it is; a part needs a mask or a kernel.
+            unmasked = tokens in (1, end) or continues(keys)
+            return CachePass(slots, positions, None if unmasked else visible(positions, end))
         if tokens != 1:
             raise ValueError("sequences of unequal lengths go on by one token at a time")
         positions = torch.tensor(self.lengths, device=device)[:, None]
