@@ -24,13 +24,20 @@ COMPILING = "compiling the model: about a minute the first time, less where it w
 
 
 def prepare(net: Hunyuan, config: TrainingConfig, device: torch.device) -> None:
-    """Dropout, and recomputation and compilation of every block, in place; parameter names stay."""
+    """Dropout, and recomputation and compilation of every block, in place; parameter names stay.
+
+    What was compiled before in this process is forgotten: torch would take sizes that differ from those of an earlier stage
+    for variable ones, and compile slower code, with other rounding than a process has that goes on from the boundary.
+    """
     check_grouped_product(net.config, config, device)
+    compiled = compiles(net.config, config, device)
+    if compiled:
+        torch.compiler.reset()
     net.attention_dropout, net.hidden_dropout = config.attention_dropout, config.hidden_dropout
     for layer in net.layers:
         if config.recompute:  # nothing in a block draws from a generator
             layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
-        if compiles(net.config, config, device):
+        if compiled:
             layer.compile()
 
 

@@ -64,13 +64,16 @@ def settings(text, cache):
 
 @pytest.fixture
 def pretrain(settings, tmp_path, monkeypatch):
-    """pretrain("training.steps=5", ..., folder=tmp_path / "a", stop_after=3) -> Recorder; `task` stands in for Pretraining."""
+    """pretrain("training.steps=5", ..., folder=tmp_path / "a", stop_after=3) -> Recorder; `task` stands in for Pretraining.
+
+    `of` are whole settings in the place of changes.
+    """
     monkeypatch.setattr(
         "model.training.loop.measure_peak_flops", lambda device, dtype: 1e11
     )  # a second on a busy machine
 
-    def run(*changes, folder=tmp_path / "run", resume=False, stop_after=None, task=pretraining.Pretraining) -> Recorder:
-        recorder, chosen = Recorder(), settings(*changes)
+    def run(*changes, folder=tmp_path / "run", resume=False, stop_after=None, task=pretraining.Pretraining, of=None):
+        recorder, chosen = Recorder(), of or settings(*changes)
         asked = iter(range(stop_after, -1, -1)) if stop_after else None  # asked before every step
         with monkeypatch.context() as patch:
             patch.setattr(pretraining, "Pretraining", task)

@@ -1,5 +1,7 @@
 """training.graph on a processor, where a recording is played without one: what it reads, and when it is made."""
 
+import weakref
+
 import pytest
 import torch
 from test_step import Masked
@@ -66,6 +68,26 @@ def test_a_recorded_run_is_resumed_exactly(pretrain, on_device, tmp_path):
     pretrain(*RECYCLE, GRAPH, folder=tmp_path / "parts", resume=True)
     assert on_device == [10, 4, 4]
     assert_same_run(tmp_path / "parts", tmp_path / "whole", 12)
+
+
+def test_every_stage_is_recorded_anew_after_the_one_before_is_given_up(
+    pretrain, staged, on_device, tmp_path, monkeypatch
+):
+    """A recording holds the memory of its stage: batches, gradients, activations."""
+    begun, alive, begin = [], [], graph.RecordedStep.__init__
+
+    def beginning(self, *arguments):
+        alive.append(sum(other() is not None for other in begun))
+        begun.append(weakref.ref(self))
+        begin(self, *arguments)
+
+    monkeypatch.setattr(graph.RecordedStep, "__init__", beginning)
+    pretrain(of=staged(graph=False), folder=tmp_path / "plain")
+    assert begun == []
+    assert pretrain(of=staged(graph=True), folder=tmp_path / "recorded").notes == []
+    assert on_device == [5 - graph.WARM_UP, 3 - graph.WARM_UP, 4 - graph.WARM_UP]
+    assert alive == [0, 0, 0]
+    assert_same_run(tmp_path / "recorded", tmp_path / "plain", 12)
 
 
 def test_a_step_that_cannot_be_recorded_is_computed_as_it_is_after_a_sentence(
