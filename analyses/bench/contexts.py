@@ -51,14 +51,18 @@ def context_table(
         for variant, precision, work in works:
             name = f"hunyuan {precision}"
             rates, memory = take_turns([LIMIT, name], work, rounds, progress, limit)
-            rows.append(_row(variant, precision, work, rates[name], rates[LIMIT]) | {"peak_memory_bytes": memory[name]})
+            row = decoding_row(variant, precision, work, rates[name], rates[LIMIT])
+            rows.append(row | {"peak_memory_bytes": memory[name]})
     return pd.DataFrame(rows)
 
 
-def _row(
+def decoding_row(
     variant: str, precision: str, work: DecodeWork, speeds: list[float], bandwidths: list[float]
 ) -> dict[str, Any]:
-    """speeds: tokens per second of each round; bandwidths: bytes per second."""
+    """What was measured of generation after a context, beside its prediction.
+
+    speeds: tokens per second of each round; bandwidths: bytes per second.
+    """
     context, cache = work.prompt_tokens + work.new_tokens, PRECISIONS["bfloat16"]
     mean = work.prompt_tokens + work.new_tokens // 2  # the context of the mean token
     weights = INT8 if precision == "int8" else cache

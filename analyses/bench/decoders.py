@@ -69,7 +69,7 @@ def _reader(device: Any) -> Step:
     return read
 
 
-def _model(work: DecodeWork, precision: str, device: Any) -> Any:
+def random_model(config: HunyuanConfig, precision: str, device: Any) -> Any:
     """The model with random weights; on a GPU they are made there."""
     import torch
 
@@ -78,10 +78,10 @@ def _model(work: DecodeWork, precision: str, device: Any) -> Any:
 
     dtype = torch.bfloat16 if precision == "int8" else getattr(torch, precision)
     if device.type == "cpu":
-        net = Hunyuan(work.config, torch.Generator().manual_seed(0)).to(dtype).eval()
+        net = Hunyuan(config, torch.Generator().manual_seed(0)).to(dtype).eval()
     else:
         with _made_there(device, dtype):
-            net = Hunyuan(work.config, torch.Generator(device).manual_seed(0)).eval()
+            net = Hunyuan(config, torch.Generator(device).manual_seed(0)).eval()
     return to_int8(net, device) if precision == "int8" else net
 
 
@@ -105,7 +105,7 @@ def _hunyuan(work: DecodeWork, precision: str, prompts: Any, device: Any, *, com
     from model.generation.sampling import Sampling
     from model.generation.session import Session
 
-    session = Session(_model(work, precision, device))
+    session = Session(random_model(work.config, precision, device))
     if work.filled:
         for slot in session.reserve(1, work.prompt_tokens + work.new_tokens).slots.values():
             for tensor in slot:
@@ -135,7 +135,7 @@ def _touched(work: DecodeWork, prompts: Any, device: Any) -> Step:
     from model.moe.layer import MoE, Router
     from model.moe.router import choose_experts
 
-    net, config = _model(work, "bfloat16" if device.type == "cuda" else "float32", device), work.config
+    net, config = random_model(work.config, "bfloat16" if device.type == "cuda" else "float32", device), work.config
     counts: list[int] = []
 
     def count(layer: MoE, router: Router, logits: Any) -> None:

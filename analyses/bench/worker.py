@@ -3,8 +3,9 @@
     with worker(name, work, build) as ask:
         seconds, peak_memory = ask(3)
 
-On a processor every step is timed alone. On a GPU the steps of a turn follow each other as in training, without a wait between
-them, and each counts as their mean.
+A number of steps is asked for and their seconds are answered, unless `take` makes another answer. On a processor every step is
+timed alone. On a GPU the steps of a turn follow each other as in training, without a wait between them, and each counts as
+their mean.
 """
 
 import contextlib
@@ -22,15 +23,21 @@ Step = Callable[[], float | None]  # what a contender does in a turn; a rate of 
 
 @contextlib.contextmanager
 def worker(
-    name: str, work: Any, build: Callable[[str, Any, Any], Step]
-) -> Iterator[Callable[[int], tuple[list[float], int]]]:
+    name: str,
+    work: Any,
+    build: Callable[[str, Any, Any], Any],
+    *,
+    take: Callable[[Any, Any, Any], Any] | None = None,
+    warm_up: Any = 2,
+) -> Iterator[Callable[[Any], tuple[Any, int]]]:
     """A process that is ready to run the steps of one contender; yields the function that asks it for some.
 
-    `work` is a workload, with its `device` and `threads`; `build(name, work, device)` makes the step, in that process.
+    `work` is a workload, with its `device` and `threads`; `build(name, work, device)` makes the step, in that process, and
+    `take(step, asked, device)` what is answered beside the peak memory. `warm_up` is what is asked first.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(name, work, build, there), daemon=True)
+    process = context.Process(target=_serve, args=(name, work, build, take or _seconds, there), daemon=True)
     # Ctrl-C is for this process, which ends that one: what is blocked here stays blocked there. The tracker of resources is
     # started before, for its start lets SIGINT through again.
     resource_tracker.ensure_running()
@@ -41,19 +48,19 @@ def worker(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     there.close()
 
-    def ask(steps: int) -> tuple[list[float], int]:
-        here.send(steps)
+    def ask(asked: Any) -> tuple[Any, int]:
+        here.send(asked)
         try:
             answer = here.recv()
         except (EOFError, ConnectionError) as error:
             raise RuntimeError(f"the process of {name!r} ended early") from error
         if isinstance(answer, Exception):
             raise answer
-        seconds, memory = answer
-        return seconds, memory
+        taken, memory = answer
+        return taken, memory
 
     try:
-        ask(2)  # warm up
+        ask(warm_up)
         yield ask
     finally:
         process.terminate()  # first: a process that finds the pipe closed would complain
@@ -61,7 +68,7 @@ def worker(
         here.close()
 
 
-def _serve(name: str, work: Any, build: Callable[[str, Any, Any], Step], pipe: Any) -> None:
+def _serve(name: str, work: Any, build: Callable[[str, Any, Any], Any], take: Callable[..., Any], pipe: Any) -> None:
     import torch
 
     torch.set_num_threads(work.threads)
@@ -70,10 +77,10 @@ def _serve(name: str, work: Any, build: Callable[[str, Any, Any], Step], pipe: A
         try:
             run = build(name, work, device)
             while True:
-                steps = pipe.recv()
+                asked = pipe.recv()
                 if device.type == "cuda":  # what warming up needed more is not counted
                     torch.cuda.reset_peak_memory_stats(device)
-                pipe.send((_seconds(run, steps, device), _peak_memory(device)))
+                pipe.send((take(run, asked, device), _peak_memory(device)))
         except EOFError:  # the asker is done
             return
         except HunyuanError as error:

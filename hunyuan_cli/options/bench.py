@@ -42,6 +42,16 @@ Contexts = Annotated[
         help="Also time each shape after contexts of so many tokens, such as 32K,128K, with MHA, GQA and GQA+CLA.",
     ),
 ]  # fmt: skip
+ReadContexts = Annotated[
+    str | None,
+    typer.Option(
+        "--context", metavar="LENGTHS",
+        help="Tokens of prompt and answer together. [default: 32K,128K,256K on cuda, else 512,1K]",
+    ),
+]  # fmt: skip
+PrefillChunk = Annotated[
+    str, typer.Option("--prefill-chunk", metavar="TOKENS", help="Tokens of a prompt that are read in one pass.")
+]
 StartedCheckpoint = Annotated[
     Path | None,
     typer.Option("--checkpoint", exists=True, help="Also time infer: one token of the model in this folder."),

@@ -11,6 +11,7 @@ import torch
 
 from analyses.bench import decoding as decode_benchmark
 from analyses.bench import layer as layer_benchmark
+from analyses.bench import prompts as prompt_benchmark
 from analyses.bench import training as benchmark
 from analyses.bench.decoding import LIMIT, SHAPES, DecodeWork
 from analyses.bench.training import CEILING, SHAPE, Workload
@@ -38,6 +39,8 @@ DECODE = pd.DataFrame(
     ]
 )
 
+READ = pd.DataFrame([{"shape": "small", "variant": "MHA", "context": 512, "prefill_seconds": 0.25}])
+
 
 @pytest.fixture
 def asked(monkeypatch):
@@ -53,6 +56,9 @@ def asked(monkeypatch):
 
     monkeypatch.setattr(benchmark, "training_table", table(TABLE))
     monkeypatch.setattr(decode_benchmark, "decode_table", table(DECODE))
+    monkeypatch.setattr(
+        prompt_benchmark, "prompt_table", lambda works, lengths, **options: table(READ)((works, lengths), **options)
+    )
     return calls
 
 
@@ -249,12 +255,20 @@ OF_DECODING = {
     ),
 }
 
+OF_CONTEXTS = {
+    "--new-tokens 1": (2, "'--new-tokens'"),
+    "--context 1K,32": (2, "--context must be more than 32 new tokens"),
+    "--context long": (2, "'long' is not a context length"),
+    "--prefill-chunk 0": (2, "'0' is not a context length"),
+}
+
 
 @pytest.mark.parametrize(
     ("command", "options", "status", "says"),
     [
         *(("train", options, *mistake) for options, mistake in (MISTAKES | OF_TRAINING).items()),
         *(("decode", options, *mistake) for options, mistake in (MISTAKES | OF_DECODING).items()),
+        *(("context", options, *mistake) for options, mistake in (MISTAKES | OF_CONTEXTS).items()),
     ],
 )
 def test_mistakes_are_one_sentence_before_anything_is_measured(asked, capsys, command, options, status, says):
@@ -262,6 +276,22 @@ def test_mistakes_are_one_sentence_before_anything_is_measured(asked, capsys, co
     captured = capsys.readouterr()
     assert captured.out == "" and asked == []
     assert says in captured.err and captured.err.startswith("error: ") and captured.err.count("\n") == 1
+
+
+def test_contexts_are_read_in_chunks_by_three_variants(asked, capsys):
+    options = ["--context", "64,2K", "--new-tokens", "8", "--prefill-chunk", "1K", "--rounds", "2", "--threads", "3"]
+    assert run(["bench", "context", *options, "--format", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["contexts"] == READ.to_dict("records")
+    assert (document["new_tokens"], document["prefill_chunk"], document["threads"]) == (8, 1024, 3)
+    (((works, lengths), options),) = asked
+    assert lengths == [64, 2048] and options["rounds"] == 2
+    assert [(work.variant, work.new_tokens, work.chunk, work.threads) for work in works] == [
+        (variant, 8, 1024, 3) for variant in ("MHA", "GQA", "GQA+CLA")
+    ]
+    assert works[1].config == SHAPE.replace(max_position_embeddings=2048)
+    assert run(["bench", "context"]) == 0
+    assert asked[1][0][1] == [512, 1024]
 
 
 def test_startup_times_the_quick_commands_and_infer_where_there_is_a_model(monkeypatch, capsys, tmp_path):
