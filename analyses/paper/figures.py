@@ -8,9 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses.paper.routing import CAPACITY, EXAMPLE, EXPERTS, FACTORS, LARGE_EXPERTS, SEED, SKEWS, TOKENS
-from analyses.scaling import fit_laws
+from analyses.scaling.fit import scale_fit
 from analyses.scaling.laws import LAWS
+from analyses.scaling.options import Options
 from analyses.scaling.plots import draw_laws, draw_losses
+from analyses.scaling.tables import read_table
 from analyses.style import GREY, INK, color, label, legend_below, make_figure
 from model.moe.router import drop, recycle, route
 
@@ -23,7 +25,7 @@ def plot_paper(runs: str | Path | None = None) -> Figure:
     `runs` is a table of runs such as `hunyuan sweep` writes; without it, the sweep that comes with this package.
     """
     with as_file(files("analyses.paper").joinpath(SWEEP)) as own:
-        study = fit_laws(Path(runs or own)).fit
+        study = scale_fit(read_table(Path(runs or own)), Options())
     figure, panels = make_figure(2, 2, height=4.2)
     draw_example(panels[0])
     draw_dropped(panels[1])

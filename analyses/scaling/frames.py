@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analyses.scaling.cost import CostRule, parse_cost
-from analyses.scaling.fit import ScaleFit, scale_fit
 from analyses.scaling.laws import ScalingLaw
 from analyses.scaling.options import Options
 from analyses.scaling.parabola import CMin
+from analyses.scaling.study import Study, fit_study, plot_study
 from analyses.scaling.tables import Table, read_table
 from model.errors import HunyuanError
 
@@ -25,7 +25,7 @@ ASKED = ("predict", "predict_params", "predict_loss")
 class FittedLaws(dict[str, Any]):
     """The document of a fit, whose parts are also tables. `fit` is what figures are drawn from."""
 
-    def __init__(self, fit: ScaleFit) -> None:
+    def __init__(self, fit: Study) -> None:
         super().__init__(fit.document)
         self.fit = fit
 
@@ -65,9 +65,7 @@ class FittedLaws(dict[str, Any]):
 
     def figure(self, laws: Sequence[ScalingLaw] = ()) -> "Figure":
         """The picture of `hunyuan scale-fit --plot`, with other laws laid over it."""
-        from analyses.scaling.plots import plot_scaling
-
-        return plot_scaling(self.fit, laws)
+        return plot_study(self.fit, laws)
 
 
 def fit_laws(frame: Any, **options: Any) -> FittedLaws:
@@ -84,7 +82,7 @@ def fit_laws(frame: Any, **options: Any) -> FittedLaws:
     for name in ASKED:
         if name in options:
             options[name] = _numbers(name, options[name])
-    return FittedLaws(scale_fit(_table(frame), Options(**options)))
+    return FittedLaws(fit_study(_table(frame), Options(**options)))
 
 
 def _table(frame: Any) -> Table:

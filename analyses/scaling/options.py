@@ -1,5 +1,6 @@
 """What a scaling study is asked for: the options of `hunyuan scale-fit` as one value."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -7,7 +8,7 @@ from analyses.scaling.cost import CostRule
 from analyses.scaling.parabola import CMin
 from model.errors import HunyuanError
 
-METHODS, INTERVALS = ("quadratic", "parametric", "both"), ("delta", "residual", "case")
+METHODS, INTERVALS = ("quadratic", "parametric", "both", "sparsity"), ("delta", "residual", "case")
 SHAPES = ("parabola", "shared")
 LEAST_RESAMPLES = 100
 
@@ -45,6 +46,10 @@ class Options:
     predict_params: tuple[float, ...] = ()
     predict_loss: tuple[float, ...] = ()
     flat: float = 0.001  # of the least loss
+    memory: float | None = None  # total parameters that a memory holds, for the optimum of method sparsity
+    served_tokens: float = 0.0  # that the budget serves beside training
+    unique_tokens: float | None = None  # of the data: more are repetitions
+    interaction: bool = False  # of sparsity with size and tokens, in method sparsity
 
     def __post_init__(self) -> None:
         chosen = {
@@ -56,10 +61,27 @@ class Options:
         for name, known in chosen.items():
             if getattr(self, name) not in known:
                 raise HunyuanError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(filter(None, known))}")
-        if self.shape == "shared" and (self.method == "parametric" or self.interval != "delta"):
+        if self.shape == "shared" and (self.method in ("parametric", "sparsity") or self.interval != "delta"):
             raise HunyuanError(
                 "the shared shape is of the quadratic method and has intervals by the delta method: leave out the other"
             )
+        surface = self.method != "quadratic"
+        if (self.served_tokens or self.unique_tokens is not None) and not surface:
+            raise HunyuanError(
+                "served_tokens and unique_tokens ask a surface: choose method parametric, both or sparsity"
+            )
+        if (self.memory is not None or self.interaction) and self.method != "sparsity":
+            raise HunyuanError("memory and interaction are of mixtures: choose method sparsity")
+        if self.method == "sparsity" and (self.unique_tokens is not None or self.c_min is not None):
+            raise HunyuanError("unique_tokens and c_min do not go with method sparsity: leave them or the method out")
+        if self.method == "sparsity" and self.predict_params:
+            raise HunyuanError("method sparsity answers predict and predict_loss: leave predict_params out")
+        for name in ("memory", "unique_tokens"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise HunyuanError(f"{name} is {value:g}: give a number above 0")
+        if not 0 <= self.served_tokens < math.inf:
+            raise HunyuanError(f"served_tokens is {self.served_tokens:g}: give a number from 0 up")
         for name, low, high in (("confidence", 0, 1), ("flat", 0, 1), ("tolerance", -1e-12, 1), ("delta", 0, 1)):
             if not low < getattr(self, name) < high:
                 raise HunyuanError(

@@ -1,9 +1,10 @@
 """Several runs of one size and budget: learning rates, of which the best counts, and seeds, of which the mean does.
 
-    cells_of(budget, params)                     (n,) the cell of each run
+    cells_of(budget, params, kind)               (n,) the cell of each run
     settle(cells, rates, seeds, loss, best_of)   what is fitted, and a sentence about it
 
-A cell is a size of a budget. Its runs are all fitted, which is to fit their mean, unless --best-of takes the best rate.
+A cell is a size of a budget, and a kind where runs differ in more. Its runs are all fitted, which is to fit their mean, unless
+--best-of takes the best rate.
 """
 
 import math
@@ -15,9 +16,11 @@ from analyses.scaling.findings import Finding
 SAME_SIZE = 1e-6  # relative difference of sizes written in two ways, as in parabola.distinct_sizes
 
 
-def cells_of(budget: np.ndarray, params: np.ndarray) -> np.ndarray:
-    """(n,) the number of each run's cell; runs are ordered by budget and size."""
+def cells_of(budget: np.ndarray, params: np.ndarray, kind: np.ndarray | None = None) -> np.ndarray:
+    """(n,) the number of each run's cell; runs are ordered by budget, size and kind."""
     new = (np.diff(budget) != 0) | (np.diff(np.log(params)) > SAME_SIZE)
+    if kind is not None:
+        new |= np.diff(kind) != 0
     return np.concatenate([[0], np.cumsum(new)]) if len(budget) else np.zeros(0, dtype=int)
 
 

@@ -20,7 +20,7 @@ from analyses.scaling.cost import SIX_ND, CostRule, own_cost
 from analyses.scaling.findings import LISTED, Finding, summarised
 from analyses.scaling.plausible import doubt_losses, doubt_sizes
 from analyses.scaling.replicates import cells_of, settle, varies
-from analyses.scaling.selection import numbered, refuse_mixtures, select
+from analyses.scaling.selection import kinds, numbered, refuse_mixtures, select
 from analyses.scaling.tables import Table
 from analyses.scaling.units import flops_factor, word_factor
 from model.errors import DataError
@@ -65,13 +65,15 @@ def clean_runs(
     loss_unit: str | None = None,
     where: Mapping[str, Sequence[str]] | None = None,
     best_of: bool = False,
+    apart: Sequence[str] = (),
 ) -> tuple[Runs, list[Finding]]:
     """The runs of a table and what was left out.
 
     columns names the column of a quantity where the table calls it otherwise, units what one of its params, tokens or flops
     is, and loss_unit is nats, bits or perplexity. Without a cost rule the FLOPs per token are the table's own where it has
     all three of flops, params and tokens, else 6 N D. Runs belong to one budget when the table names it, or while their
-    FLOPs lie within `tolerance` of the least of the group. where and best_of: see selection and replicates.
+    FLOPs lie within `tolerance` of the least of the group. where and best_of: see selection and replicates. Runs that differ
+    in a column of `apart`, such as the number of experts, are no seeds of each other.
     """
     chosen = select(table, where or {})
     found, findings = find_columns(table.columns, table.name, columns or {})
@@ -107,13 +109,14 @@ def clean_runs(
         "rows repeat others and were merged with them",
     )  # fmt: skip
     budget = _group(flops[kept], label[kept], tolerance)
-    kept = kept[np.lexsort((np.arange(len(kept)), loss[kept], tokens[kept], params[kept], budget))]
-    budget = np.sort(budget)
+    kind = kinds([table.columns[name] for name in apart], read)
+    by = np.lexsort((np.arange(len(kept)), loss[kept], tokens[kept], kind[kept], params[kept], budget))
+    kept, budget = kept[by], np.sort(budget)
     told = {name: table.columns[found[name].name] for name in ("learning_rate", "seed") if name in found}
     rates, seeds = (
         numbered([told[name][row] for row in kept]) if name in told else None for name in ("learning_rate", "seed")
     )
-    cells = cells_of(budget, params[kept])
+    cells = cells_of(budget, params[kept], kind[kept])
     explained = varies(cells, rates) or varies(cells, seeds)
     refuse_mixtures(table, where or {}, {column.name for column in found.values()}, kept, None if explained else cells)
     fitted, said = settle(cells, rates, seeds, loss[kept], best_of)

@@ -89,6 +89,15 @@ def numbered(cells: Sequence[object]) -> np.ndarray:
     return np.array([order[text] for text in texts], dtype=np.int64)
 
 
+def kinds(columns: Sequence[Sequence[object]], rows: int) -> np.ndarray:
+    """(rows,) a number for each different combination of these columns' cells."""
+    kind = np.zeros(rows, dtype=np.int64)
+    for cells in columns:
+        number = numbered([*cells, *[None] * (rows - len(cells))])
+        kind = kind * (int(number.max(initial=0)) + 1) + number
+    return kind
+
+
 def _text(cell: object) -> str:
     """A cell as it is compared."""
     text = "" if cell is None else str(cell).strip()

@@ -19,20 +19,24 @@ from hunyuan_cli.options.scale_fit import (
     Confidence,
     Cost,
     Flat,
+    Interaction,
     Interval,
     KeepOutliers,
     Law,
     Loss,
     LossUnit,
+    Memory,
     Method,
     Predict,
     PredictLoss,
     PredictParams,
     Resamples,
     Runs,
+    ServedTokens,
     Shape,
     Term,
     Tolerance,
+    UniqueTokens,
     Unit,
     Where,
     study_options,
@@ -41,7 +45,7 @@ from hunyuan_cli.results import emit, result_format
 from hunyuan_cli.views.scale_fit import law_row, notes, tables, warned
 
 if TYPE_CHECKING:
-    from analyses.scaling.fit import ScaleFit
+    from analyses.scaling.study import Study
 
 
 def scale_fit(
@@ -50,6 +54,9 @@ def scale_fit(
     predict: Predict = None,
     predict_params: PredictParams = None,
     predict_loss: PredictLoss = None,
+    served_tokens: ServedTokens = None,
+    unique_tokens: UniqueTokens = None,
+    memory: Memory = None,
     flat: Flat = "0.1%",
     law: Law = None,
     cost: Cost = None,
@@ -72,6 +79,7 @@ def scale_fit(
     alpha_b: AlphaB = 0.21,
     loss: Loss = "huber",
     shape: Shape = "parabola",
+    interaction: Interaction = False,
     interval: Interval = "delta",
     confidence: Confidence = "95%",
     resamples: Resamples = 2000,
@@ -94,16 +102,18 @@ def scale_fit(
     As in the report: hunyuan scale-fit runs.csv --cost paper --c-min --law paper --predict 3.1e24
     """
     given = dict(locals())
-    from analyses.scaling.fit import scale_fit as fit
     from analyses.scaling.laws import LAWS, read_law
+    from analyses.scaling.study import fit_study
     from analyses.scaling.tables import read_table
 
     unknown = next((name for name in law or [] if name not in LAWS and not Path(name).is_file()), None)
     if unknown is not None:
         raise typer.BadParameter(f"--law '{unknown}' is neither a file nor one of {', '.join(LAWS)}")
+    if term and method == "sparsity":
+        raise typer.BadParameter("--term draws parabolas and the surface: use --plot with --method sparsity")
     laws = [LAWS[name] if name in LAWS else read_law(Path(name)) for name in law or []]
     options = study_options(given)
-    result = fit(read_table(runs), options)
+    result = fit_study(read_table(runs), options)
     document = result.document
     if laws:
         document["laws"] = [law_row(one, options.predict) for one in laws]
@@ -119,11 +129,13 @@ def scale_fit(
         raise typer.Exit(result.status)
 
 
-def _draw(result: "ScaleFit", laws: list[Any], plot: Path | None, term: bool, beside: bool) -> None:
+def _draw(result: "Study", laws: list[Any], plot: Path | None, term: bool, beside: bool) -> None:
     """Pictures; in the terminal beside the table, and on standard error where the output is for programs."""
-    from analyses.scaling.plots import plot_scaling, terminal_plot
+    from analyses.scaling.fit import ScaleFit
+    from analyses.scaling.plots import terminal_plot
+    from analyses.scaling.study import plot_study
 
-    if term:
+    if term and isinstance(result, ScaleFit):
         typer.echo(terminal_plot(result, laws, colors=sys.stdout.isatty() and beside), err=not beside)
     if plot is not None:
-        save_figure(plot_scaling(result, laws), plot)
+        save_figure(plot_study(result, laws), plot)

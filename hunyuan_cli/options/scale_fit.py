@@ -1,15 +1,17 @@
 """The options of `hunyuan scale-fit`, and what they ask for as one value."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hunyuan_cli.options.sizes import parse_count, parse_fraction, parse_number
+from hunyuan_cli.options.sizes import parse_bytes, parse_count, parse_fraction, parse_number, split_numbers
 
 if TYPE_CHECKING:
     from analyses.scaling.options import Options
 
+BYTES_PER_PARAMETER = 2  # bf16
 _ASK, _DATA, _HOW = "Questions", "The table", "Method"
 
 Runs = Annotated[
@@ -20,9 +22,12 @@ Runs = Annotated[
     ),
 ]
 Method = Annotated[
-    Literal["quadratic", "parametric", "both"],
+    Literal["quadratic", "parametric", "both", "sparsity"],
     typer.Option(
-        "--method", help="Parabolas per budget, the surface E + A/N^a + B/D^b, or both.", rich_help_panel=_HOW
+        "--method",
+        help="Parabolas per budget, the surface E + A/N^a + B/D^b, both, or for mixtures E + A/(N^a R^g) + B/D^b, R = total by "
+        "activated parameters.",
+        rich_help_panel=_HOW,
     ),
 ]
 Predict = Annotated[
@@ -30,7 +35,7 @@ Predict = Annotated[
     typer.Option(
         "--predict",
         metavar="FLOPS",
-        help="Predict the best size for a budget, such as 3.1e24; repeatable.",
+        help="Predict the best size for budgets, such as 3.1e24 or 1e22,1e23; repeatable.",
         rich_help_panel=_ASK,
     ),
 ]
@@ -50,6 +55,41 @@ PredictLoss = Annotated[
         metavar="NATS",
         help="Predict the budget that reaches this loss; repeatable.",
         rich_help_panel=_ASK,
+    ),
+]
+ServedTokens = Annotated[
+    str | None,
+    typer.Option(
+        "--served-tokens",
+        metavar="TOKENS",
+        help="Tokens that the budget serves after training, such as 2T: smaller models (a surface's).",
+        rich_help_panel=_ASK,
+    ),
+]
+UniqueTokens = Annotated[
+    str | None,
+    typer.Option(
+        "--unique-tokens",
+        metavar="TOKENS",
+        help="Tokens of data that there are, such as 300B: more are repetitions, worth less (a surface's).",
+        rich_help_panel=_ASK,
+    ),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        metavar="SIZE",
+        help="What the model has to fit in: bytes such as 640GB (2 a parameter), or total parameters such as 300B.",
+        rich_help_panel=_ASK,
+    ),
+]
+Interaction = Annotated[
+    bool,
+    typer.Option(
+        "--interaction",
+        help="Let what sparsity buys depend on size and tokens (--method sparsity).",
+        rich_help_panel=_HOW,
     ),
 ]
 Flat = Annotated[
@@ -194,6 +234,7 @@ def study_options(given: dict[str, Any]) -> "Options":
         raise typer.BadParameter(
             "--shape shared is of the quadratic method, with intervals by the delta method: leave out --method or --interval"
         )
+    _check_surface_questions(given)
     level, share = parse_fraction(given["confidence"]), parse_fraction(given["flat"])
     if not (level > 0 and share > 0):
         raise typer.BadParameter("--confidence and --flat must be above 0: write 95% and 0.1%")
@@ -218,8 +259,41 @@ def study_options(given: dict[str, Any]) -> "Options":
         resamples=given["resamples"],
         seed=given["seed"],
         lad=given["loss"] == "lad",
-        predict=tuple(map(parse_number, given["predict"] or [])),
-        predict_params=tuple(map(parse_number, given["predict_params"] or [])),
-        predict_loss=tuple(map(parse_number, given["predict_loss"] or [])),
+        predict=_numbers(given["predict"]),
+        predict_params=_numbers(given["predict_params"]),
+        predict_loss=_numbers(given["predict_loss"]),
         flat=share,
+        memory=_parameters(given["memory"]),
+        served_tokens=parse_number(given["served_tokens"]) if given["served_tokens"] else 0.0,
+        unique_tokens=parse_number(given["unique_tokens"]) if given["unique_tokens"] else None,
+        interaction=given["interaction"],
     )
+
+
+def _numbers(texts: list[str] | None) -> tuple[float, ...]:
+    """Repeated options, each with one number or several: 1e22 and 1e22,1e23."""
+    return tuple(parse_number(item) for text in texts or [] for item in split_numbers(text))
+
+
+def _parameters(memory: str | None) -> float | None:
+    """A memory as the parameters that it holds in bf16: of bytes half as many; a count of parameters is one already."""
+    if memory is None:
+        return None
+    is_bytes = re.search(r"[kmgt]i?b\s*$", memory, re.IGNORECASE) is not None
+    return parse_bytes(memory) / BYTES_PER_PARAMETER if is_bytes else parse_number(memory)
+
+
+def _check_surface_questions(given: dict[str, Any]) -> None:
+    """Options that only some methods understand are refused elsewhere."""
+    method = given["method"]
+    for name, methods in (
+        ("served_tokens", ("parametric", "both", "sparsity")),
+        ("unique_tokens", ("parametric", "both")),
+        ("memory", ("sparsity",)),
+        ("interaction", ("sparsity",)),
+    ):
+        if given[name] and method not in methods:
+            option = name.replace("_", "-")
+            raise typer.BadParameter(
+                f"--{option} needs --method {' or '.join(methods)}: add it, or leave --{option} out"
+            )

@@ -57,6 +57,11 @@ def parse_list(text: str, parse: Callable[[str], int]) -> list[int]:
     return list(dict.fromkeys(parse(item) for item in str(text).split(",")))
 
 
+def split_numbers(text: str) -> list[str]:
+    """The numbers of a list such as 1e22,1e23. A comma before three digits, as in 16,078,219, belongs to a number."""
+    return [item for item in re.split(r",(?![0-9]{3}(?:,|$))|,\s", text.strip()) if item.strip()] or [text]
+
+
 def parse_fraction(text: str | float) -> float:
     """A share from 0 up to but without 1: 10% or 0.1."""
     number, percent = str(text).strip().removesuffix("%"), str(text).strip().endswith("%")

@@ -34,6 +34,12 @@ def tables(document: dict[str, Any]) -> dict[str, Any]:
         if row.get("flops") is not None
     ]
     result |= {"predictions": rows} if rows else {}
+    if document.get("sparsity"):
+        result["what sparsity buys: a dense model needs so many times the activated parameters"] = [
+            {"ratio": f"{row['ratio']:.4g}", "times": f"{row['params_factor']:.3g}",
+             "interval": _interval(row["params_factor_interval"], "{:.3g}")}
+            for row in document["sparsity"]["worth"]
+        ]  # fmt: skip
     if document.get("next_runs"):
         result["what to run next, by how much narrower a FLOP makes the interval"] = [
             {
@@ -51,7 +57,8 @@ def tables(document: dict[str, Any]) -> dict[str, Any]:
 def _sources(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Whatever has laws and predictions, by name."""
     plain, shaped = document.get("parabola"), document["method"] != "parametric"
-    own = [("shared shape" if plain else "parabolas" if shaped else "surface", document)]
+    name = "sparsity" if "sparsity" in document else "shared shape" if plain else "parabolas" if shaped else "surface"
+    own = [(name, document)]
     own += [("parabolas", plain | {"predictions": []})] if plain else []
     if document["method"] == "both" and document.get("parametric"):
         own.append(("surface", document["parametric"]))
@@ -62,7 +69,7 @@ def _budget(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "flops": f"{row['flops']:.4g}",
         "runs": row["n_runs"],
-        "sizes": row["n_sizes"],
+        "sizes": row.get("n_sizes"),
         "params_opt": _count(row["params_opt"]),
         "params interval": _interval(row.get("params_interval")),
         "tokens_opt": _count(row["tokens_opt"]),
@@ -79,10 +86,12 @@ def _prediction(row: dict[str, Any], law: str, compute: str) -> dict[str, Any]:
         "flops interval": _interval(row.get("flops_interval"), "{:.3g}"),
         "params_opt": _count(row["params_opt"]),
         "params interval": _interval(row.get("params_interval")),
+        **{name: _count(row[f"{name}_opt"]) for name in ("total_params", "experts") if f"{name}_opt" in row},
         "tokens_opt": _count(row["tokens_opt"]),
         "tokens interval": _interval(row.get("tokens_interval")),
         "flat region": _interval(row.get("flat_region")),
         "loss": row.get("loss_opt"),
+        "bound": (row.get("bound") or "").replace("_", " ") or None,
     } | ({"loss interval": _interval(row["loss_interval"], "{:.4f}")} if row.get("loss_interval") else {})
 
 
@@ -118,6 +127,8 @@ def notes(document: dict[str, Any]) -> str:
         terms = " ".join(f"{shape[name]:+.4f} u^{power}" for name, power in (("k3", 3), ("k4", 4)))
         lines.append(f"shared shape: least loss + c (u^2 {terms}), u = log N - log N_opt; it misfits with p = "
                      f"{shape['misfit_p']:.2g}")  # fmt: skip
+    if document.get("sparsity"):
+        lines += _sparsity(document)
     if document.get("parametric"):
         lines += _surface(document["parametric"])
     influence = [row for row in document.get("influence", []) if row["change"] is not None]
@@ -154,6 +165,31 @@ def _surface(part: dict[str, Any]) -> list[str]:
     if bias:
         exponent = f"{bias['exponent']:.4f}, a bias of {bias['bias']:+.4f}"
         lines.append(f"on that surface, without noise, parabolas at these sizes give an exponent of {exponent}")
+    return lines
+
+
+def _sparsity(document: dict[str, Any]) -> list[str]:
+    """The law of sparsity, and the limits of its predictions."""
+    part = document["sparsity"]
+    powers = {"alpha": "N", "gamma": "R", "beta": "D", "kappa": "granularity", "sigma": "1 + shared experts"}
+    terms = [
+        f"{name} {part[name]:.4f} ({_interval(part['intervals'][name], '{:.4f}')}) of {of}"
+        for name, of in powers.items()
+        if name in part
+    ]
+    lines = [
+        f"law: loss = {part['form']}, R = {part['R']} ({part['ratios'][0]:.4g} to {part['ratios'][1]:.4g}); E "
+        f"{part['E']:.4g}, A {part['A']:.4g}, B {part['B']:.4g}; exponents {', '.join(terms)}"
+    ]
+    if part["misfit_p"] is not None:
+        lines.append(f"it misfits with p = {part['misfit_p']:.2g}, by terms in which sparsity meets size and tokens")
+    if document["predictions"]:
+        limits = (
+            [f"a memory of {human_count(document['memory_params'])} parameters"] if document["memory_params"] else []
+        )
+        served = document["served_tokens"]
+        limits += [f"{human_count(served)} served tokens, at a third of training's FLOPs each"] if served else []
+        lines.append(f"predictions: {' and '.join(limits) or 'no memory limit, nothing served'}")
     return lines
 
 
