@@ -242,10 +242,10 @@ def group_runs(runs: Sequence[Run]) -> list[RunGroup]:
         key = json.dumps([settings, run.last("tokens")], sort_keys=True, default=str)
         # Without its settings there is no telling what a run is a repetition of.
         groups.setdefault(key if settings else str(run.folder), []).append(run)
-    return [RunGroup(_group_name(members), tuple(members)) for members in groups.values()]
+    return [RunGroup(group_name(members), tuple(members)) for members in groups.values()]
 
 
-def _group_name(runs: Sequence[Run]) -> str:
+def group_name(runs: Sequence[Run]) -> str:
     """What the names have in common: 'wide-seed0' and 'wide-seed1' are 'wide'."""
     if len(runs) == 1:
         return runs[0].name

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from analyses.style import color
-from analyses.training.seeds import plot_curves, variants_table
+from analyses.training.seeds import paired_curves, plot_curves, plot_differences, variants_table
 from model.errors import HunyuanError
 
 DATA = Path(__file__).parents[3] / "examples" / "toy_study"
@@ -158,3 +158,57 @@ def test_the_curves_end_where_the_cells_do():
     assert len(last) == len(reported) == len(measured)
     for name in ("tokens", "val_loss", "val_bits_per_byte"):
         pd.testing.assert_series_equal(last[name].sort_index(), reported[name].sort_index(), check_exact=True)
+
+
+# --- differences -----------------------------------------------------------------------------------------------------
+
+
+def over_training(**values):
+    """By variant: seed -> the measure at 100, 200, ... tokens."""
+    rows = [
+        (variant, seed, 100 * (place + 1), value)
+        for variant, seeds in values.items()
+        for seed, curve in seeds.items()
+        for place, value in enumerate(curve)
+    ]
+    return pd.DataFrame(rows, columns=["variant", "seed", "tokens", "val_bits_per_byte"])
+
+
+CURVES = over_training(
+    base={0: [3.0, 1.5], 1: [3.0, 2.0], 2: [2.0, 2.5]}, wide={0: [4.0, 1.0], 1: [3.5, 2.0], 5: [0.0, 0.0]}
+)
+
+
+def test_differences_over_training_are_of_the_pairs_that_are_there():
+    frame = paired_curves(CURVES, "base", "val_bits_per_byte", confidence=0.5)
+    assert frame[["variant", "tokens", "pairs"]].to_numpy().tolist() == [["wide", 100, 2], ["wide", 200, 2]]
+    assert list(frame["difference"]) == [0.75, -0.25]
+    # of two pairs, half of the confidence reaches from one to the other
+    assert list(frame["low"]) == pytest.approx([0.5, -0.5]) and list(frame["high"]) == pytest.approx([1.0, 0.0])
+
+
+def test_no_pair_is_no_difference():
+    frame = variants_table(cells(base=BASE, wide={7: 1.0}), "base")
+    assert row_of(frame, "wide")["pairs"] == 0 and pd.isna(row_of(frame, "wide")["difference"])
+    with pytest.raises(HunyuanError, match="no variant has a pair with base"):
+        plot_differences(frame, cells(base=BASE, wide={7: 1.0}), CURVES[:0], "base", "val_bits_per_byte")
+
+
+def test_the_figure_has_every_pair_the_mean_and_its_interval():
+    given = cells(base=BASE, wide=WIDE)
+    table = variants_table(given, "base")
+    forest, over_time = plot_differences(table, given, CURVES, "base", "val_bits_per_byte").axes
+    pairs, interval, mean, zero = forest.get_lines()
+    assert sorted(pairs.get_xdata()) == [-0.5, 0.0, 1.5]
+    assert list(interval.get_xdata()) == [row_of(table, "wide")["low"], row_of(table, "wide")["high"]]
+    assert mean.get_xdata()[0] == row_of(table, "wide")["difference"] and list(zero.get_xdata()) == [0, 0]
+    assert [text.get_text() for text in forest.get_yticklabels()] == ["wide"]
+    assert list(over_time.get_lines()[0].get_ydata()) == [0.75, -0.25]
+
+
+def test_one_value_a_run_has_no_panel_over_training():
+    given = cells(base=BASE, wide=WIDE)
+    figure = plot_differences(
+        variants_table(given, "base"), given, CURVES[CURVES["tokens"] == 200], "base", "val_bits_per_byte"
+    )
+    assert len(figure.axes) == 1
