@@ -115,14 +115,18 @@ class Hunyuan(nn.Module):
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Normal weights of initializer_range; those that add to the residual stream shrink with 1/sqrt(2L) (GPT-2)."""
-        std = self.config.initializer_range
-        into_residual = ("o_proj.weight", "down_proj.weight", "experts.down")
         for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                parameter.zero_()
-            elif parameter.dim() >= 2:
-                shrink = (2 * self.config.num_hidden_layers) ** -0.5 if name.endswith(into_residual) else 1.0
-                parameter.normal_(0.0, std * shrink, generator=generator)
+            self.draw_(name, parameter, generator)
+
+    @torch.no_grad()
+    def draw_(self, name: str, parameter: nn.Parameter, generator: torch.Generator | None) -> None:
+        """The initial value of one parameter, by its name; those of norms stay."""
+        if name.endswith("bias"):
+            parameter.zero_()
+        elif parameter.dim() >= 2:
+            into_residual = name.endswith(("o_proj.weight", "down_proj.weight", "experts.down"))
+            shrink = (2 * self.config.num_hidden_layers) ** -0.5 if into_residual else 1.0
+            parameter.normal_(0.0, self.config.initializer_range * shrink, generator=generator)
 
     @classmethod
     def from_checkpoint(

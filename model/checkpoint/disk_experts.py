@@ -88,6 +88,8 @@ class ExpertCache:
 class DiskExperts(nn.Module):
     """The routed experts of one layer: hidden (N, D) sorted by expert, ends (E,) -> (N, D), as model/moe/experts.py."""
 
+    alone = True
+
     def __init__(self, cache: ExpertCache, layer: int) -> None:
         super().__init__()
         self.cache, self.layer = cache, layer

@@ -192,7 +192,7 @@ def save_weights(run: Path, net: nn.Module) -> None:
 def without_storage(kind: type[M], config: HunyuanConfig, where: Path) -> M:
     """A model on the meta device. CheckpointError if the config.json in `where` has sizes that no machine can address."""
     try:
-        with torch.device("meta"), _WithoutDrawing():
+        with torch.device("meta"), WithoutDrawing():
             return kind(config)
     except RuntimeError as error:
         raise CheckpointError(
@@ -200,7 +200,7 @@ def without_storage(kind: type[M], config: HunyuanConfig, where: Path) -> M:
         ) from error
 
 
-class _WithoutDrawing(TorchFunctionMode):
+class WithoutDrawing(TorchFunctionMode):
     """Draws no normal numbers: on the meta device torch loads its compiler to do so, which takes a second."""
 
     def __torch_function__(

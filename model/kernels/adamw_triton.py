@@ -172,8 +172,10 @@ class Launch:
         self.scalars = torch.zeros(6, device=optimizer.done.device)
         self.scalars[GOES_ON] = 1.0
 
-    def __call__(self, gradients: dict[Any, Tensor], learning_rate: float | Tensor, loss: Tensor) -> Tensor:
-        """Updates weights, remainders and moments in place; the norm ()."""
+    def __call__(
+        self, gradients: dict[Any, Tensor], learning_rate: float | Tensor, loss: Tensor, agree: Any = None
+    ) -> Tensor:
+        """Updates weights, remainders and moments in place; the norm (). `agree` is that of SplitAdamW.update."""
         optimizer = self.optimizer
         if self.kinds is None:
             self.kinds = _kinds(optimizer, gradients)
@@ -191,10 +193,13 @@ class Launch:
                 COLUMNS=COLUMNS, GRADIENT=kind.gradient, CHUNK=CHUNK, BLOCK=BLOCK,
             )  # fmt: skip
             first += len(kind.chunks)
-        rates = optimizer.rates
+        rates, sums = optimizer.rates, self.sums
+        if agree is not None:
+            squares, loss = agree((sums.double() / torch.cat([kind.copies for kind in self.kinds])).sum())
+            sums, first = squares.float()[None], 1
         turns = triton.cdiv(first, BLOCK)
         _decide[(1,)](
-            self.sums, self.scalars, optimizer.done, loss, first, optimizer.max_grad_norm,
+            sums, self.scalars, optimizer.done, loss, first, optimizer.max_grad_norm,
             log_of(rates.beta1), log_of(rates.beta2), TURNS=turns, BLOCK=BLOCK,
         )  # fmt: skip
         narrow = optimizer.moments == torch.bfloat16
@@ -222,7 +227,9 @@ class Launch:
 class _Kind:
     """Parameters that one launch serves: split or whole, with gradients of one precision."""
 
-    def __init__(self, split: bool, gradient: torch.dtype, members: list[tuple[Any, Any, int]], state: Any) -> None:
+    def __init__(
+        self, split: bool, gradient: torch.dtype, members: list[tuple[Any, Any, int]], state: Any, copies: Any
+    ) -> None:
         self.split, self.gradient = split, {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}[gradient]
         self.parameters = [parameter for _, parameter, _ in members]
         device = self.parameters[0].device
@@ -237,6 +244,7 @@ class _Kind:
         self.chunks = torch.tensor(chunks, device=device)
         scales = [[group["lr_scale"], group["weight_decay"]] for group, _, _ in members]
         self.scales = torch.tensor(scales, device=device)
+        self.copies = torch.tensor([copies.get(self.parameters[number], 1) for number, _ in chunks], device=device)
         self._found: list[int] = []
         # Made outside of the recording, whose own memory serves one tensor after the other.
         self._of_recording = torch.empty(len(members), dtype=torch.int64, device=device)
@@ -269,4 +277,4 @@ def _kinds(optimizer: Any, gradients: dict[Any, Tensor]) -> list[_Kind]:
         if parameter in gradients and parameter.numel():
             key = ("low" in optimizer.state[parameter], gradients[parameter].dtype)
             members.setdefault(key, []).append((group, parameter, start))
-    return [_Kind(*key, found, optimizer.state) for key, found in members.items()]
+    return [_Kind(*key, found, optimizer.state, optimizer.copies) for key, found in members.items()]

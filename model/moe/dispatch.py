@@ -33,6 +33,12 @@ class _Permute(torch.autograd.Function):
         return grads[0].index_select(0, inverse), None, None
 
 
+def permute(rows: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+    """rows (N, D) in the order (N,), whose inverse permutation (N,) is given."""
+    permuted: Tensor = _Permute.apply(rows, order, inverse)
+    return permuted
+
+
 def plan_dispatch(routing: Routing, *, may_drop: bool) -> DispatchPlan:
     """The sorted order of a routing; `may_drop` says whether its policy can leave a choice without a place."""
     choices = routing.expert_index.flatten()
@@ -46,7 +52,7 @@ def dispatch(hidden: Tensor, plan: DispatchPlan) -> Tensor:
     """hidden (T, D) -> (N, D), each token once for each of its experts, sorted by expert."""
     top_k = plan.order.shape[0] // hidden.shape[0]
     copies = hidden if top_k == 1 else hidden[:, None].expand(-1, top_k, -1).reshape(-1, hidden.shape[-1])
-    rows: Tensor = _Permute.apply(copies, plan.order, plan.inverse)
+    rows = permute(copies, plan.order, plan.inverse)
     # The grouped product leaves rows after the last expert, and their gradients, undefined: they are cut off on both sides.
     return rows if plan.kept is None else torch.where(plan.kept, rows, 0)
 
@@ -55,7 +61,7 @@ def combine(expert_output: Tensor, plan: DispatchPlan, expert_weight: Tensor) ->
     """expert_output (N, D) in sorted order, expert_weight (T, K) -> (T, D): the weighted sum over each token's experts."""
     if plan.kept is not None:
         expert_output = torch.where(plan.kept, expert_output, 0)
-    rows: Tensor = _Permute.apply(expert_output, plan.inverse, plan.order)
+    rows = permute(expert_output, plan.inverse, plan.order)
     weight = expert_weight.to(rows.dtype)
     if weight.shape[1] == 1:  # nothing to sum
         return rows * weight

@@ -24,6 +24,7 @@ Weights = tuple[
 class Experts(nn.Module):
     """hidden (N, D) sorted by expert, ends (E,) -> (N, D); rows after the last end are undefined."""
 
+    alone = True  # whether all experts are here (not so in model/parallel/exchange.py)
     gate_up_scale: Tensor | None  # (E, 2F) of int8 weights
     down_scale: Tensor | None  # (E, D)
 

@@ -81,7 +81,7 @@ class MoE(nn.Module):
             convention=c.convention,
             scope=scope,
         )
-        if len(hidden) == 1 and (torch.compiler.is_compiling() or reads_choices(hidden)):
+        if len(hidden) == 1 and self.experts.alone and (torch.compiler.is_compiling() or reads_choices(hidden)):
             index = routing.expert_index[0]
             chosen = index.split(1) if torch.compiler.is_compiling() else index.tolist()
             output = of_one_token(hidden, chosen, routing.expert_weight, self.experts.weights)
@@ -98,7 +98,9 @@ class MoE(nn.Module):
         return output, self._aux_loss(balance_loss, z_loss), MoEStats(balance_loss.detach(), *counts)
 
     def _has_operator(self, hidden: Tensor) -> bool:
-        return isinstance(self.experts, Experts) and mixture_applies(hidden, self.experts.gate_up)
+        return (
+            isinstance(self.experts, Experts) and self.experts.alone and mixture_applies(hidden, self.experts.gate_up)
+        )
 
     def _in_kernels(
         self, hidden: Tensor, policy: RoutingPolicy, capacity: int, place_keys: Tensor | None

@@ -19,12 +19,12 @@ def load_imbalance(choices: Tensor) -> float:
     return float((load.max(dim=-1).values / load.mean(dim=-1)).mean())
 
 
-def merge_stats(parts: list[MoEStats], tokens: list[int]) -> MoEStats | None:
-    """One step's routing from its micro-batches of so many tokens: counts summed, balance losses averaged over tokens."""
+def merge_stats(parts: list[MoEStats], tokens: list[int], whole: int) -> MoEStats | None:
+    """Micro-batches of so many tokens, of a step of `whole` tokens: counts summed, balance losses averaged over the whole."""
     if not parts:
         return None
     balance_losses, *counts = zip(*parts, strict=True)
-    shares = [share(loss, part, sum(tokens)) for loss, part in zip(balance_losses, tokens, strict=True)]
+    shares = [share(loss, part, whole) for loss, part in zip(balance_losses, tokens, strict=True)]
     return MoEStats(*(torch.stack(values).sum(dim=0) for values in (shares, *map(list, counts))))
 
 

@@ -1,5 +1,6 @@
 """AdamW with parameter groups by role: router, routed experts, the rest (shared experts, attention, embedding), no decay."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,8 +23,10 @@ def role(name: str, parameter: nn.Parameter) -> str:
     return "routed_experts" if ".experts." in name else "shared_and_rest"
 
 
-def parameter_groups(net: nn.Module, model: HunyuanConfig, config: TrainingConfig) -> list[dict[str, Any]]:
-    """AdamW's groups, each with its role as `name`, its `lr_scale` and the `names` of its parameters."""
+def parameter_groups(
+    parameters: Mapping[str, nn.Parameter], model: HunyuanConfig, config: TrainingConfig
+) -> list[dict[str, Any]]:
+    """AdamW's groups of parameters by name, each with its role as `name`, its `lr_scale` and the `names` in it."""
     expected = (
         ["shared_and_rest", "no_decay"]
         if model.is_dense
@@ -31,7 +34,7 @@ def parameter_groups(net: nn.Module, model: HunyuanConfig, config: TrainingConfi
     )
     groups = []
     for group in expected:
-        members = {name: p for name, p in net.named_parameters() if role(name, p) == group}
+        members = {name: p for name, p in parameters.items() if role(name, p) == group}
         if not members:
             raise ValueError(f"no parameter has the role {group}: the roles and the model's names have drifted apart")
         scale = expert_lr_scale(model, config) if group == "routed_experts" else 1.0
@@ -50,11 +53,15 @@ def parameter_groups(net: nn.Module, model: HunyuanConfig, config: TrainingConfi
 
 
 def build_optimizer(
-    net: nn.Module, model: HunyuanConfig, config: TrainingConfig, *, begin: bool = True
+    net: nn.Module | Mapping[str, nn.Parameter], model: HunyuanConfig, config: TrainingConfig, *, begin: bool = True
 ) -> torch.optim.Optimizer:
-    """torch's AdamW on a processor; on a GPU SplitAdamW, which `begin` has take up the weights as they are."""
-    groups = parameter_groups(net, model, config)
-    device = next(net.parameters()).device
+    """torch's AdamW on a processor; on a GPU SplitAdamW, which `begin` has take up the weights as they are.
+
+    Of a model, or of the parts of its parameters that a process holds, by name.
+    """
+    parameters = dict(net.named_parameters()) if isinstance(net, nn.Module) else net
+    groups = parameter_groups(parameters, model, config)
+    device = next(iter(parameters.values())).device
     if device.type == "cuda":
         optimizer = SplitAdamW(
             groups,

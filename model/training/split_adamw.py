@@ -7,7 +7,7 @@ Checkpoints hold the joined float32 value.
 A step whose loss or gradient is not finite writes nothing, and neither does a later one: the host learns of it afterwards.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from model.kernels.adamw import Rates, join, noise, split, update
 from model.kernels.choice import uses_triton
 
+Agree = Callable[[Tensor], tuple[Tensor, Tensor]]  # squares () of a rank -> those of all ranks, and the loss of all
 WHOLE = (".router.", "embed_tokens.", "lm_head.", "reward_head.")  # in the names of weights that stay float32
+
+
+def is_split(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a weight's products take it in bfloat16, so that its float32 value lies in two halves."""
+    return parameter.dim() >= 2 and not any(part in name for part in WHOLE)
 
 
 class SplitAdamW(torch.optim.Optimizer):
@@ -35,6 +41,7 @@ class SplitAdamW(torch.optim.Optimizer):
         super().__init__(groups, {})
         self.rates, self.max_grad_norm, self.moments, self.seed = rates, max_grad_norm, moments, seed
         self._split_weights = split_weights
+        self.copies: dict[nn.Parameter, int] = {}  # ranks that hold the same; they share its part of the norm
         self._sums: dict[nn.Parameter, Tensor] = {}  # of gradients of several micro-batches, in float32
         self._launch: Any = None
 
@@ -51,7 +58,7 @@ class SplitAdamW(torch.optim.Optimizer):
                 state[key] = torch.zeros_like(parameter) if moment is None else moment
                 state[key] = state[key].to(self.moments).contiguous()
             state["step"] = self.done
-            if self._split_weights and parameter.dim() >= 2 and not any(part in name for part in WHOLE):
+            if self._split_weights and is_split(name, parameter) and "low" not in state:
                 high, state["low"] = split(parameter.detach())
                 parameter.data = high
         self.goes_on = torch.ones((), device=device)
@@ -70,17 +77,20 @@ class SplitAdamW(torch.optim.Optimizer):
         return {p: gradient for p, gradient in found if gradient is not None}
 
     @torch.no_grad()
-    def update(self, learning_rate: float | Tensor, loss: Tensor) -> Tensor:
-        """One step from the gradients, which are given up; the norm () before clipping. `loss` () is looked at with it."""
+    def update(self, learning_rate: float | Tensor, loss: Tensor, agree: Agree | None = None) -> Tensor:
+        """One step from the gradients, which are given up; the norm () before clipping. `loss` () is looked at with it.
+
+        Where ranks hold the parameters between them, `agree` makes the squared norm and the loss those of all.
+        """
         present = {p: gradient.contiguous() for p, gradient in self.gradients().items()}
         if uses_triton(loss):
             if self._launch is None:
                 from model.kernels.adamw_triton import Launch
 
                 self._launch = Launch(self)
-            norm = self._launch(present, learning_rate, loss)
+            norm = self._launch(present, learning_rate, loss, agree)
         else:
-            norm = self._plainly(present, learning_rate, loss)
+            norm = self._plainly(present, learning_rate, loss, agree)
         self._sums.clear()
         self.zero_grad(set_to_none=True)
         return norm
@@ -101,9 +111,14 @@ class SplitAdamW(torch.optim.Optimizer):
         group = self.param_groups[0]
         self.update(group["lr"] / group["lr_scale"], torch.zeros_like(self.done))
 
-    def _plainly(self, gradients: dict[nn.Parameter, Tensor], learning_rate: float | Tensor, loss: Tensor) -> Tensor:
+    def _plainly(
+        self, gradients: dict[nn.Parameter, Tensor], learning_rate: float | Tensor, loss: Tensor, agree: Agree | None
+    ) -> Tensor:
         """The oracle of the kernels, tensor by tensor."""
-        norm = torch.stack([g.float().square().sum() for g in gradients.values()]).sum().sqrt()
+        squares = torch.stack([g.float().square().sum() / self.copies.get(p, 1) for p, g in gradients.items()]).sum()
+        if agree is not None:
+            squares, loss = agree(squares)
+        norm = squares.float().sqrt()
         self.goes_on *= (norm + loss).isfinite()
         if not self.goes_on:
             return norm

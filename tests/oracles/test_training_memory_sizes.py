@@ -58,7 +58,7 @@ def test_the_state_of_split_weights_is_that_of_their_optimizer(variant, several,
     config = SMALL.replace(**VARIANTS[variant])
     net = Hunyuan(config)
     training = TrainingConfig(moments=moments)
-    groups = parameter_groups(net, config, training)
+    groups = parameter_groups(dict(net.named_parameters()), config, training)
     kind = getattr(torch, moments)
     optimizer = SplitAdamW(groups, rates=Rates(0.9, 0.95, 1e-8), max_grad_norm=1.0, split_weights=True, moments=kind)
     optimizer.begin()

@@ -37,7 +37,7 @@ def on_device(monkeypatch):
 
     def optimizer(net, model, config, begin):
         rates = Rates(config.beta1, config.beta2, config.epsilon)
-        groups = parameter_groups(net, model, config)
+        groups = parameter_groups(dict(net.named_parameters()), model, config)
         return SplitAdamW(groups, rates=rates, max_grad_norm=config.max_grad_norm, split_weights=False)
 
     moments = run._moments  # on a GPU copies: here all share the one number of steps, which cannot be saved so

@@ -38,7 +38,7 @@ def expected_role(net: nn.Module) -> dict[str, str]:
 
 def test_every_parameter_is_in_the_one_group_of_its_role(model):
     net = Hunyuan(model)
-    groups = parameter_groups(net, model, TrainingConfig())
+    groups = parameter_groups(dict(net.named_parameters()), model, TrainingConfig())
     found = [(name, group["name"]) for group in groups for name in group["names"]]
     assert sorted(found) == sorted(expected_role(net).items())
     members = [id(parameter) for group in groups for parameter in group["params"]]
@@ -86,4 +86,4 @@ def test_described_groups_add_up_to_the_closed_form(model):
 def test_a_role_that_matches_nothing_is_an_error():
     model = HunyuanConfig.from_name("toy")
     with pytest.raises(ValueError, match="no parameter has the role router"):
-        parameter_groups(nn.Sequential(nn.Linear(2, 2)), model, TrainingConfig())
+        parameter_groups(dict(nn.Linear(2, 2).named_parameters()), model, TrainingConfig())

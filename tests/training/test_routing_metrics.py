@@ -28,10 +28,10 @@ def test_load_imbalance_is_the_greatest_over_the_mean(choices, expected):
 
 
 def test_micro_batches_are_summed_and_their_balance_loss_averaged_over_tokens():
-    merged = merge_stats([stats([3, 1], dropped=1, balance=1.0), stats([0, 4], recycled=2, balance=2.0)], [3, 1])
+    merged = merge_stats([stats([3, 1], dropped=1, balance=1.0), stats([0, 4], recycled=2, balance=2.0)], [3, 1], 4)
     assert merged.choices_per_expert.tolist() == [[3, 5]]
     assert (merged.balance_loss.tolist(), merged.dropped.tolist(), merged.recycled.tolist()) == ([1.25], [1], [2])
-    assert merge_stats([], []) is None
+    assert merge_stats([], [], 1) is None
 
 
 def test_fractions_are_of_all_choices_of_all_layers():

@@ -1,0 +1,78 @@
+"""Expert parallelism: rows travel to the rank that holds their expert, and back.
+
+N rows of one rank, sorted by expert, R rows that it is sent, D hidden, E experts, P ranks, E / P experts each. The router and
+everything around it stay as they are: only the products are made elsewhere.
+
+    rows (N, D) by expert -> all-to-all -> (R, D) by sender, then by expert -> (R, D) by expert -> products -> the way back
+
+How many rows each rank is sent, the host must know before they travel: it waits for the device once a layer.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from model.moe.dispatch import permute
+from model.moe.experts import Experts
+
+
+class ParallelExperts(Experts):
+    """Experts of which this rank holds a part: hidden (N, D) sorted by expert, ends (E,) -> (N, D), 0 after the last end."""
+
+    alone = False
+
+    def __init__(self, num_experts: int, hidden_size: int, intermediate_size: int, group: dist.ProcessGroup) -> None:
+        """`num_experts` is E; the weights are those of E / P."""
+        super().__init__(num_experts // group.size(), hidden_size, intermediate_size)
+        self.group = group
+
+    @torch.compiler.disable
+    def forward(self, hidden: Tensor, ends: Tensor) -> Tensor:
+        counts = torch.diff(ends, prepend=ends.new_zeros(1)).to(torch.int64)  # (E,)
+        sent, received, per_expert = exchange_counts(counts, self.group)
+        rows: Tensor = _AllToAll.apply(hidden[: sum(sent)], sent, received, self.group)
+        order, inverse = by_expert(per_expert, sum(received))
+        local_ends = per_expert.sum(dim=0).cumsum(0).to(torch.int32)
+        output = permute(super().forward(permute(rows, order, inverse), local_ends), inverse, order)
+        back: Tensor = _AllToAll.apply(output, received, sent, self.group)
+        missing = len(hidden) - len(back)  # of choices without a place
+        return torch.cat([back, back.new_zeros(missing, back.shape[1])]) if missing else back
+
+
+def exchange_counts(counts: Tensor, group: dist.ProcessGroup) -> tuple[list[int], list[int], Tensor]:
+    """counts (E,) of this rank's rows -> rows sent to each rank, rows received of each, and (P, E / P) those by expert."""
+    here = torch.empty_like(counts)
+    dist.all_to_all_single(here, counts, group=group)
+    both = torch.stack([counts.view(group.size(), -1).sum(dim=1), here.view(group.size(), -1).sum(dim=1)])
+    sent, received = both.tolist()
+    return sent, received, here.view(group.size(), -1)
+
+
+def by_expert(per_expert: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Rows that lie by sender, then by expert, (P, E / P) of them -> the order by expert, then by sender; and its inverse."""
+    senders, experts = per_expert.shape
+    expert = torch.arange(experts, device=per_expert.device).repeat(senders)
+    order = torch.repeat_interleave(expert, per_expert.flatten(), output_size=rows).argsort(stable=True)
+    inverse = torch.empty_like(order).scatter(0, order, torch.arange(rows, device=order.device))
+    return order, inverse
+
+
+class _AllToAll(torch.autograd.Function):
+    """rows (sum of sent, D) -> (sum of received, D); the gradients go the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, sent: list[int], received: list[int], group: dist.ProcessGroup) -> Tensor:
+        ctx.sent, ctx.received, ctx.group = sent, received, group
+        return _all_to_all(rows, sent, received, group)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        return _all_to_all(grads[0], ctx.received, ctx.sent, ctx.group), None, None, None
+
+
+def _all_to_all(rows: Tensor, sent: list[int], received: list[int], group: dist.ProcessGroup) -> Tensor:
+    output = rows.new_empty(sum(received), rows.shape[1])
+    dist.all_to_all_single(output, rows.contiguous(), received, sent, group=group)
+    return output

@@ -1,0 +1,178 @@
+"""A model over several processes: expert parallelism, then FSDP2 from the blocks up, then weights, each rank its own pieces.
+
+    shards, optimizer = shared_model(config, training, ranks)
+    shards.fill(pieces_of(shards, initial_weights(config, seed)), optimizer.state)
+
+The model is made without storage, shared out, and filled one parameter at a time: no rank ever holds it whole. What torch does
+with it, it does with DTensors; everything of this project that handles parameters, the optimizer, the norm and the checkpoints,
+sees plain tensors: the rank's pieces (model/parallel/pieces.py) under the parameters' names.
+
+Gradients are summed over ranks and never averaged: the loss of a micro-batch is divided by what the whole step has.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, Shard
+
+from model.checkpoint.run import WithoutDrawing
+from model.config.hunyuan import HunyuanConfig
+from model.device import compute_dtype
+from model.kernels.adamw import split as halves
+from model.moe.layer import MoE
+from model.parallel.exchange import ParallelExperts
+from model.parallel.pieces import Piece, is_replicated, piece_of
+from model.parallel.start import Ranks
+from model.training.config import TrainingConfig
+from model.training.optimizer import build_optimizer
+from model.training.prepare import prepare
+from model.training.split_adamw import SplitAdamW, is_split
+from model.transformer import Hunyuan
+
+
+class Shards:
+    """The pieces that this rank holds of a shared-out model."""
+
+    def __init__(self, net: Hunyuan, ranks: Ranks, pieces: dict[str, Piece]) -> None:
+        self.net, self.ranks, self.pieces = net, ranks, pieces
+        self._whole = dict(net.named_parameters())
+        self.parts = {name: _local(parameter) for name, parameter in self._whole.items()}
+        for name, part in self.parts.items():
+            assert tuple(part.shape) == pieces[name].shape, (name, part.shape, pieces[name])
+        self._replicated = [name for name in self.parts if is_replicated(name, pieces[name].whole)]
+
+    def fill(self, pieces: Iterable[tuple[str, Tensor]], states: dict[Any, dict[str, Any]]) -> None:
+        """Puts float32 values in place; of split weights the lower half goes into the optimizer's `states` of the part."""
+        with torch.no_grad():
+            for name, piece in pieces:
+                part = self.parts[name]
+                value = piece.to(part.device, torch.float32)
+                if part.dtype == torch.bfloat16:
+                    value, states[part]["low"] = halves(value)
+                part.copy_(value)
+
+    def take_gradients(self) -> None:
+        """Moves the gradients of a backward pass to the pieces, and adds them to what is there already."""
+        for name, parameter in self._whole.items():
+            gradient, part = parameter.grad, self.parts[name]
+            if gradient is None or parameter is part:
+                continue
+            local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+            part.grad = local if part.grad is None else part.grad.add_(local)
+            parameter.grad = None
+
+    def sum_replicated(self) -> None:
+        """Sums over ranks the gradients of what everyone holds; those of the rest FSDP has summed."""
+        small = [self.parts[name].grad for name in self._replicated]
+        there = [gradient for gradient in small if gradient is not None]
+        if there:
+            flat = self.ranks.sum_(torch.cat([gradient.flatten() for gradient in there]))
+            for gradient, summed in zip(there, flat.split([gradient.numel() for gradient in there]), strict=True):
+                gradient.copy_(summed.view_as(gradient))
+
+    def copies(self) -> dict[nn.Parameter, int]:
+        """How many ranks hold the same as each part."""
+        return {self.parts[name]: piece.copies for name, piece in self.pieces.items()}
+
+    def squares(self, gradients: dict[nn.Parameter, Tensor]) -> Tensor:
+        """This rank's share of the squared norm (), float64: what several hold they share."""
+        copies = self.copies()
+        return torch.stack([g.double().square().sum() / copies[part] for part, g in gradients.items()]).sum()
+
+
+def build(config: HunyuanConfig, ranks: Ranks, *, split: bool = False, prepare: Callable[[Hunyuan], None]) -> Shards:
+    """The model over `ranks`, its weights undefined and its buffers 0.
+
+    `split` weights are bfloat16 (model/training/split_adamw.py). `prepare` is what is done to a model of one process, such as
+    recomputation and compilation, before it is shared out.
+    """
+    with torch.device("meta"), WithoutDrawing():
+        net = Hunyuan(config)
+    wholes = {name: tuple(parameter.shape) for name, parameter in net.named_parameters()}
+    layout = ranks.layout
+    layout.check_fits(num_experts=config.num_experts, expert_rows=(2 * config.intermediate_size, config.hidden_size))
+    if layout.expert_parallel > 1:
+        group = ranks.experts["expert_parallel"].get_group()
+        sizes = config.num_experts, config.hidden_size, config.intermediate_size
+        for layer in _mixtures(net):
+            with torch.device("meta"):
+                layer.experts = ParallelExperts(*sizes, group)
+    for name, parameter in net.named_parameters():
+        if split and is_split(name, parameter):
+            parameter.data = parameter.data.to(torch.bfloat16)
+    prepare(net)
+    _share_out(net, ranks)
+    net.to_empty(device=ranks.device)
+    for buffer in net.buffers():
+        buffer.zero_()
+    pieces = {name: piece_of(layout, ranks.rank, name, whole) for name, whole in wholes.items()}
+    return Shards(net, ranks, pieces)
+
+
+def shared_model(model: HunyuanConfig, training: TrainingConfig, ranks: Ranks) -> tuple[Shards, torch.optim.Optimizer]:
+    """A model over `ranks` with its optimizer. The weights are still to be filled in, and SplitAdamW to begin after that."""
+    training = dataclasses.replace(training, graph=False)  # a message between processes is not recorded
+    half = ranks.device.type == "cuda" and compute_dtype(training.precision, ranks.device) == torch.bfloat16
+    shards = build(model, ranks, split=half, prepare=lambda net: prepare(net, training, ranks.device))
+    optimizer = build_optimizer(shards.parts, model, training, begin=False)
+    if isinstance(optimizer, SplitAdamW):
+        optimizer.copies = shards.copies()
+    return shards, optimizer
+
+
+def _share_out(net: Hunyuan, ranks: Ranks) -> None:
+    """FSDP2, bottom up: experts over their own mesh, then blocks, then the rest; meshes of one rank need none."""
+    layout = ranks.layout
+    small = {p for name, p in net.named_parameters() if is_replicated(name, tuple(p.shape))}
+    of_experts: set[nn.Parameter] = set()
+
+    def shard(module: nn.Module, mesh: Any, placement: Callable[[nn.Parameter], Shard | None] | None = None) -> None:
+        fully_shard(module, mesh=mesh, shard_placement_fn=placement, ignored_params=small | of_experts)
+
+    inner = Shard(layout.expert_shard_dim(net.config.num_experts or 1))
+    apart = layout.expert_parallel > 1
+    if apart:
+        for mixture in _mixtures(net):
+            if layout.expert_shard * layout.expert_replicate > 1:
+                shard(mixture.experts, ranks.experts["expert_replicate", "expert_shard"], lambda parameter: inner)
+            else:
+                of_experts |= set(mixture.experts.parameters())
+    for layer in net.layers:
+        shard(layer, ranks.dense, lambda parameter: inner if parameter.dim() == 3 else None)
+    shard(net, ranks.dense)
+    for module in net.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(
+                True
+            )  # gloo scales nothing on its way, and nothing is to be scaled
+
+
+def initial_weights(config: HunyuanConfig, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """The weights that a new model of one process has, one whole parameter at a time, on the processor."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.device("meta"), WithoutDrawing():
+        net = Hunyuan(config)
+    for name, parameter in net.named_parameters():
+        weight = nn.Parameter(torch.ones(parameter.shape))  # of norms: what is not drawn
+        net.draw_(name, weight, generator)
+        yield name, weight.detach()
+
+
+def pieces_of(shards: Shards, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """This rank's pieces of whole weights."""
+    for name, weight in weights:
+        yield name, weight[shards.pieces[name].slices]
+
+
+def _mixtures(net: Hunyuan) -> list[MoE]:
+    return [layer.mlp for layer in net.layers if isinstance(layer.mlp, MoE)]
+
+
+def _local(parameter: nn.Parameter) -> nn.Parameter:
+    """The rank's part of a parameter as one of its own, in the same memory."""
+    return nn.Parameter(parameter.to_local().detach()) if isinstance(parameter, DTensor) else parameter
