@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from analyses.scaling.isoflop import IsoflopFit, PowerFit, slope_and_level
+from analyses.scaling.isoflop import IsoflopFit, PowerFit, effects, slope_and_level
 from analyses.scaling.parabola import BudgetFit, bounded_exp
 
 
@@ -33,22 +33,16 @@ def leave_one_budget_out(fit: IsoflopFit) -> list[dict[str, float]]:
 def influence(fit: IsoflopFit) -> list[dict[str, float | None]]:
     """One row for each run, the most influential first: the exponent of N_opt when the run is left out.
 
-    The exponent is None where the budget has no minimum without the run.
+    Exact for parabolas; of a shared shape the first step of a fit without the run. The exponent is None where the budget has
+    no minimum without it.
     """
     assert fit.params_law is not None
-    x = np.array([budget.x for budget in fit.usable])
-    y = np.array([budget.y for budget in fit.usable])
     rows: list[dict[str, float | None]] = []
     for index, budget in enumerate(fit.usable):
-        assert budget.design is not None
-        free = 1 - budget.design.leverage
+        free = 1 - budget.leverage
         with np.errstate(all="ignore"):
             step = np.where(free > 1e-9, budget.residuals / free, np.nan)
-            g = budget.g - budget.design.basis * step[:, None]  # the parabola through the others, exactly
-            new_x, new_y, _, _ = budget.places(g)
-            xs, ys = np.tile(x, (len(g), 1)), np.tile(y, (len(g), 1))
-            xs[:, index], ys[:, index] = new_x, np.where(g[:, 2] > 0, new_y, np.nan)
-            exponents = slope_and_level(xs, ys)[0]
+            exponents = _without_each(fit, index, step)
         for run, exponent in enumerate(exponents):
             known = bool(np.isfinite(exponent))
             rows.append({
@@ -58,6 +52,20 @@ def influence(fit: IsoflopFit) -> list[dict[str, float | None]]:
                 "change": float(exponent - fit.params_law.exponent) if known else None,
             })  # fmt: skip
     return sorted(rows, key=lambda row: -math.inf if row["change"] is None else -abs(row["change"]))
+
+
+def _without_each(fit: IsoflopFit, index: int, step: np.ndarray) -> np.ndarray:
+    """(n,) exponents without each run of a budget; step (n,) are the distances of the runs from a fit of the others."""
+    budget, law = fit.usable[index], fit.params_law
+    assert law is not None and budget.design is not None
+    if budget.shared_terms:
+        rows = budget.jointly(budget.rows(np.log(budget.runs.params)), index, len(fit.usable))
+        return law.exponent - np.einsum("nk,k->n", rows, law.gradients[1]) * step
+    g = budget.g - budget.design.basis * step[:, None]  # the parabola through the others, exactly
+    new_x, new_y, _, _ = budget.places(g)
+    xs, ys = np.tile(law.x, (len(g), 1)), np.tile(law.y, (len(g), 1))
+    xs[:, index], ys[:, index] = new_x, np.where(g[:, 2] > 0, new_y, np.nan)
+    return slope_and_level(xs, ys)[0]
 
 
 SIZES_BEYOND = 0.5  # candidates reach this share of a budget's log range beyond its ends
@@ -73,25 +81,25 @@ def next_runs(fit: IsoflopFit, target: float | None) -> list[dict[str, Any]]:
     law = fit.params_law
     assert law is not None
     direction = np.array([0.0, 1.0]) if target is None else np.array([1.0, target - law.x_mean])
-    gradients = np.einsum("a,abk->bk", direction, law.gradients)  # of the target by every parabola's coefficients
-    variance = float((gradients**2).sum())
+    gradient = np.einsum("a,ak->k", direction, law.gradients)  # of the target by the errors of all budgets
+    variance = float((gradient**2).sum())
     if not variance > 0:
         return []
-    rows = [_best_run(budget, g, variance) for budget, g in zip(fit.usable, gradients, strict=True)]
+    rows = [_best_run(fit.usable, index, gradient, variance) for index in range(len(fit.usable))]
     rows += [_new_budget(fit.usable, law, direction, variance, above) for above in (False, True)]
     for row in rows:
         row["narrower_per_flop"] = row["narrower_fraction"] / row["cost_flops"]
     return sorted(rows, key=lambda row: -row["narrower_per_flop"])
 
 
-def _best_run(budget: BudgetFit, gradient: np.ndarray, variance: float) -> dict[str, Any]:
+def _best_run(usable: Sequence[BudgetFit], index: int, gradient: np.ndarray, variance: float) -> dict[str, Any]:
     """The size at which one more run of this budget helps most, by the Sherman-Morrison formula for each candidate size."""
-    assert budget.design is not None
-    low, high = (float(end) for end in (budget.design.log_params.min(), budget.design.log_params.max()))
+    budget = usable[index]
+    low, high = (math.log(float(end)) for end in (budget.runs.params.min(), budget.runs.params.max()))
     beyond = SIZES_BEYOND * (high - low)
     sizes = np.linspace(low - beyond, high + beyond, CANDIDATES)
-    p = budget.design.polynomials(sizes)
-    gain = np.einsum("k,kc->c", gradient, p) ** 2 / (1 + (p * p).sum(axis=0))
+    rows = budget.jointly(budget.rows(sizes), index, len(usable))
+    gain = np.einsum("ck,k->c", rows, gradient) ** 2 / (1 + (rows * rows).sum(axis=1))
     best = int(gain.argmax())
     return {
         "kind": "run", "runs": 1, "flops": budget.flops, "params": bounded_exp(sizes[best]),
@@ -102,17 +110,25 @@ def _best_run(budget: BudgetFit, gradient: np.ndarray, variance: float) -> dict[
 def _new_budget(
     usable: Sequence[BudgetFit], law: PowerFit, direction: np.ndarray, variance: float, above: bool
 ) -> dict[str, Any]:
-    """A budget one step beyond the last (above) or the first, with the same number and layout of sizes as that one."""
-    order = sorted(usable, key=lambda budget: budget.x)
-    end = order[-1] if above else order[0]
-    step = (order[-1].x - order[0].x) / (len(order) - 1) * (1 if above else -1)
+    """A budget one step beyond the last (above) or the first, with the same number and layout of sizes as that one.
+
+    Its minimum has the error of that budget's, from runs of its own; the shared terms stay as well known as they are.
+    """
+    order = sorted(range(len(usable)), key=lambda index: usable[index].x)
+    last = order[-1] if above else order[0]
+    end = usable[last]
+    step = (usable[order[-1]].x - usable[order[0]].x) / (len(order) - 1) * (1 if above else -1)
     x = np.append(law.x, end.x + step)
     center, u = x.mean(), x - x.mean()
     at = law.x_mean + direction[1] if direction[0] else None
     spread = float((u * u).sum())
     weights = u / spread if at is None else 1 / len(x) + (at - center) * u / spread
-    own = np.array([float((budget.gradients[1] ** 2).sum()) for budget in (*usable, end)])
-    narrower = 1 - math.sqrt(float((weights**2 * own).sum()) / variance)
+    of_minima = np.pad(effects(usable)[1], ((0, 1), (0, 3)))
+    of_minima[-1] = of_minima[last]
+    own = slice(3 * last, 3 * last + 3)
+    of_minima[-1, own], of_minima[-1, -3:] = 0, of_minima[last, own]
+    error = np.einsum("b,bk->k", weights, of_minima)
+    narrower = 1 - math.sqrt(float((error**2).sum()) / variance)
     return {
         "kind": "budget", "runs": len(end.runs), "flops": end.flops * bounded_exp(step),
         "params": bounded_exp(end.y + law.exponent * step),

@@ -62,8 +62,7 @@ def case_bootstrap(budgets: Sequence[BudgetFit], resamples: int, generator: np.r
 
 def _corrected_residuals(budget: BudgetFit) -> np.ndarray:
     """The residuals divided by sqrt(1 - leverage), so that they have the variance of the noise."""
-    assert budget.design is not None
-    free = 1 - budget.design.leverage
+    free = 1 - budget.leverage
     return np.where(free > 1e-9, budget.residuals / np.sqrt(np.maximum(free, 1e-9)), 0.0)
 
 

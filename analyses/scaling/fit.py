@@ -31,7 +31,7 @@ from analyses.scaling.parabola import BudgetFit, bounded_exp
 from analyses.scaling.predictions import Predictor
 from analyses.scaling.refusals import LARGEST_LOG
 from analyses.scaling.runs import clean_runs
-from analyses.scaling.shared_shape import SharedShape, shaped
+from analyses.scaling.shaped import ShapedBudget, fallback, shaped
 from analyses.scaling.surface_report import SurfaceStudy, parametric_part, screened
 from analyses.scaling.tables import Table
 from model.errors import HunyuanError
@@ -39,8 +39,9 @@ from model.errors import HunyuanError
 C_MIN_MEANS = (
     "laws and predictions are in C_min, which budgets have as c_min_flops; tokens_opt are what C_min buys at params_opt"
 )
+ONLY_DELTA = "a bootstrap resamples parabolas, and --interval delta has the shape"
 PARABOLAS = {"too_few_sizes", "opens_downward", "minimum_outside", "bad_minimum", "sizes_alike", "losses_alike", "lack_of_fit",
-             "power_law_misfit", "weak_curvature"}  # fmt: skip
+             "power_law_misfit", "weak_curvature", "shape_misfit", "shape_fallback"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,35 +93,36 @@ def scale_fit(table: Table, options: Options) -> ScaleFit:
         of_surface if alone else runs, c_min=options.c_min, keep_outliers=options.keep_outliers, screen=not alone
     )
     plain = fit
-    shape: SharedShape | None = None
-    of_shape: list[Finding] = []
-    if options.shape == "shared":
-        fit, shape, of_shape = shaped(plain)
+    fallen: Finding | None = None
+    if options.shape != "parabola" and not alone and plain.params_law is not None:
+        fit, fallen = shaped(plain) if options.interval == "delta" else (plain, fallback(ONLY_DELTA))
+    is_shaped = fit is not plain
     seeds = np.random.SeedSequence(options.seed).spawn(3)
     draws: dict[str, Resamples] = {}
-    if fit.params_law is not None:
-        draws["residual"] = residual_bootstrap(fit.usable, options.resamples, np.random.default_rng(seeds[0]))
-        draws["case"] = case_bootstrap(fit.usable, options.resamples, np.random.default_rng(seeds[1]))
-    said = [*findings, *(off_surface if alone else ()), *fit.findings, *of_shape]
+    if plain.params_law is not None:
+        draws["residual"] = residual_bootstrap(plain.usable, options.resamples, np.random.default_rng(seeds[0]))
+        draws["case"] = case_bootstrap(plain.usable, options.resamples, np.random.default_rng(seeds[1]))
+    of_fit = {} if is_shaped else draws
+    said = [*findings, *(off_surface if alone else ()), *fit.findings, *([fallen] if fallen else [])]
     outliers = len(runs) - len(of_surface) if alone else fit.outliers
     document = _heading(runs.counts | {"outliers": outliers, "used": len(fit.runs)}, options, runs.cost)
     document["columns"] = {name: column.name for name, column in runs.columns.items()}
     document["units"] = {name: column.unit for name, column in runs.columns.items() if name in SIZES}
-    document["budgets"] = [_budget_row(budget, plain, draws, options) for budget in plain.budgets]
+    document["budgets"] = [_budget_row(budget, fit, of_fit, options) for budget in fit.budgets]
     document |= {"n_opt": None, "d_opt": None, "predictions": []}
     if fit.params_law is not None and fit.tokens_law is not None:
-        document["n_opt"] = _law(fit.params_law, "params", draws if shape is None else {}, options)
-        document["d_opt"] = _law(fit.tokens_law, "tokens", draws if shape is None else {}, options)
-        document["tests"] = _tests(plain, draws)
-        if shape is not None:
-            document |= _shape_part(plain, shape, draws, options)
+        document["n_opt"] = _law(fit.params_law, "params", of_fit, options)
+        document["d_opt"] = _law(fit.tokens_law, "tokens", of_fit, options)
+        document["tests"] = _tests(plain, fit, draws)
         if options.method != "parametric":
-            document["predictions"], more = _predictions(fit, shape, draws, options)
+            document["predictions"], more = _predictions(fit, of_fit, options)
             said += more
-        document["leave_one_budget_out"] = leave_one_budget_out(plain)
-        document["influence"] = influence(plain)
+        if is_shaped:
+            document |= {"shape": _shape(fit, options), "parabola": _parabola(plain, draws, options)}
+        document["leave_one_budget_out"] = leave_one_budget_out(fit)
+        document["influence"] = influence(fit)
         target = math.log(max(options.predict)) if options.predict else None
-        document["next_runs"] = next_runs(plain, target)
+        document["next_runs"] = next_runs(fit, target)
     surface: SurfaceStudy | None = None
     if options.method != "quadratic":
         surface, part, more = parametric_part(of_surface, fit, options, np.random.default_rng(seeds[2]))
@@ -171,9 +173,18 @@ def _budget_row(budget: BudgetFit, fit: IsoflopFit, draws: Mapping[str, Resample
         row["c_min_flops"] = bounded_exp(budget.x)
     if usable and fit.params_law is not None:
         index = next(i for i, one in enumerate(fit.usable) if one is budget)
-        for name, place, which in (("params", budget.y, 1), ("tokens", budget.z, 2)):
-            ends = _place_interval(budget, fit.params_law, place, which, index, draws, options)
-            row[f"{name}_interval"] = [bounded_exp(end) for end in ends]
+        drawn = draws.get(options.interval)
+        for name, place, gradient in (
+            ("params", budget.y, budget.gradients[1]),
+            ("tokens", budget.z, budget.gradients[2]),
+            ("loss", budget.loss, budget.loss_gradient),
+        ):
+            if drawn is None:
+                ends = _place_interval(budget, fit.params_law, place, gradient, options)
+            else:
+                column = {"params": drawn.y, "tokens": drawn.z, "loss": drawn.loss}[name][:, index]
+                ends = percentiles(column[np.isfinite(column)], options.confidence)
+            row[f"{name}_interval"] = ends if name == "loss" else [bounded_exp(end) for end in ends]
         half = math.sqrt(options.flat * budget.loss / budget.curvature)
         row["flat_region"] = [bounded_exp(budget.y - half), bounded_exp(budget.y + half)]
     return row
@@ -189,23 +200,14 @@ def _residual_sd(budget: BudgetFit) -> float:
 
 
 def _place_interval(
-    budget: BudgetFit,
-    law: PowerFit,
-    place: float,
-    which: int,
-    index: int,
-    draws: Mapping[str, Resamples],
-    options: Options,
+    budget: BudgetFit, law: PowerFit, place: float, gradient: np.ndarray, options: Options
 ) -> list[float]:
-    """The interval of the log of a budget's N_opt (which 1) or D_opt (2)."""
-    if options.interval in draws:
-        drawn = (draws[options.interval].y if which == 1 else draws[options.interval].z)[:, index]
-        return percentiles(drawn[np.isfinite(drawn)], options.confidence)
+    """The interval by the delta method of the log of a budget's N_opt or D_opt, or of its least loss."""
     from scipy import special
 
     t = float(special.stdtrit(law.degrees, (1 + options.confidence) / 2))
-    shift = float(budget.gradients[which] @ budget.coefficient_bias)
-    variance = law.noise_variance * float((budget.gradients[which] ** 2).sum())
+    shift = float((gradient * budget.coefficient_bias).sum())
+    variance = law.noise_variance * float((gradient**2).sum())
     center, half = place - CORRECTED_SHARE * shift, t * math.hypot(math.sqrt(variance), UNCERTAIN_SHARE * shift)
     return [center - half, center + half]
 
@@ -223,49 +225,44 @@ def _law(law: PowerFit, of: str, draws: Mapping[str, Resamples], options: Option
     return document | {"intervals": intervals}
 
 
-def _tests(fit: IsoflopFit, draws: Mapping[str, Resamples]) -> dict[str, Any]:
+def _tests(plain: IsoflopFit, fit: IsoflopFit, draws: Mapping[str, Resamples]) -> dict[str, Any]:
     law = fit.params_law
     assert law is not None
     return {
         "noise_sd": math.sqrt(law.noise_variance), "noise_degrees": law.degrees,
-        "parabolas_misfit_p": fit.misfit_p, "minima_scatter_p": law.scatter_p,
+        "parabolas_misfit_p": plain.misfit_p, "shape_misfit_p": None if fit is plain else fit.misfit_p,
+        "minima_scatter_p": law.scatter_p,
         "resamples_without_minimum": {name: drawn.without_minimum for name, drawn in draws.items()},
     }  # fmt: skip
 
 
-def _shape_part(
-    plain: IsoflopFit, shape: SharedShape, draws: Mapping[str, Resamples], options: Options
-) -> dict[str, Any]:
-    """The shared shape and its minima, and the parabolas' laws beside its own."""
+def _shape(fit: IsoflopFit, options: Options) -> dict[str, Any]:
+    """The terms that all budgets share, and the test that no more are needed."""
+    budget, law = fit.usable[0], fit.params_law
+    assert isinstance(budget, ShapedBudget) and law is not None
+    shape = budget.shape
+    found: dict[str, Any] = {}
+    for name, value, errors in zip(("k3", "k4"), (shape.k3, shape.k4), shape.shared_errors, strict=True):
+        found |= {name: value, f"{name}_interval": _place_interval(budget, law, value, errors, options)}
+    return found | {"misfit_p": fit.misfit_p, "noise_sd": math.sqrt(law.noise_variance), "noise_degrees": law.degrees}
+
+
+def _parabola(plain: IsoflopFit, draws: Mapping[str, Resamples], options: Options) -> dict[str, Any]:
+    """The report's method beside the shared shape: its minima, laws and predictions."""
     assert plain.params_law is not None and plain.tokens_law is not None
-    ends = [shape.interval(getattr(shape, name), shape.shared_errors[i], options.confidence)
-            for i, name in enumerate(("k3", "k4"))]  # fmt: skip
-    rows = []
-    for i, budget in enumerate(shape.budgets):
-        size = shape.interval(float(shape.minima[i]), shape.errors[i, 1], options.confidence)
-        rows.append({
-            "flops": budget.flops, "params_opt": bounded_exp(float(shape.minima[i])),
-            "params_interval": [bounded_exp(end) for end in size], "loss_opt": float(shape.least[i]),
-            "loss_interval": list(shape.interval(float(shape.least[i]), shape.errors[i, 0], options.confidence)),
-            "curvature": float(shape.curvature[i]),
-        })  # fmt: skip
     return {
-        "shape": {
-            "k3": shape.k3, "k4": shape.k4, "k3_interval": list(ends[0]), "k4_interval": list(ends[1]),
-            "misfit_p": shape.misfit_p, "noise_sd": math.sqrt(shape.noise_variance), "noise_degrees": shape.degrees,
-            "budgets": rows,
-        },
-        "parabola": {
-            "n_opt": _law(plain.params_law, "params", draws, options),
-            "d_opt": _law(plain.tokens_law, "tokens", draws, options),
-        },
-    }  # fmt: skip
+        "budgets": [_budget_row(budget, plain, draws, options) for budget in plain.budgets],
+        "n_opt": _law(plain.params_law, "params", draws, options),
+        "d_opt": _law(plain.tokens_law, "tokens", draws, options),
+        "predictions": [row for row in _predictions(plain, draws, options)[0] if "flops" in row],
+        "misfit_p": plain.misfit_p,
+    }
 
 
 def _predictions(
-    fit: IsoflopFit, shape: SharedShape | None, draws: Mapping[str, Resamples], options: Options
+    fit: IsoflopFit, draws: Mapping[str, Resamples], options: Options
 ) -> tuple[list[dict[str, Any]], list[Finding]]:
-    predictor = Predictor(fit, draws.get(options.interval), draws["residual"], options.confidence, options.flat, shape)
+    predictor = Predictor(fit, draws.get(options.interval), draws.get("residual"), options.confidence, options.flat)
     rows, findings = [], []
     asked = {"flops": options.predict, "params": options.predict_params, "loss": options.predict_loss}
     for name, values in asked.items():

@@ -41,10 +41,13 @@ class FittedLaws(dict[str, Any]):
 
     @cached_property
     def laws(self) -> "pd.DataFrame":
-        """One row a law: method (parabolas or surface), of (n_opt or d_opt), coefficient, exponent and their intervals."""
+        """One row a law: method (shared shape, parabolas, surface), of (n_opt or d_opt), coefficient, exponent, intervals."""
         surface = self.get("parametric") or {}
-        own = [("surface" if self["method"] == "parametric" else "parabolas", self)]
-        parts = [*own, ("surface", surface)] if self["method"] == "both" else own
+        plain = self.get("parabola")
+        own = "surface" if self["method"] == "parametric" else "shared shape" if plain else "parabolas"
+        parts: list[tuple[str, dict[str, Any]]] = [(own, self)]
+        parts += [("parabolas", plain)] if plain else []
+        parts += [("surface", surface)] if self["method"] == "both" else []
         rows = [
             {"method": method, "of": of} | part[of]
             for method, part in parts

@@ -86,7 +86,8 @@ def fit_isoflop(
         params_law, tokens_law = fit_power_law(usable, "params"), fit_power_law(usable, "tokens")
         refusal = refuse_laws([(law.exponent, law.log_coefficient) for law in (params_law, tokens_law)])
         if refusal is None:
-            findings += _doubts(usable, params_law, misfit_p)
+            misfit = Finding("lack_of_fit", PARABOLAS_MISFIT.format(p=misfit_p)) if misfit_p < MISFIT_LEVEL else None
+            findings += doubts(usable, params_law, misfit)
         else:
             params_law = tokens_law = None
     return IsoflopFit(
@@ -163,16 +164,15 @@ def _without_deviant_minima(usable: list[BudgetFit]) -> tuple[list[BudgetFit], l
     return usable, findings
 
 
-def _doubts(usable: Sequence[BudgetFit], law: "PowerFit", misfit_p: float) -> list[Finding]:
-    findings = []
-    if misfit_p < MISFIT_LEVEL:
-        findings.append(
-            Finding(
-                "lack_of_fit",
-                f"parabolas misfit the losses beyond their noise (p = {misfit_p:.1g}): the sizes span too much; "
-                "drop those farthest from the minimum, or read --method parametric beside it",
-            )
-        )
+PARABOLAS_MISFIT = (
+    "parabolas misfit the losses beyond their noise (p = {p:.1g}): the sizes span too much; "
+    "drop those farthest from the minimum, or read --method parametric beside it"
+)
+
+
+def doubts(usable: Sequence[BudgetFit], law: "PowerFit", misfit: Finding | None) -> list[Finding]:
+    """What a law through these minima cannot be trusted for, after `misfit`, which the shape of the budgets has."""
+    findings = [] if misfit is None else [misfit]
     if law.scatter_p < SCATTER_LEVEL:
         findings.append(
             Finding(
@@ -194,7 +194,7 @@ def _doubts(usable: Sequence[BudgetFit], law: "PowerFit", misfit_p: float) -> li
 class PowerFit:
     """A power law y = coefficient C^exponent over budgets, fitted by least squares to log y = level + exponent (x - x_mean).
 
-    x is log C. `gradients` (2, budgets, 3) are the derivatives of (level, exponent) by the coefficients of every parabola.
+    x is log C. `gradients` (2, K) are the derivatives of (level, exponent) by the K errors of the budgets' fits.
     `bias` (2,) is what the difference between a loss surface and a parabola adds to (level, exponent).
     """
 
@@ -219,7 +219,7 @@ class PowerFit:
     @cached_property
     def covariance(self) -> np.ndarray:
         """The covariance of (level, exponent) by the delta method, from the noise of the losses."""
-        return self.noise_variance * np.einsum("abk,cbk->ac", self.gradients, self.gradients)
+        return self.noise_variance * np.einsum("ak,ck->ac", self.gradients, self.gradients)
 
     @cached_property
     def scatter_covariance(self) -> np.ndarray:
@@ -277,9 +277,19 @@ def slope_and_level(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def noise(budgets: Sequence[BudgetFit]) -> tuple[float, int]:
-    """The variance of a single loss about its parabola, pooled over budgets, and its degrees of freedom."""
-    degrees = sum(len(budget.runs) - 3 for budget in budgets)
+    """The variance of a single loss about its budget's fit, pooled over budgets, and its degrees of freedom."""
+    degrees = sum(len(budget.runs) - 3 for budget in budgets) - max(budget.shared_terms for budget in budgets)
     return math.fsum(float((budget.residuals**2).sum()) for budget in budgets) / max(degrees, 1), degrees
+
+
+def effects(budgets: Sequence[BudgetFit]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The derivatives of x, y, z and the least loss of every budget by the errors of all of them: (budgets, K) each."""
+    found = [
+        np.stack([budget.jointly(one, index, len(budgets)) for one in (*budget.gradients, budget.loss_gradient)])
+        for index, budget in enumerate(budgets)
+    ]
+    dx, dy, dz, dloss = np.stack(found, axis=1)
+    return dx, dy, dz, dloss
 
 
 def fit_power_law(budgets: Sequence[BudgetFit], of: str) -> PowerFit:
@@ -287,8 +297,8 @@ def fit_power_law(budgets: Sequence[BudgetFit], of: str) -> PowerFit:
     which = {"params": 1, "tokens": 2}[of]
     x = np.array([budget.place[0] for budget in budgets])
     y = np.array([budget.place[which] for budget in budgets])
-    dx = np.stack([budget.gradients[0] for budget in budgets])
-    dy = np.stack([budget.gradients[which] for budget in budgets])
+    by = effects(budgets)
+    dx, dy = by[0], by[which]
     exponent, level, x_mean = (float(value) for value in slope_and_level(x, y))
     u, v = x - x_mean, y - level
     spread = float((u * u).sum())
@@ -296,8 +306,9 @@ def fit_power_law(budgets: Sequence[BudgetFit], of: str) -> PowerFit:
     by_exponent = (u[:, None] * dy + (v - 2 * exponent * u)[:, None] * dx) / spread
     variance, degrees = noise(budgets)
     scatter_p = _scatter_test(u, v - exponent * u, dy - exponent * dx, variance, degrees)
-    gradients = np.stack([by_level, by_exponent])
-    bias = np.einsum("abk,bk->a", gradients, np.stack([budget.coefficient_bias for budget in budgets]))
+    gradients = np.stack([by_level, by_exponent]).sum(axis=1)
+    biases = [budget.jointly(budget.coefficient_bias, index, len(budgets)) for index, budget in enumerate(budgets)]
+    bias = np.einsum("ak,bk->a", gradients, np.stack(biases))
     return PowerFit(exponent, level, x_mean, x, y, gradients, bias, variance, degrees, scatter_p)
 
 
@@ -306,10 +317,11 @@ def _scatter_test(u: np.ndarray, residual: np.ndarray, gradients: np.ndarray, va
     from scipy import special
 
     projection = np.eye(len(u)) - 1 / len(u) - u[:, None] * u / (u * u).sum()
-    spread = projection * (gradients**2).sum(axis=1)  # M V
-    mean, square = float(np.trace(spread)), float((spread * spread.T).sum())
+    of_residual = np.einsum("ab,bk->ak", projection, gradients)
+    covariance = np.einsum("ak,bk->ab", of_residual, of_residual)
+    mean, square = float(np.trace(covariance)), float((covariance * covariance).sum())
     total = float((residual**2).sum())
-    if not (variance > 0 and mean > 0):
+    if not variance * mean > 1e-24 * len(u):  # rounding
         return 1.0 if total <= 1e-18 * len(u) else 0.0
     return float(special.fdtrc(mean**2 / square, degrees, total / (variance * mean)))
 

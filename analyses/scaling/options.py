@@ -30,9 +30,9 @@ class Options:
     tolerance: float = 0.1  # relative width of a budget
     c_min: CMin | None = None
     keep_outliers: bool = False
-    shape: str = (
-        "parabola"  # of a budget, or "shared": a cubic and a quartic term that all budgets share (shared_shape.py)
-    )
+    # Of a budget's losses: parabola, or shared: a cubic and a quartic term besides, the same for all budgets (shared_shape.py).
+    # None: shared where there are enough runs for it and intervals are by the delta method.
+    shape: str | None = None
     interval: str = "delta"
     confidence: float = 0.95
     resamples: int = 2000
@@ -55,7 +55,7 @@ class Options:
         chosen = {
             "method": METHODS,
             "interval": INTERVALS,
-            "shape": SHAPES,
+            "shape": (None, *SHAPES),
             "loss_unit": (None, "nats", "bits", "perplexity"),
         }
         for name, known in chosen.items():

@@ -10,6 +10,7 @@ same to the last bit for any number of threads.
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
@@ -72,10 +73,6 @@ class ParabolaBasis:
         minimum = np.array([0.0, -half / g[2], half * g[1] / g[2] ** 2])
         return minimum, self.polynomials(self.vertex(g)[0])  # the derivative of the loss by log N is 0 at the minimum
 
-    @cached_property
-    def leverage(self) -> np.ndarray:
-        return (self.basis**2).sum(axis=1)
-
 
 @dataclass(frozen=True)
 class CMin:
@@ -102,7 +99,12 @@ class BudgetFit:
     """The parabola of one budget, and its minimum. `design` is None where there are too few sizes for a parabola.
 
     x, y and z are the logs of compute (C, or C_min), N_opt and D_opt. `g` are the coefficients of the parabola.
+
+    What moves a minimum are errors of variance one in units of the noise: those of the coefficients, 3 a budget, K in all.
+    A budget knows its own; `jointly` sets them among those of all budgets. ShapedBudget (shaped.py) shares some with others.
     """
+
+    shared_terms: ClassVar[int] = 0  # parameters of all budgets together, beside 3 for each
 
     flops: float  # geometric mean of its runs
     batch_tokens: float
@@ -117,6 +119,27 @@ class BudgetFit:
     def _vertex(self) -> tuple[float, float, float]:
         assert self.design is not None
         return tuple(map(float, self.design.vertex(self.g)))  # type: ignore[return-value]
+
+    def curve(self, log_params: np.ndarray) -> np.ndarray:
+        """The fitted losses at these sizes."""
+        assert self.design is not None
+        return np.einsum("k,k...->...", self.g, self.design.polynomials(log_params))
+
+    def rows(self, log_params: np.ndarray) -> np.ndarray:
+        """The derivatives of the fitted losses at these sizes (n,) by the errors: (n, 3)."""
+        assert self.design is not None
+        return self.design.polynomials(log_params).T
+
+    @cached_property
+    def leverage(self) -> np.ndarray:
+        """(n,) of its runs: by how much a fitted loss follows its own."""
+        return (self.rows(np.log(self.runs.params)) ** 2).sum(axis=1)
+
+    def jointly(self, by_own: np.ndarray, index: int, budgets: int) -> np.ndarray:
+        """Derivatives by the errors of budget number `index` of so many, (..., 3), as those by the errors of all (..., K)."""
+        joint = np.zeros((*by_own.shape[:-1], 3 * budgets))
+        joint[..., 3 * index : 3 * index + 3] = by_own
+        return joint
 
     @property
     def loss(self) -> float:
@@ -148,11 +171,16 @@ class BudgetFit:
         """x, y, z and the least loss for coefficients (..., 3)."""
         assert self.design is not None
         y, loss, _ = self.design.vertex(g)
-        x = np.full(np.shape(y), math.log(self.flops))
+        x = self.log_compute_at(loss)
+        return x, y, self.log_tokens_at(x, y), loss
+
+    def log_compute_at(self, loss: np.ndarray) -> np.ndarray:
+        """log C, or log C_min of these least losses."""
+        x = np.full(np.shape(loss), math.log(self.flops))
         if self.c_min is not None:
             with np.errstate(invalid="ignore"):
                 x = x + self.c_min.log_factor(self.batch_tokens, loss)
-        return x, y, self.log_tokens_at(x, y), loss
+        return x
 
     def log_tokens_at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """log of the tokens that exp(x) FLOPs buy at exp(y) parameters."""
@@ -164,8 +192,9 @@ class BudgetFit:
 
     @cached_property
     def place(self) -> tuple[float, float, float]:
-        x, y, z, _ = self.places(self.g)
-        return float(x), float(y), float(z)
+        y, loss, _ = self._vertex
+        x = self.log_compute_at(np.array(loss))
+        return float(x), y, float(self.log_tokens_at(x, np.array(y)))
 
     @property
     def x(self) -> float:
@@ -193,11 +222,20 @@ class BudgetFit:
         return bias if np.isfinite(bias).all() else np.zeros(3)
 
     @cached_property
-    def gradients(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The derivatives of x, y and z by the coefficients: (3,) each."""
+    def _vertex_gradients(self) -> tuple[np.ndarray, np.ndarray]:
         assert self.design is not None
-        dy, dloss = self.design.gradients(self.g)
-        dx = np.zeros(3) if self.c_min is None else self.c_min.slope(self.batch_tokens, self.loss) * dloss
+        return self.design.gradients(self.g)
+
+    @property
+    def loss_gradient(self) -> np.ndarray:
+        """The derivatives of the least loss by the errors: (3,)."""
+        return self._vertex_gradients[1]
+
+    @cached_property
+    def gradients(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The derivatives of x, y and z by the errors: (3,) each."""
+        dy, dloss = self._vertex_gradients
+        dx = np.zeros_like(dy) if self.c_min is None else self.c_min.slope(self.batch_tokens, self.loss) * dloss
         return dx, dy, dx + self.tokens_slope(self.y) * dy
 
     def tokens_slope(self, y: float) -> float:

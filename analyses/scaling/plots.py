@@ -83,7 +83,7 @@ def draw_losses(axes: Axes, result: ScaleFit) -> None:
         if _by_parabolas(result) and budget.design is not None and budget.sizes >= MIN_SIZES:
             low, high = (min(ends[0], budget.y), max(ends[1], budget.y)) if usable else ends
             at = np.linspace(low, high, 100)
-            curve = np.einsum("k,kn->n", budget.g, budget.design.polynomials(at))
+            curve = budget.curve(at)
             axes.plot(np.exp(at), curve, color=shade, lw=1.4, ls="-" if usable else ":")
             last = math.exp(at[-1]), curve[-1]
             if usable:
@@ -95,8 +95,13 @@ def draw_losses(axes: Axes, result: ScaleFit) -> None:
     axes.set_xscale("log")
     axes.margins(x=0.14)
     _log_ticks(axes.xaxis, CountFormatter())
-    shown = {"quadratic": "parabolas", "parametric": "surface", "both": "parabolas; dashed: surface"}
+    curves = _curves(result)
+    shown = {"quadratic": curves, "parametric": "surface", "both": f"{curves}; dashed: surface"}
     label(axes, "activated parameters", "loss (nats per token)", f"{shown[result.options.method]}; stars: minima")
+
+
+def _curves(result: ScaleFit) -> str:
+    return "shared shape" if "shape" in result.document else "parabolas"
 
 
 def _draw_minimum(axes: Axes, params: float, loss: float) -> None:
@@ -224,7 +229,7 @@ def _draw_residuals(axes: Axes, result: ScaleFit) -> None:
         axes.set_ylim(-1, 1)
     axes.set_xscale("log")
     _log_ticks(axes.xaxis, FuncFormatter(lambda value, _: f"{value:g}"))
-    of = "residuals of the parabolas" if _by_parabolas(result) else "residuals of the surface"
+    of = f"residuals of the {_curves(result) if _by_parabolas(result) else 'surface'}"
     label(axes, "parameters / best parameters of the budget", "residual (0.001 nats)", f"{of}; grey: two s.d.")
 
 

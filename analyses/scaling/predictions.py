@@ -6,7 +6,9 @@ the least loss as L = E + K / C^gamma.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,71 +16,12 @@ import numpy as np
 from analyses.scaling.bootstrap import Resamples, percentiles
 from analyses.scaling.findings import Finding
 from analyses.scaling.isoflop import IsoflopFit, PowerFit, slope_and_level
+from analyses.scaling.loss_law import LossBand, crossing, fit_loss_laws, loss_band
 from analyses.scaling.parabola import bounded_exp
 from analyses.scaling.refusals import LARGEST_LOG
 
-SharedShape = Any  # analyses.scaling.shared_shape, which imports this module
-
+Ends = Callable[[float], Sequence[Any]]  # lower and upper, at a log budget
 EXTRAPOLATION = 100.0  # a prediction more than so many times beyond the sampled budgets has a warning
-
-
-@dataclass(frozen=True)
-class LossLaw:
-    """L = E + K / C^gamma, fitted to the least losses of the budgets."""
-
-    E: float
-    K: float
-    gamma: float
-
-    def at(self, x: float) -> float:
-        return self.E + self.K * bounded_exp(-self.gamma * x)
-
-    def log_flops(self, loss: float) -> float | None:
-        """log C at which the law has this loss, or None where it has it nowhere."""
-        return math.log(self.K / (loss - self.E)) / self.gamma if self.K > 0 and loss > self.E else None
-
-
-GAMMAS = np.exp(np.linspace(math.log(0.005), math.log(1.5), 100))
-
-
-def fit_loss_laws(x: np.ndarray, loss: np.ndarray) -> list[LossLaw | None]:
-    """A law for each row of x and loss (R, B) by least squares; None for fewer than 4 budgets, or losses that do not fall.
-
-    For a given gamma, E and K are linear (variable projection). Only gamma is searched, on finer and finer grids.
-    """
-    if x.shape[1] < 4:
-        return [None] * len(x)
-    center = x.mean(axis=1, keepdims=True)
-    best, found = np.full(len(x), np.inf), np.ones((len(x), 3))
-
-    def attempt(gamma: np.ndarray) -> None:
-        """Keep each of these gammas (R,) that fits better."""
-        f = np.exp(-gamma[:, None] * (x - center))
-        mean = f.mean(axis=1)
-        f = f - mean[:, None]
-        level = loss.mean(axis=1)
-        k = (f * (loss - level[:, None])).sum(axis=1) / (f * f).sum(axis=1)
-        rss = ((loss - level[:, None] - k[:, None] * f) ** 2).sum(axis=1)
-        e = level - k * mean
-        better = (rss < best) & (k > 0) & (e >= 0)
-        best[better] = rss[better]
-        found[better] = np.stack([e, k, gamma], axis=1)[better]
-
-    with np.errstate(all="ignore"):
-        for gamma in GAMMAS:
-            attempt(np.full(len(x), gamma))
-        step = math.log(GAMMAS[1] / GAMMAS[0])
-        while step > 1e-9:
-            middle = found[:, 2].copy()
-            for part in np.linspace(-1, 1, 9):
-                attempt(middle * math.exp(part * step))
-            step /= 4
-    laws: list[LossLaw | None] = []
-    for (e, k, gamma), rss, c in zip(found, best, center[:, 0], strict=True):
-        # An E that is pushed to 0 is not determined: two parameters would pass for three.
-        inside = math.isfinite(rss) and GAMMAS[0] < gamma < GAMMAS[-1] and e > 1e-6
-        laws.append(LossLaw(float(e), float(k) * bounded_exp(float(gamma * c)), float(gamma)) if inside else None)
-    return laws
 
 
 def extrapolation(flops: float, factor: float) -> Finding:
@@ -89,14 +32,16 @@ def extrapolation(flops: float, factor: float) -> Finding:
 
 @dataclass(frozen=True)
 class Predictor:
-    """Predictions of the quadratic method. With `draws` None the intervals are those of the delta method."""
+    """Predictions of the quadratic method. With `draws` None the intervals are those of the delta method.
+
+    Those of a loss are from resamples of parabolas (`loss_draws`), whose least losses are biased, or from the shared shape.
+    """
 
     fit: IsoflopFit
     draws: Resamples | None
-    loss_draws: Resamples  # for intervals of budgets at which a loss is reached
+    loss_draws: Resamples | None  # None: the shared shape's
     confidence: float
     flat: float
-    shape: SharedShape | None = None  # whose least losses are fitted, instead of the parabolas'
 
     def row(self, asked: str, value: float) -> tuple[dict[str, Any], list[Finding]]:
         """The prediction for --predict ("flops"), --predict-params or --predict-loss, and its warnings."""
@@ -116,7 +61,7 @@ class Predictor:
             why = "the least losses, fitted as E + K / C^gamma over at least 4 budgets, do not determine it"
             reason = f"no {what}: {why if asked == 'loss' else 'the law does not reach it'}"
             return {"asked": asked, "value": value}, [Finding(f"unreachable_{asked}", reason)]
-        loss_law = self._loss_law()
+        loss_law = self._loss.law if self._loss else None
         factor, sizes = self._extrapolation(x), self._interval(law, x)
         row: dict[str, Any] = {
             "asked": asked,
@@ -131,19 +76,16 @@ class Predictor:
             "flat_region": self._flat_region(float(law.at(x)), x),
             "extrapolation": factor,
         }
-        if self.shape is not None and loss_law is not None and asked != "loss":
-            row["loss_interval"] = list(self.shape.loss_interval(loss_law, x, self.confidence))
+        if self.loss_draws is None and self._loss is not None and asked != "loss":
+            row["loss_interval"] = list(self._loss.ends(x, self.confidence))
         findings = []
         if factor > EXTRAPOLATION * (1 + 1e-9):
             findings.append(extrapolation(row["flops"], factor))
         return row, findings
 
-    def _loss_law(self) -> LossLaw | None:
-        if self.shape is not None:
-            return self.shape.loss_law()
-        budgets = self.fit.usable
-        points = np.array([[budget.x for budget in budgets]]), np.array([[budget.loss for budget in budgets]])
-        return fit_loss_laws(*points)[0]
+    @cached_property
+    def _loss(self) -> LossBand | None:
+        return loss_band(self.fit.usable)
 
     def _extrapolation(self, x: float) -> float:
         xs = [budget.x for budget in self.fit.usable]
@@ -173,30 +115,15 @@ class Predictor:
         if self.draws is not None:
             exponent, level, mean = self.draws.law("params")
             return x, [bounded_exp(end) for end in percentiles(mean + (y - level) / exponent, self.confidence)]
-        return x, [bounded_exp(self._crossing(law, y, x, side)) for side in (1, -1)]
-
-    def _crossing(self, law: PowerFit, y: float, x: float, side: int) -> float:
-        """The log budget at which the upper (1) or lower (-1) end of the band reaches y; infinite where it never does."""
-
-        def gap(at: float) -> float:
-            low, high = law.ends(at - law.x_mean, self.confidence)
-            return float(high if side > 0 else low) - y
-
-        near, far = x, x - side * 0.01
-        while gap(far) * side > 0:
-            near, far = far, x - 2 * (x - far)
-            if abs(far - x) > 1000:
-                return -side * math.inf
-        for _ in range(80):
-            middle = (near + far) / 2
-            near, far = (middle, far) if gap(middle) * side > 0 else (near, middle)
-        return far
+        return x, self._crossings(lambda at: law.ends(at - law.x_mean, self.confidence), y, x)
 
     def _budget_for_loss(self, loss: float) -> tuple[float | None, list[float] | None]:
-        law = self._loss_law()
-        x = law.log_flops(loss) if law else None
-        if x is None:
+        band = self._loss
+        x = band.law.log_flops(loss) if band else None
+        if band is None or x is None or not abs(x) < LARGEST_LOG:
             return None, None
+        if self.loss_draws is None:  # the loss falls
+            return x, self._crossings(lambda at: [-end for end in band.ends(at, self.confidence)][::-1], -loss, x)
         whole = np.isfinite(self.loss_draws.loss).all(axis=1)
         laws = fit_loss_laws(self.loss_draws.x[whole], self.loss_draws.loss[whole])
         if sum(drawn is None for drawn in laws) > (1 - self.confidence) / 2 * len(laws):
@@ -208,6 +135,11 @@ class Predictor:
             [int((1 - self.confidence) / 2 * len(values)), -1 - int((1 - self.confidence) / 2 * len(values))]
         ]
         return x, [bounded_exp(float(low)), bounded_exp(float(high))]
+
+    def _crossings(self, ends: Ends, value: float, x: float) -> list[float]:
+        """The budgets at which the upper and the lower end of a rising band about its middle at x have this value (Fieller)."""
+        upper, lower = (lambda at, which=which: float(ends(at)[which]) - value for which in (1, 0))
+        return [bounded_exp(crossing(upper, x, 1)), bounded_exp(crossing(lower, x, -1))]
 
     def _flat_region(self, y: float, x: float) -> list[float]:
         xs = np.array([budget.x for budget in self.fit.usable])

@@ -78,7 +78,7 @@ def scale_fit(
     b_star: BStar = "2e8",
     alpha_b: AlphaB = 0.21,
     loss: Loss = "huber",
-    shape: Shape = "parabola",
+    shape: Shape = None,
     interaction: Interaction = False,
     interval: Interval = "delta",
     confidence: Confidence = "95%",

@@ -188,10 +188,11 @@ Loss = Annotated[
     ),
 ]
 Shape = Annotated[
-    Literal["parabola", "shared"],
+    Literal["shared", "parabola"] | None,
     typer.Option(
         "--shape",
-        help="Of a budget's losses: a parabola, or with cubic and quartic terms that all budgets share.",
+        help="Of a budget's losses: parabola, the report's, or with cubic and quartic terms that all budgets share. By default "
+        "shared where there are enough runs for it.",
         rich_help_panel=_HOW,
     ),
 ]

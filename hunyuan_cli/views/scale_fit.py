@@ -59,7 +59,7 @@ def _sources(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     plain, shaped = document.get("parabola"), document["method"] != "parametric"
     name = "sparsity" if "sparsity" in document else "shared shape" if plain else "parabolas" if shaped else "surface"
     own = [(name, document)]
-    own += [("parabolas", plain | {"predictions": []})] if plain else []
+    own += [("parabolas", plain)] if plain else []
     if document["method"] == "both" and document.get("parametric"):
         own.append(("surface", document["parametric"]))
     return own + [(law["name"], law) for law in document.get("laws", [])]

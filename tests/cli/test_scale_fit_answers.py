@@ -47,7 +47,8 @@ CASES = {
     "opens_downward": (budget_of(four(), 1, [3 - x for x in SMILE]), 3, {"budget": 1e19}, "opens downward"),
     "minimum_outside": (budget_of(four(), 1, RISING), 3, {"budget": 1e19}, "below the sampled"),
     "outlier": (with_cell("loss", 10, 3.0), 3, {"budget": 1e19, "row": 11}, "row 11 has a loss of 3"),
-    "lack_of_fit": (surface_study(noise=1e-3), 0, {}, "--method parametric"),
+    "shape_misfit": (surface_study(decades=2.5, noise=2e-4), 0, {}, "--method parametric"),
+    "shape_fallback": (study(noise=1e-3, sizes=4), 0, {}, "parabolas instead"),
 }  # fmt: skip
 
 
@@ -183,7 +184,11 @@ def test_the_papers_law_is_laid_beside(clean, capsys):
     assert law["predictions"][0]["params_opt"] == pytest.approx(58.1e9, rel=0.005)
     assert law["predictions"][0]["tokens_opt"] == pytest.approx(5.6e12, rel=0.01)
     assert run(["scale-fit", str(clean), "--law", "paper", "--predict", "3.1e24"]) == 0
-    assert re.search(r"paper +3.1e\+24 +58B +– +5.63T ", capsys.readouterr().out)
+    shown = capsys.readouterr().out
+    assert re.search(r"law +shared shape +parabolas +paper\n", shown)
+    assert re.search(r"params opt +17\dB +17\dB +58B\n", shown) and re.search(
+        r"tokens opt +2.9\dT +2.9\dT +5.63T\n", shown
+    )
 
 
 def test_a_study_behind_which_the_papers_law_stands_finds_it(tmp_path, capsys):

@@ -30,18 +30,19 @@ NUMBER, PAIR = float, [float, float]
 BUDGET = {
     "flops": float, "params_opt": float, "tokens_opt": float, "loss_opt": float, "n_runs": int, "interior": bool,
     "n_sizes": int, "used": bool, "curvature": float, "residual_sd": float, "params_interval": PAIR, "tokens_interval": PAIR,
-    "flat_region": PAIR,
+    "loss_interval": PAIR, "flat_region": PAIR,
 }  # fmt: skip
 INTERVAL = {"exponent": PAIR, "coefficient": PAIR}
 LAW = {
     "coefficient": float, "exponent": float, "exponent_interval": PAIR, "coefficient_interval": PAIR,
     "log10_coefficient": float, "exponent_standard_error": float, "exponent_shape_shift": float,
-    "intervals": {"delta": INTERVAL, "residual": INTERVAL, "case": INTERVAL},
+    "intervals": {"delta": INTERVAL},
 }  # fmt: skip
+OF_PARABOLAS = LAW | {"intervals": {"delta": INTERVAL, "residual": INTERVAL, "case": INTERVAL}}
 PREDICTION = {
     "asked": str, "flops": float, "params_opt": float, "tokens_opt": float, "loss_opt": float, "params_interval": PAIR,
     "tokens_interval": PAIR, "flops_interval": None, "flat_region": PAIR, "extrapolation": float,
-    "spends": str,
+    "spends": str, "loss_interval": PAIR,
 }  # fmt: skip
 CONTRACT = {
     "method": str,
@@ -56,8 +57,17 @@ CONTRACT = {
     "n_opt": LAW,
     "d_opt": LAW,
     "predictions": [PREDICTION],
+    "shape": {
+        "k3": float, "k4": float, "k3_interval": PAIR, "k4_interval": PAIR, "misfit_p": float, "noise_sd": float,
+        "noise_degrees": int,
+    },
+    "parabola": {
+        "budgets": [BUDGET] * 5, "n_opt": OF_PARABOLAS, "d_opt": OF_PARABOLAS, "misfit_p": float,
+        "predictions": [{key: kind for key, kind in PREDICTION.items() if key != "loss_interval"}],
+    },
     "tests": {
         "noise_sd": float, "noise_degrees": int, "parabolas_misfit_p": float, "minima_scatter_p": float,
+        "shape_misfit_p": float,
         "resamples_without_minimum": {"residual": float, "case": float},
     },
     "leave_one_budget_out": [
@@ -177,7 +187,7 @@ def test_the_number_of_threads_changes_no_byte(tmp_path):
 
 def test_a_seed_is_of_the_bootstrap_alone(clean, capsys):
     first, same, other = (fit(capsys, clean, "--seed", seed)[0] for seed in ("1", "1", "2"))
-    assert first == same and first["n_opt"]["intervals"]["case"] != other["n_opt"]["intervals"]["case"]
+    assert first == same and first["parabola"]["n_opt"] != other["parabola"]["n_opt"]
     assert (
         first["budgets"] == other["budgets"]
         and first["n_opt"]["exponent_interval"] == other["n_opt"]["exponent_interval"]

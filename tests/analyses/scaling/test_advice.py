@@ -66,7 +66,7 @@ def test_a_run_narrows_by_what_adding_it_does(target, correction):
 
     def error(one):
         direction = np.array([0.0, 1.0]) if target is None else np.array([1.0, target - fit.params_law.x_mean])
-        return math.sqrt(float((np.einsum("a,abk->bk", direction, one.params_law.gradients) ** 2).sum()))
+        return math.sqrt(float((np.einsum("a,ak->k", direction, one.params_law.gradients) ** 2).sum()))
 
     rows = [row for row in next_runs(fit, target) if row["kind"] == "run"]
     assert len(rows) == 4
@@ -113,7 +113,7 @@ def test_the_best_per_flop_comes_first_and_no_other_size_of_a_budget_tells_more(
             columns["batch_tokens"] = [1e6] * len(columns["loss"])
             longer = fit_of(with_run(columns, row["flops"], math.exp(size), loss))
             errors = [
-                math.sqrt(float((np.einsum("a,abk->bk", direction, one.params_law.gradients) ** 2).sum()))
+                math.sqrt(float((np.einsum("a,ak->k", direction, one.params_law.gradients) ** 2).sum()))
                 for one in (fit, longer)
             ]
             assert 1 - errors[1] / errors[0] <= row["narrower_fraction"] * (1 + 1e-6) + 1e-12

@@ -21,7 +21,7 @@ def test_the_interval_of_a_budget_is_that_of_the_minimum_of_its_parabola(monkeyp
     left = sum(((y - np.polyval(p, x - x.mean())) ** 2).sum() for p, x, y in zip(parabolas, log_n, loss, strict=True))
     degrees = 5 * (7 - 3)  # the noise is that of all budgets together
     t = stats.t.ppf((1 + confidence) / 2, degrees)
-    document = result_of(columns, confidence=confidence).document
+    document = result_of(columns, shape="parabola", confidence=confidence).document
     for budget, p, x in zip(document["budgets"], parabolas, log_n, strict=True):
         u = x - x.mean()
         covariance = left / degrees * np.linalg.inv(np.vander(u, 3).T @ np.vander(u, 3))
@@ -38,7 +38,7 @@ def test_sizes_to_one_side_move_and_widen_the_interval_by_the_bends_of_a_surface
     curvature, r = 0.05, 0.36
     columns = study(curvature=curvature, off_center=0.5)
     t = stats.t.ppf(0.975, 5 * (7 - 3))
-    for index, budget in enumerate(result_of(columns).document["budgets"]):
+    for index, budget in enumerate(result_of(columns, shape="parabola").document["budgets"]):
         u = 0.5 * (-1) ** index + np.linspace(-1, 1, 7)  # log N - the minimum
         more = np.polyfit(u, 2 * curvature * (np.cosh(r * u) - 1) / r**2 - curvature * u**2, 2)
         shift = -more[1] / (2 * curvature)  # of the minimum of c u^2, which is at 0

@@ -42,7 +42,9 @@ def test_the_result_is_the_document_of_the_command(laws, tmp_path):
 def test_the_tables_have_the_numbers_of_the_document(laws):
     assert laws.budgets["params_opt"].tolist() == [row["params_opt"] for row in laws["budgets"]]
     assert laws.budgets["used"].all() and len(laws.budgets) == 5
-    assert laws.laws["exponent"].tolist() == [laws["n_opt"]["exponent"], laws["d_opt"]["exponent"]]
+    of = [laws["n_opt"], laws["d_opt"], laws["parabola"]["n_opt"], laws["parabola"]["d_opt"]]
+    assert laws.laws["exponent"].tolist() == [law["exponent"] for law in of]
+    assert laws.laws["method"].tolist() == ["shared shape"] * 2 + ["parabolas"] * 2
     assert laws.laws[["exponent_low", "exponent_high"]].values.tolist()[0] == laws["n_opt"]["exponent_interval"]
     assert laws.predictions["params_opt"].tolist() == pytest.approx([0.1 * 1e11], rel=0.05)
     assert laws.predictions.loc[0, "tokens_low"] == laws["predictions"][0]["tokens_interval"][0]
@@ -51,7 +53,7 @@ def test_the_tables_have_the_numbers_of_the_document(laws):
 
 def test_methods_costs_corrections_and_overlays():
     both = fit_laws(surface_study(decades=0.7, noise=1e-3), method="both", resamples=100)
-    assert both.laws["method"].tolist() == ["parabolas", "parabolas", "surface", "surface"]
+    assert both.laws["method"].tolist() == ["shared shape"] * 2 + ["parabolas"] * 2 + ["surface"] * 2
     assert len(both.figure([LAWS["paper"]]).axes) == 4
     frame = pd.DataFrame(STUDY).drop(columns="tokens")
     assert fit_laws(frame, cost="paper", resamples=100)["cost"]["k2"] == 2.3e8

@@ -8,7 +8,8 @@ import pytest
 from isoflop_data import codes, fit_of, result_of, study
 
 from analyses.scaling.laws import LAWS
-from analyses.scaling.predictions import LossLaw, Predictor, fit_loss_laws
+from analyses.scaling.loss_law import LossLaw, fit_loss_laws
+from analyses.scaling.predictions import Predictor
 
 
 def predictions(columns, **options):
@@ -104,7 +105,7 @@ def test_a_loss_law_needs_four_budgets_and_losses_that_fall():
 
 @pytest.mark.parametrize("flat", [0.001, 0.02])
 def test_the_flat_region_ends_where_the_parabola_is_so_much_above_its_least(flat):
-    result = result_of(study(noise=1e-3), flat=flat, predict=(1e21,))
+    result = result_of(study(noise=1e-3), shape="parabola", flat=flat, predict=(1e21,))
     for row, budget in zip(result.document["budgets"], result.fit.budgets, strict=True):
         powers = np.polyfit(budget.design.log_params - budget.y, budget.runs.loss, 2)
         for end in row["flat_region"]:

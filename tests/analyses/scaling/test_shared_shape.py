@@ -7,9 +7,11 @@ import pytest
 from isoflop_data import csv_text, fit_of, result_of, study, surface_study
 from scipy.optimize import least_squares
 
+from analyses.scaling.isoflop import fit_power_law
 from analyses.scaling.laws import CHINCHILLA, Surface
 from analyses.scaling.options import Options
-from analyses.scaling.shared_shape import SharedShape, fit_shared_shape, shaped_laws
+from analyses.scaling.shaped import shaped_budgets
+from analyses.scaling.shared_shape import SharedShape, fit_shared_shape
 from hunyuan_cli.main import run
 from model.errors import HunyuanError
 
@@ -28,6 +30,10 @@ def shape(usable):
 
 def said(document):
     return {warning["code"] for warning in document["warnings"]}
+
+
+def law_of(usable):
+    return fit_power_law(shaped_budgets(usable, fit_shared_shape(usable)), "params")
 
 
 def residuals(theta, usable):
@@ -56,13 +62,12 @@ def test_the_fit_and_its_covariance_are_those_of_least_squares(usable, shape):
 
 
 def test_a_law_is_the_line_through_the_minima_with_the_error_of_a_simulation(usable, shape):
-    law = shaped_laws(shape)[0]
+    law = law_of(usable)
     x = np.log([budget.flops for budget in usable])
     assert law.exponent == pytest.approx(np.polyfit(x, shape.minima, 1)[0])
     exponents = []
     for seed in range(150):
-        one = fit_shared_shape(fit_of(surface_study(decades=0.8, noise=3e-3, seed=seed), keep_outliers=True).usable)
-        exponents.append(shaped_laws(one)[0].exponent)
+        exponents.append(law_of(fit_of(surface_study(decades=0.8, noise=3e-3, seed=seed)).usable).exponent)
     assert np.std(exponents) == pytest.approx(np.sqrt(law.covariance[1, 1]), rel=0.25)
 
 
@@ -75,18 +80,20 @@ def test_minima_of_a_surface_are_not_biased():
     loss = surface.loss(params, flops / 6 / params)
     columns = {"flops": flops.tolist(), "params": params.tolist(), "loss": loss.tolist()}
     plain = fit_of(columns, keep_outliers=True)
-    found = shaped_laws(fit_shared_shape(plain.usable))[0]
+    found = law_of(plain.usable)
     true = surface.exponents[0]
     assert abs(found.exponent - true) < 1e-3 < 4e-3 < abs(plain.params_law.exponent - true)
 
 
 def test_the_document_has_the_shape_and_the_parabolas_beside_it():
     columns = surface_study(decades=0.7, noise=2e-3, seed=2)
-    plain = result_of(columns, predict=(1e23,)).document
-    found = result_of(columns, predict=(1e23,), shape="shared").document
+    plain = result_of(columns, predict=(1e23,), shape="parabola").document
+    found = result_of(columns, predict=(1e23,)).document
     assert plain.keys() < found.keys() and found.keys() - plain.keys() == {"shape", "parabola"}
-    assert found["parabola"]["n_opt"] == plain["n_opt"] and found["budgets"] == plain["budgets"]
-    assert found["influence"] == plain["influence"] and found["next_runs"] == plain["next_runs"]
+    for name in ("n_opt", "d_opt", "budgets", "predictions"):
+        assert found["parabola"][name] == plain[name] and found[name] != plain[name]
+    assert [row.keys() for row in found["budgets"]] == [row.keys() for row in plain["budgets"]]
+    assert result_of(columns, predict=(1e23,), shape="shared").document == found
     assert found["n_opt"]["exponent"] != plain["n_opt"]["exponent"]
     row = found["predictions"][0]
     params, tokens = CHINCHILLA.laws()[0](1e23), CHINCHILLA.laws()[1](1e23)
@@ -99,8 +106,9 @@ def test_the_document_has_the_shape_and_the_parabolas_beside_it():
 
 def test_a_misfit_is_told():
     """Sizes so wide that a surface shows its sixth power."""
-    document = result_of(surface_study(decades=2, noise=2e-4), shape="shared", keep_outliers=True).document
-    assert "shape_misfit" in said(document) and document["shape"]["misfit_p"] < 0.01
+    document = result_of(surface_study(decades=2, noise=2e-4), keep_outliers=True).document
+    assert "shape_misfit" in said(document)
+    assert document["shape"]["misfit_p"] == document["tests"]["shape_misfit_p"] < 0.01
     assert not said(document) & {"lack_of_fit", "shape_fallback"}
 
 
@@ -108,8 +116,8 @@ def test_a_misfit_is_told():
     ("columns", "why"), [(study(noise=1e-3, sizes=4), "20 runs"), (study(noise=1e-3, sizes=3, replicates=4), "")]
 )
 def test_too_few_runs_or_sizes_fall_back_to_parabolas(columns, why):
-    found = result_of(columns, shape="shared").document
-    plain = result_of(columns).document
+    found = result_of(columns).document
+    plain = result_of(columns, shape="parabola").document
     assert found["n_opt"] == plain["n_opt"] and "shape" not in found
     if why:
         (reason,) = [one["reason"] for one in found["warnings"] if one["code"] == "shape_fallback"]
@@ -125,11 +133,17 @@ def test_options_that_do_not_go_with_it():
 def test_the_command(tmp_path, capsys):
     path = tmp_path / "runs.csv"
     path.write_text(csv_text(surface_study(decades=0.7, noise=2e-3, seed=2)))
-    line = ["scale-fit", str(path), "--shape", "shared", "--predict", "1e23"]
+    line = ["scale-fit", str(path), "--predict", "1e23"]
     assert run(line) == 0
     shown = capsys.readouterr().out
     assert all(text in shown for text in ("N_opt, shared shape", "N_opt, parabolas", "loss interval", "u^4"))
     assert run([*line, "--format", "json"]) == 0
     assert "k3" in json.loads(capsys.readouterr().out)["shape"]
-    assert run([*line, "--interval", "case"]) == 2
+    assert run([*line, "--interval", "case", "--shape", "shared"]) == 2
     assert "--shape shared" in capsys.readouterr().err
+    assert run([*line, "--interval", "case", "--format", "json"]) == 0
+    shown, told = capsys.readouterr()
+    assert "shape" not in json.loads(shown) and "[shape_fallback]: parabolas instead of a shape" in told
+    assert run([*line, "--shape", "parabola", "--format", "json"]) == 0
+    shown, told = capsys.readouterr()
+    assert "shape" not in json.loads(shown) and not told
