@@ -1,8 +1,11 @@
 """A table and options as a fitted study, whatever the method: the one door of the command and of notebooks."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from analyses.scaling.constrained import constrained_part
+from analyses.scaling.findings import Finding
 from analyses.scaling.fit import ScaleFit, scale_fit
 from analyses.scaling.laws import ScalingLaw
 from analyses.scaling.options import Options
@@ -17,7 +20,20 @@ Study = ScaleFit | SparsityStudy
 
 def fit_study(table: Table, options: Options) -> Study:
     """Fits the table by the method of the options. HunyuanError says what is wrong with either."""
-    return sparsity_study(table, options) if options.method == "sparsity" else scale_fit(table, options)
+    if options.method == "sparsity":
+        return sparsity_study(table, options)
+    result = scale_fit(table, options)
+    if result.surface is None or not (options.served_tokens or options.unique_tokens):
+        return result
+    result.document["constrained"], findings = constrained_part(result.surface, table, options)
+    return with_findings(result, findings)
+
+
+def with_findings(result: ScaleFit, findings: Sequence[Finding]) -> ScaleFit:
+    """The same with more to tell, also in its document."""
+    new = [finding for finding in dict.fromkeys(findings) if finding not in result.findings]
+    result.document["warnings"] += [finding.document() for finding in new]
+    return replace(result, findings=(*result.findings, *new))
 
 
 def plot_study(study: Study, laws: Sequence[ScalingLaw] = ()) -> "Figure":

@@ -34,6 +34,8 @@ def tables(document: dict[str, Any]) -> dict[str, Any]:
         if row.get("flops") is not None
     ]
     result |= {"predictions": rows} if rows else {}
+    if document.get("constrained"):
+        result[_limits(document["constrained"])] = [_constrained(row) for row in document["constrained"]["predictions"]]
     if document.get("sparsity"):
         result["what sparsity buys: a dense model needs so many times the activated parameters"] = [
             {"ratio": f"{row['ratio']:.4g}", "times": f"{row['params_factor']:.3g}",
@@ -93,6 +95,29 @@ def _prediction(row: dict[str, Any], law: str, compute: str) -> dict[str, Any]:
         "loss": row.get("loss_opt"),
         "bound": (row.get("bound") or "").replace("_", " ") or None,
     } | ({"loss interval": _interval(row["loss_interval"], "{:.4f}")} if row.get("loss_interval") else {})
+
+
+def _limits(part: dict[str, Any]) -> str:
+    """The title of what the surface says under limits."""
+    served = [f"{human_count(part['served_tokens'])} served tokens"] if part["served_tokens"] else []
+    unique = [f"{human_count(part['unique_tokens'])} unique tokens"] if part["unique_tokens"] else []
+    return f"the surface with {' and '.join(served + unique)}"
+
+
+def _constrained(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "flops": f"{row['flops']:.4g}",
+        "flops interval": _interval(row.get("flops_interval"), "{:.3g}"),
+        "params_opt": _count(row["params_opt"]),
+        "params interval": _interval(row["params_interval"]),
+        "without limits": _count(row["params_unconstrained"]),
+        "tokens_opt": _count(row["tokens_opt"]),
+        "epochs": f"{row['epochs']:.3g}" if "epochs" in row else None,
+        "worth": _count(row.get("effective_tokens")),
+        "loss": row["loss_opt"],
+        "loss without": row["loss_unconstrained"],
+        "serving": f"{row['serving_flops'] / row['flops']:.0%}" if row["serving_flops"] else None,
+    }
 
 
 def _count(value: float | None) -> str | None:
