@@ -27,7 +27,7 @@ from model.tokenizer.interface import TextTokenizer
 FORMAT = 1  # of the documents: raise it where the same options would give others
 FILLER = " The sky is wide and the road is long. We walk on, and then we walk back."
 FEWEST_WORDS = 32  # of one token, which a tokenizer must have
-PAIR_SHARE = 16  # tokens of a document for each pair, where their number is not given
+PAIR_SHARE = 8  # tokens of a document for each pair, where their number is not given
 COPY_SHARE = 4  # and for each word that is copied
 TRAIN, VALIDATION = 0, 1
 HELD_OUT = 16  # documents: thousands of answers, and few beside a text's in a validation loss
