@@ -11,8 +11,10 @@ built model, examples/training_memory.py on a GPU. Latent attention, which is no
 Left out: a byte or two a choice where routing has a capacity, the random keys of recycle routing, a router z-loss; and a
 library's own workspace, tens of MB.
 
-Several devices share out the state evenly (FSDP) and gather one layer after the other; expert parallelism shares out the
-experts themselves, and with balanced routing a device computes as many rows as without.
+Several processes share out the state as model/parallel/weights.py says. FSDP gathers the weights of one block while another
+computes, and keeps embedding and head gathered; gradients are whole until they are summed over processes. Experts that lie
+elsewhere (expert parallelism) go without the kernels' operator, and with balanced routing a rank computes as many rows as
+before. With context parallelism each has a part of the tokens, and the keys and values of all (model/parallel/sequence.py).
 
 T tokens, D hidden, V vocabulary, H query heads, G key-value heads, P head size, E experts, K experts per token.
 """
@@ -22,14 +24,15 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
 
+from model.activations import FLOAT, INDEX, VALUE_BYTES, block_bytes, block_constants, gathered_keys_bytes
 from model.config.hunyuan import HunyuanConfig
-from model.config.shape import Attention, FeedForward, LatentAttention, Layer, ModelShape, shape_of
-from model.counts import total_params
+from model.config.shape import Attention, LatentAttention, Layer, ModelShape, shape_of
 from model.errors import ConfigError
+from model.parallel.layout import Layout
+from model.parallel.weights import block_weights, check_fits, gathered_values, held_values, root_weights, weights_of
 
 Precision = Literal["bfloat16", "float32"]
-VALUE_BYTES = {"bfloat16": 2, "float32": 4}  # of a value in matrix products, and of a moment
-FLOAT, INDEX = 4, 8  # bytes: the residual stream, norms and the router are float32, indices int64
+ONE = Layout()
 LOSS_CHUNK = 1 << 27  # logits that the loss holds at a time: model/kernels/cross_entropy.py, CHUNK_VALUES_DEVICE
 
 
@@ -41,7 +44,9 @@ class TrainingMemory:
     gradients: int  # at the end of a step
     optimizer: int  # AdamW's two moments, and the lower halves of split weights
     held: int  # of the gradients, what there is before a backward pass: the sums of earlier micro-batches
-    closing: int  # when a backward pass is in the first block: its gradients of all others, and what the block takes
+    closing: (
+        int  # when a backward pass is in the first block, or after it: gradients of all others, and what the rest takes
+    )
     compute_copies: int  # weights that are copied for products and kept by autograd, or layers gathered by FSDP
     compute_copies_recomputed: int
     activations: int
@@ -77,38 +82,49 @@ def training_memory(
     precision: Precision = "bfloat16",
     moments: Precision = "float32",
     several: bool = True,
-    devices: int = 1,
-    expert_parallel: int = 1,
+    layout: Layout = ONE,
 ) -> TrainingMemory:
-    """Of one step on `batch` sequences of `context` tokens per device and micro-batch; ConfigError says what cannot be.
+    """Of one step on `batch` sequences of `context` tokens per micro-batch; ConfigError says what cannot be.
 
-    `several` is whether a step has more than one micro-batch.
+    `several` is whether a step has more than one micro-batch on a rank. A micro-batch is one rank's, or with context
+    parallelism that of the ranks which share it.
     """
     shape = shape_of(model)
-    sizes = {"batch": batch, "context": context, "devices": devices, "expert_parallel": expert_parallel}
-    if problems := list(_problems(shape, precision, **sizes)):
+    if problems := list(_problems(precision, batch=batch, context=context)):
         raise ConfigError(problems)
-    value, tokens = VALUE_BYTES[precision], batch * context
-    state = _state(shape, precision, moments, several)
-    weights, gradients, optimizer, held, made = (-(-size // devices) for size in state)
+    check_fits(shape, layout, context)
+    value, tokens, parts = VALUE_BYTES[precision], batch * context // layout.context_parallel, layout.context_parallel
+    weights, gradients, optimizer, held, made = _state(shape, precision, moments, several, layout)
     residual = tokens * value * shape.hidden_size
     inputs = list(accumulate(residual + handed for handed in _handed_on(shape, tokens, value)))
-    inner = [tokens * _layer_bytes(layer, shape.hidden_size, value) + _layer_constants(layer) for layer in shape.layers]
+    operator = value < FLOAT and layout.expert_parallel == 1
+    plain = [block_bytes(layer, shape.hidden_size, value, operator) for layer in shape.layers]
+    constants = [block_constants(layer) for layer in shape.layers]
+    inner, again = (
+        [
+            tokens * (size + gathered_keys_bytes(layer.attention, value, parts, again)) + constant
+            for layer, size, constant in zip(shape.layers, plain, constants, strict=True)
+        ]
+        for again in (False, True)
+    )
     # From the last block to the first, a block's activations come back (its input is there) when the later inputs are gone.
-    block = max(there + own for there, own in zip(inputs, inner, strict=True)) - inputs[-1]
+    block = max(there + own for there, own in zip(inputs, again, strict=True)) - inputs[-1]
     if value == FLOAT:
         block -= residual  # which the first norm keeps as it is
-    around, in_flight = _around_bytes(shape, tokens, context), _in_flight_bytes(shape, tokens, value, expert_parallel)
-    if devices == 1:
+    around = _around_bytes(shape, tokens, context // parts)
+    in_flight = _in_flight_bytes(shape, tokens, value, layout)
+    if layout.is_one_process:
         copies, copies_recomputed = _copies(shape, value)
+        closing = inputs[0] + inner[0] + in_flight
     else:
-        copies = copies_recomputed = _gathered(shape, value, expert_parallel)
+        copies = copies_recomputed = _gathered(shape, value, layout)
+        closing = max(copies + inputs[0] + inner[0] + in_flight, _root_in_flight(shape, layout))
     return TrainingMemory(
         weights=weights,
         gradients=gradients,
         optimizer=optimizer,
         held=held,
-        closing=made - made // len(shape.layers) + inputs[0] + inner[0] + in_flight,
+        closing=made - made // len(shape.layers) + closing,
         compute_copies=copies,
         compute_copies_recomputed=copies_recomputed,
         activations=around + sum(inner),
@@ -127,15 +143,17 @@ def state_bytes(
     several: bool = True,
 ) -> int:
     """Weights, gradients and moments of all parameters: 16 bytes each in float32, and as few as 10 in bfloat16."""
-    weights, gradients, optimizer, _, _ = _state(shape_of(model), precision, moments, several)
+    weights, gradients, optimizer, _, _ = _state(shape_of(model), precision, moments, several, ONE)
     return weights + gradients + optimizer
 
 
-def _state(shape: ModelShape, precision: str, moments: str, several: bool) -> tuple[int, int, int, int, int]:
+def _state(
+    shape: ModelShape, precision: str, moments: str, several: bool, layout: Layout
+) -> tuple[int, int, int, int, int]:
     """Bytes of weights, gradients, optimizer, and of the gradients those held before a backward pass and those made by it."""
-    count, split = total_params(shape), 0
-    if VALUE_BYTES[precision] < FLOAT:
-        split = sum(sum(_product_weights(layer, shape.hidden_size)) for layer in shape.layers)
+    held = [(weight, held_values(weight, layout)) for weight in weights_of(shape)]
+    count = sum(values for _, values in held)
+    split = sum(values for weight, values in held if weight.is_split) if VALUE_BYTES[precision] < FLOAT else 0
     half = FLOAT // 2
     weights = FLOAT * count - half * split
     optimizer = 2 * VALUE_BYTES[moments] * count + half * split
@@ -144,80 +162,7 @@ def _state(shape: ModelShape, precision: str, moments: str, several: bool) -> tu
     return weights, weights, optimizer, 0, weights
 
 
-# --- activations: bytes a token ---------------------------------------------------------------------------------------
-
-
-def _layer_bytes(layer: Layer, hidden: int, value: int) -> int:
-    """What one block keeps of each token; `value` bytes a value in its products, and in the residual stream."""
-    attention = layer.attention
-    if isinstance(attention, Attention):
-        attended = _attention_bytes(attention, hidden, value)
-    else:
-        attended = _latent_bytes(attention, hidden, value)
-    norms = (FLOAT + value) * hidden + 2 * FLOAT  # the input of the first in float32, that of the second, and 1 / rms
-    return norms + attended + _feed_forward_bytes(layer.feed_forward, hidden, value)
-
-
-def _attention_bytes(a: Attention, hidden: int, value: int) -> int:
-    queries, keys = a.heads * a.head_dim, a.kv_heads * a.head_dim * a.owns_cache
-    repeated = value == FLOAT and a.kv_heads < a.heads  # model/layers/attention.py, repeats_heads: by followers, too
-    return (
-        value * hidden  # the normalised input of the product for queries, keys and values
-        + value * (queries + 2 * keys)  # what that makes
-        + value * (queries + 2 * (queries if repeated else keys))  # queries, keys, values as attention reads them
-        + value * queries  # attention's output, which o reads
-        + FLOAT * a.heads  # log-sum-exp of the scores
-    )
-
-
-def _latent_bytes(a: LatentAttention, hidden: int, value: int) -> int:
-    ranks = [rank for rank in (a.q_lora_rank, a.kv_lora_rank) if rank is not None]
-    query = a.heads * (a.qk_nope_head_dim + a.qk_rope_head_dim)
-    return (
-        value * hidden * (1 if value == FLOAT else 2)  # the normalised input, for queries and for the latent
-        + FLOAT * (sum(ranks) + len(ranks))  # latents, the inputs of their norms, and 1 / rms
-        + value * sum(ranks)  # normalised latents, which the expansions read
-        + value * (2 * query + a.heads * a.v_head_dim)  # queries, keys, values of every head
-        + value * a.heads * a.v_head_dim  # attention's output
-        + FLOAT * a.heads  # log-sum-exp
-    )
-
-
-def _feed_forward_bytes(f: FeedForward, hidden: int, value: int) -> int:
-    if not f.num_experts:
-        return value * hidden + _swiglu_bytes(f.shared_size, value)
-    if value < FLOAT:  # model/kernels/mixture.py
-        return (
-            value * hidden
-            + FLOAT * f.num_experts  # logits
-            + f.topk * 5 * FLOAT  # experts, chosen and final, their weights, and where the rows go and come from
-            + f.topk * value * hidden  # dispatched rows
-            + 2 * value * (f.shared_size + f.topk * f.routed_size)  # gate and up
-        )
-    return (
-        value * hidden
-        + _swiglu_bytes(f.shared_size, value)
-        + FLOAT * f.num_experts  # probabilities
-        + FLOAT * (f.topk + 1) * (f.topk > 1)  # chosen probabilities and their sum
-        + f.topk * 3 * INDEX  # experts, the order of dispatch and its inverse
-        + f.topk * value * hidden  # dispatched rows
-        + f.topk * _swiglu_bytes(f.routed_size, value)
-        + f.topk * value * (hidden + 1)  # the experts' output and its weight
-    )
-
-
-def _swiglu_bytes(width: int, value: int) -> int:
-    return 4 * value * width  # gate and up, silu(gate), their product
-
-
-# --- activations: the rest --------------------------------------------------------------------------------------------
-
-
-def _layer_constants(layer: Layer) -> int:
-    """Whatever the number of tokens: the product of both norm weights, where each expert ends, and its share of choices."""
-    attention = layer.attention
-    norm = attention.head_dim * attention.qk_norm if isinstance(attention, Attention) else 0
-    return FLOAT * (norm + 2 * layer.feed_forward.num_experts)
+# --- around the blocks ----------------------------------------------------------------------------------------------------
 
 
 def _around_bytes(shape: ModelShape, tokens: int, context: int) -> int:
@@ -249,12 +194,27 @@ def _head_bytes(shape: ModelShape, tokens: int, value: int) -> int:
     return gradients + max(forward, gradients)  # backward scales the gradients into new tensors
 
 
-def _in_flight_bytes(shape: ModelShape, tokens: int, value: int, expert_parallel: int) -> int:
-    """Gradients in the backward pass of one block: of the residual stream and its branches, of the widest weight."""
-    waiting = FLOAT * shape.vocab_size * shape.hidden_size * shape.tied  # the head's gradient, for the embedding's
-    return waiting + max(
-        _block_in_flight(layer, shape.hidden_size, tokens, value, expert_parallel) for layer in shape.layers
-    )
+def _in_flight_bytes(shape: ModelShape, tokens: int, value: int, layout: Layout) -> int:
+    """Gradients in the backward pass of one block: of the residual stream and its branches, of the widest weight.
+
+    With several processes also those of the block before, on their way to be summed; or all of the block's, and a copy.
+    """
+    head = FLOAT * shape.vocab_size * shape.hidden_size  # its gradient waits: for the embedding's, or to be summed
+    most = 0
+    for layer in shape.layers:
+        block = _block_in_flight(layer, shape.hidden_size, tokens, value, layout.expert_parallel)
+        whole = value * sum(gathered_values(block_weights(layer, shape.hidden_size), layout))
+        exchanged = _keys_in_flight(layer.attention, tokens, value, layout.context_parallel)
+        stream = 4 * FLOAT * tokens * shape.hidden_size
+        most = max(most, block + whole + exchanged, stream + 2 * whole)
+    return head * (shape.tied or not layout.is_one_process) + most
+
+
+def _keys_in_flight(a: Attention | LatentAttention, tokens: int, value: int, parts: int) -> int:
+    """Gradients of all processes' keys and values: of both chunks, and in the order in which they are summed."""
+    if parts == 1 or not isinstance(a, Attention):
+        return 0
+    return 3 * value * 2 * a.kv_heads * a.head_dim * tokens * parts
 
 
 def _block_in_flight(layer: Layer, hidden: int, tokens: int, value: int, expert_parallel: int) -> int:
@@ -275,12 +235,6 @@ def _block_in_flight(layer: Layer, hidden: int, tokens: int, value: int, expert_
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 
-def _product_weights(layer: Layer, hidden: int) -> tuple[int, int]:
-    """Weights of a layer's products in lower precision: those of every token, those of routed experts. Not the router's."""
-    f = layer.feed_forward
-    return layer.attention.weights(hidden) + 3 * hidden * f.shared_size, 3 * hidden * f.routed_size * f.num_experts
-
-
 def _copies(shape: ModelShape, value: int) -> tuple[int, int]:
     """Of the weights of queries, keys and values, which one product reads side by side: of all layers, of a recomputed one."""
     sizes = [value * _stacked_weights(layer, shape.hidden_size) for layer in shape.layers]
@@ -294,35 +248,20 @@ def _stacked_weights(layer: Layer, hidden: int) -> int:
     return hidden * a.head_dim * (a.heads + 2 * a.kv_heads)
 
 
-def _gathered(shape: ModelShape, value: int, expert_parallel: int) -> int:
-    """What FSDP gathers: the largest layer twice, one in use and the next on its way, and embedding and head."""
-    largest = max(_layer_params(layer, shape.hidden_size, expert_parallel) for layer in shape.layers)
-    return value * (2 * largest + shape.vocab_size * shape.hidden_size * (1 if shape.tied else 2))
+def _gathered(shape: ModelShape, value: int, layout: Layout) -> int:
+    """What FSDP gathers: the largest block twice, one in use and the next on its way, and embedding and head."""
+    blocks = [sum(gathered_values(block_weights(layer, shape.hidden_size), layout)) for layer in shape.layers]
+    return value * 2 * max(blocks) + FLOAT * sum(gathered_values(root_weights(shape), layout))
 
 
-def _layer_params(layer: Layer, hidden: int, expert_parallel: int) -> int:
-    """All parameters of a layer, of the routed experts a device's share."""
-    attention, f = layer.attention, layer.feed_forward
-    dense, routed = _product_weights(layer, hidden)
-    rest = attention.biases(hidden) + attention.norms + 2 * hidden + f.num_experts * (hidden + f.router_bias)
-    return dense + rest + routed // expert_parallel
+def _root_in_flight(shape: ModelShape, layout: Layout) -> int:
+    """At the end of a backward pass: embedding and head, their gradients, and the same in a row to be summed."""
+    return FLOAT * 3 * sum(gathered_values(root_weights(shape), layout))
 
 
-def _problems(shape: ModelShape, precision: str, **sizes: int) -> Iterator[str]:
+def _problems(precision: str, **sizes: int) -> Iterator[str]:
     if precision not in VALUE_BYTES:
         yield f"precision is {precision!r}: choose one of {', '.join(VALUE_BYTES)}"
-    wrong = {
-        name: size for name, size in sizes.items() if isinstance(size, bool) or not isinstance(size, int) or size < 1
-    }
-    yield from (f"{name} is {size!r}: it must be a whole number, 1 or more" for name, size in wrong.items())
-    parallel, devices = sizes["expert_parallel"], sizes["devices"]
-    if wrong or parallel == 1:
-        return
-    if devices % parallel:
-        yield f"expert_parallel is {parallel}: it must divide the number of devices, {devices}"
-    experts = {layer.feed_forward.num_experts for layer in shape.layers} - {0}
-    if not experts:
-        yield f"expert_parallel is {parallel}: the model has no routed experts, so take 1"
-    yield from (
-        f"expert_parallel is {parallel}: it must divide the {count} experts" for count in experts if count % parallel
-    )
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            yield f"{name} is {size!r}: it must be a whole number, 1 or more"

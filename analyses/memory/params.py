@@ -5,7 +5,8 @@ from typing import Any, Literal
 from model.config.hunyuan import HunyuanConfig
 from model.config.shape import ModelShape, shape_of
 from model.counts import RULES, activated_params, flops_by_component, parameter_counts, total_params
-from model.memory import TrainingMemory, training_memory
+from model.memory import ONE, TrainingMemory, training_memory
+from model.parallel.layout import Layout
 
 FLOPS_RULES = {
     "attention": "2 per weight of the projections",
@@ -33,8 +34,7 @@ def params_report(
     context: int = 4096,
     batch: int = 1,
     precision: Literal["bfloat16", "float32"] = "bfloat16",
-    devices: int = 1,
-    expert_parallel: int = 1,
+    layout: Layout = ONE,
 ) -> dict[str, Any]:
     """The document of `hunyuan params`: counts of parameters, FLOPs per token, bytes per device.
 
@@ -44,9 +44,7 @@ def params_report(
     shape = shape_of(model)
     activated = activated_params(shape)
     forward = flops_by_component(shape, context)
-    memory = training_memory(
-        shape, batch=batch, context=context, precision=precision, devices=devices, expert_parallel=expert_parallel
-    )
+    memory = training_memory(shape, batch=batch, context=context, precision=precision, layout=layout)
     return {
         "model": shape.name,
         "total": total_params(shape),
@@ -67,8 +65,9 @@ def params_report(
             "batch": batch,
             "context": context,
             "precision": precision,
-            "devices": devices,
-            "expert_parallel": expert_parallel,
+            "devices": layout.processes,
+            "expert_parallel": layout.expert_parallel,
+            "context_parallel": layout.context_parallel,
             "per_device": memory_by_part(memory),
         },
     }

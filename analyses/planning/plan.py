@@ -12,13 +12,15 @@ from typing import Any
 
 from analyses.devices import DEVICES, Device
 from analyses.planning.families import FAMILIES, Family, Rung, candidates, nearest
+from analyses.planning.fit import memory_of
+from analyses.planning.layouts import Step, choose_layout, nothing_fits
 from analyses.scaling.laws import CHINCHILLA, LAWS, ScalingLaw
 from model.config.architectures import buildable_config
 from model.config.hunyuan import HunyuanConfig
 from model.config.load import load_values
+from model.config.shape import shape_of
 from model.counts import activated_params, total_params, training_flops_per_token
 from model.errors import ConfigError, HunyuanError
-from model.memory import training_memory
 from model.training.config import TrainingConfig
 from model.training.schedule import anneal_start, expert_lr_scale, warmup_steps
 
@@ -49,7 +51,8 @@ class Request:
     gpu: str = "h200"
     mfu: float = 0.35
     devices: int = 1
-    expert_parallel: int = 1
+    expert_parallel: int | None = None
+    context_parallel: int | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -161,7 +164,18 @@ def _plan(law: ScalingLaw, flops: float, request: Request, warnings: list[dict[s
     rate = request.learning_rate or learning_rate_of(activated)
     share = max(1, min(MICRO_TOKENS // context, sequences // request.devices))  # sequences of a device at a time
     micro = min(_power_of_two(share), sequences & -sequences)  # the second: the largest power of two that divides them
-    if sequences < request.devices:
+    layout = None  # of one device, or of several that cannot share out a step evenly
+    if request.devices > 1:
+        layout = choose_layout(
+            shape_of(config),
+            request.devices,
+            request.gpu,
+            Step(context=context),
+            expert_parallel=request.expert_parallel,
+            context_parallel=request.context_parallel,
+            sequences=sequences,
+        )
+    if layout is None and sequences < request.devices:
         warn("idle_devices", f"a batch of {sequences} sequences leaves some of {request.devices} devices idle")
     training = TrainingConfig(
         flops=flops,
@@ -171,8 +185,11 @@ def _plan(law: ScalingLaw, flops: float, request: Request, warnings: list[dict[s
         learning_rate=rate,
     )
     steps = training.total_steps(per_token)
-    memory = _memory(config, context, micro, request)
-    if (needed := memory["recomputed_bytes"]) > request.device.memory:
+    sizes: dict[str, Any] = {"devices": request.devices, "expert_parallel": request.expert_parallel}
+    memory = memory_of(config, context, micro, device=request.device, **sizes)
+    if layout is not None and layout["fits"] is False:
+        warn("memory", nothing_fits(layout, request.model or f"the shape for {flops:.3g} FLOPs"))
+    elif layout is None and (needed := memory["recomputed_bytes"]) > request.device.memory:
         least = memory["devices_to_fit"]
         advice = (
             f"take --devices {least}" if least else "take more --expert-parallel, for no number of devices is enough"
@@ -217,12 +234,13 @@ def _plan(law: ScalingLaw, flops: float, request: Request, warnings: list[dict[s
             "final_ratio": training.final_ratio,
         },
         "memory": memory,
+        "layout": layout,
         "gpu": request.gpu,
         "mfu": request.mfu,
         "devices": request.devices,
         "device_hours": flops / speed / 3600,
         "device_hours_by_six_n": 6 * activated * tokens / speed / 3600,
-        "days": flops / speed / 86_400 / min(request.devices, sequences),
+        "days": flops / speed / 86_400 / (min(request.devices, sequences) if layout is None else request.devices),
         "candidates": [_candidate(rung, flops, context, training, params_opt, tokens_opt, config) for rung in rungs],
     }
 
@@ -291,7 +309,7 @@ def _candidate(
     }
 
 
-# --- batch, memory ----------------------------------------------------------------------------------------------------
+# --- batch ------------------------------------------------------------------------------------------------------------
 
 
 def _context(config: HunyuanConfig) -> int:
@@ -315,28 +333,3 @@ def _sequences(batch_tokens: int | None, context: int, tokens: int, critical: fl
 def _power_of_two(size: int) -> int:
     """The largest power of two that is at most size."""
     return 1 << (size.bit_length() - 1)
-
-
-def _memory(config: HunyuanConfig, context: int, micro: int, request: Request) -> dict[str, Any]:
-    """The bytes on each device with activations kept or recomputed, and the devices that have so many."""
-
-    def needed(devices: int) -> tuple[int, int, int]:
-        need = training_memory(
-            config, batch=micro, context=context, devices=devices, expert_parallel=request.expert_parallel
-        )
-        return need.total, need.total_recomputed, need.state
-
-    total, recomputed, state = needed(request.devices)
-    counts = (request.expert_parallel * 2**power for power in range(17))
-    return {
-        "recompute": total > request.device.memory,
-        "bytes": total,
-        "recomputed_bytes": recomputed,
-        "state_bytes": state,
-        "micro_batch_size": micro,
-        "devices": request.devices,
-        "expert_parallel": request.expert_parallel,
-        "fits": [name for name, device in DEVICES.items() if total <= device.memory],
-        "fits_recomputed": [name for name, device in DEVICES.items() if recomputed <= device.memory],
-        "devices_to_fit": next((count for count in counts if needed(count)[1] <= request.device.memory), None),
-    }

@@ -5,7 +5,7 @@ from typing import Any
 from hunyuan_cli.console import stderr
 from hunyuan_cli.options.common import Format, Models, ModelSet, Output
 from hunyuan_cli.options.models import CountAs, counted_models
-from hunyuan_cli.options.params import Batch, Context, Devices, ExpertParallel, Precision
+from hunyuan_cli.options.params import Batch, Context, ContextParallel, Devices, ExpertParallel, Precision
 from hunyuan_cli.options.sizes import parse_context
 from hunyuan_cli.results import emit, result_format
 from hunyuan_cli.views.params import components, report_tables, side_by_side
@@ -20,6 +20,7 @@ def params(
     precision: Precision = "bfloat16",
     devices: Devices = 1,
     expert_parallel: ExpertParallel = 1,
+    context_parallel: ContextParallel = 1,
     format: Format = "table",
     output: Output = None,
 ) -> None:
@@ -32,6 +33,7 @@ def params(
     A type that is not known: hunyuan params --model Kimi-K2/config.json --as deepseek_v3
     """
     from analyses.memory.params import params_report
+    from model.parallel.layout import Layout
 
     reports: list[dict[str, Any]] = []
     for counted in counted_models(model, settings, counted_as):
@@ -40,8 +42,7 @@ def params(
             context=parse_context(context),
             batch=batch,
             precision=precision,
-            devices=devices,
-            expert_parallel=expert_parallel,
+            layout=Layout(processes=devices, expert_parallel=expert_parallel, context_parallel=context_parallel),
         )
         reports.append(report | ({"notes": list(counted.notes)} if counted.notes else {}))
     kind = result_format(format, output)

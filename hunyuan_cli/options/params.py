@@ -19,3 +19,6 @@ Devices = Annotated[
 ExpertParallel = Annotated[
     int, typer.Option("--expert-parallel", min=1, max=10**6, help="Devices that share out the experts of a layer.")
 ]
+ContextParallel = Annotated[
+    int, typer.Option("--context-parallel", min=1, max=10**6, help="Devices that share out the tokens of a sequence.")
+]

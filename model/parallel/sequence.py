@@ -169,8 +169,10 @@ class SequenceGroup:
         for chunk, rows in zip(chunks_of(self.process, self.processes), queries.split(size, dim=2), strict=True):
             end = (chunk + 1) * size
             seen = None if mask is None else _visible(mask[:, end - size : end], mask[:, :end])
-            attended.append(_attend_to_the_end(rows, keys[:, :, :end], values[:, :, :end], seen))
-        return torch.cat(attended, dim=2)
+            attended.append(_attend_to_the_end(rows, keys[:, :, :end], values[:, :, :end], seen).transpose(1, 2))
+        return torch.cat(attended, dim=1).transpose(
+            1, 2
+        )  # in the order (B, 2c, H, P), in which the next product reads it
 
     def gather_and_attend(
         self,

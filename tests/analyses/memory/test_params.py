@@ -6,6 +6,7 @@ from analyses.memory.params import params_report
 from model.config import HunyuanConfig
 from model.config.load import load_shape
 from model.memory import training_memory
+from model.parallel.layout import Layout
 
 LARGE = params_report(load_shape("hunyuan-large"), context=8192)
 
@@ -29,7 +30,9 @@ def test_hunyuan_large():
 
 
 @pytest.mark.parametrize("name", ["toy", "toy-dense", "hunyuan-large", "deepseek-v3", "llama-3.1-8b"])
-@pytest.mark.parametrize("choices", [{}, {"batch": 64}, {"context": 32}, {"devices": 8}, {"precision": "float32"}])
+@pytest.mark.parametrize(
+    "choices", [{}, {"batch": 64}, {"context": 32}, {"layout": Layout(processes=8)}, {"precision": "float32"}]
+)
 def test_parts_add_up(name, choices):
     report = params_report(load_shape(name), **choices)
     for kind in ("total", "activated"):

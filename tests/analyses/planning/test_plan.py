@@ -187,7 +187,8 @@ def test_warnings_have_codes():
     assert codes(1e20) == [] and codes(9.9e22, devices=256) == ["extrapolation"] and codes(9e22, devices=256) == []
     assert codes(1e15) == ["extrapolation"] and codes(1e16, law=LAWS["chinchilla"]) == ["extrapolation"]
     assert codes(1e12) == ["extrapolation", "smallest_shape"]
-    assert codes(1e20, devices=64, batch_tokens=8192, context=8192) == ["idle_devices"]
+    assert codes(1e20, devices=64, batch_tokens=3000, context=1000) == ["idle_devices"]
+    assert codes(1e20, devices=64, batch_tokens=8192, context=8192) == []  # they share out the one sequence
     assert codes(1e24) == ["extrapolation", "memory"]
 
 
