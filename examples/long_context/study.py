@@ -271,8 +271,11 @@ def prepare(plan: Plan, out: Path, places: list[Path], device: str) -> None:
 def text_places() -> list[Path]:
     """The packages of this interpreter and its standard library."""
     import sysconfig
+    from importlib.util import find_spec
 
-    return [Path(sysconfig.get_path(name)) for name in ("purelib", "stdlib")]
+    torch = find_spec("torch")
+    assert torch is not None and torch.origin is not None, "the study trains with it"
+    return [Path(torch.origin).parents[1], *(Path(sysconfig.get_path(name)) for name in ("purelib", "stdlib"))]
 
 
 def main() -> None:
