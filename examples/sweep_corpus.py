@@ -1,19 +1,21 @@
 """Gathers the Python sources and documentation of packages, each text once, into one jsonl file.
 
-    python examples/sweep_corpus.py OUT.jsonl [FOLDER|ARCHIVE.tar.gz ...]     by default all of sys.path's folders
+    python examples/sweep_corpus.py OUT.jsonl [FOLDER|ARCHIVE ...]     by default all of sys.path's folders
 
-Of folders and of source archives it takes .py, .rst and .md. A text is left out where it is not UTF-8, too short to say
+Of folders, wheels and source archives it takes .py, .rst and .md. A text is left out where it is not UTF-8, too short to say
 anything, a machine-made table (lines of over 1,000 characters on average), or where half of what its lines say stands
 in texts before it: packages carry copies of each other, and generated clients are one file many times over. Prints, as
-JSON, how many there are of each, and how much text is left. The order is that of the names, so the file depends on
-the archives alone.
+JSON, how many there are of each, and how much text is left; --manifest writes what each place gave. The order is that of
+the names, so the file depends on the archives alone.
 """
 
 import argparse
+import csv
 import hashlib
 import json
 import sys
 import tarfile
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +36,12 @@ def contents(place: Path) -> Iterator[bytes]:
                 yield path.read_bytes()
             except OSError:
                 yield b"\xff"  # counted as unreadable
+        return
+    if zipfile.is_zipfile(place):
+        with zipfile.ZipFile(place) as wheel:
+            for name in sorted(wheel.namelist()):
+                if name.endswith(KINDS):
+                    yield wheel.read(name)
         return
     found_inside = {}
     with tarfile.open(place) as archive:
@@ -80,34 +88,54 @@ class Sieve:
         repeated = sum(length for line, length in lines.items() if line in self.lines)
         if repeated >= REPEATED * max(1, sum(lines.values())):
             return "repetitions"
-        self.lines |= lines.keys()
+        self.lines.update(lines)
         return ""
 
 
-def gather(places: list[Path], out: Path) -> dict[str, int]:
-    """Writes the texts; returns the counts."""
-    counts: Counter[str] = Counter()
+def gather(places: list[Path], out: Path) -> dict[str, dict[str, int]]:
+    """Writes the texts; returns the counts of each place by its name."""
+    counts: dict[str, Counter[str]] = {}
     sieve = Sieve()
     with out.open("w", encoding="utf-8") as lines:
         for place in sorted(places):
+            here = counts.setdefault(place.name, Counter())
             for content in contents(place):
                 fault = sieve.fault(content) or "kept"
-                counts.update({"files": 1, "bytes": len(content), fault: 1, f"{fault}_bytes": len(content)})
+                here.update({"files": 1, "bytes": len(content), fault: 1, f"{fault}_bytes": len(content)})
                 if fault == "kept":
                     lines.write(json.dumps({"text": content.decode()}) + "\n")
-    return dict(counts)
+    return {name: dict(found) for name, found in counts.items()}
+
+
+def digest(path: Path) -> str:
+    """The sha256 of an archive."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(path: Path, out: Path, places: list[Path], counts: dict[str, dict[str, int]]) -> None:
+    """A line of CSV for each place, and one for the whole file: its sha256, and the files and bytes that are kept of it."""
+    kept = {name: (found.get("kept", 0), found.get("kept_bytes", 0)) for name, found in counts.items()}
+    rows = [(place.name, digest(place) if place.is_file() else "", *kept[place.name]) for place in sorted(places)]
+    rows.append((out.name, digest(out), *(sum(column) for column in zip(*kept.values(), strict=True))))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([("place", "sha256", "files", "bytes"), *rows])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT.jsonl")
     parser.add_argument("places", type=Path, nargs="*", metavar="FOLDER|ARCHIVE")
-    given = parser.parse_args()
+    parser.add_argument("--manifest", type=Path, metavar="FILE.csv", help="what each place gave, with its sha256")
+    given = parser.parse_intermixed_args()  # PLACES may follow an option
     for place in given.places:
         if not place.exists():
             parser.error(f"there is no {place}")
     places = given.places or [Path(name) for name in sys.path if name and Path(name).is_dir()]
-    print(json.dumps(gather(places, given.out), indent=2))
+    counts = gather(places, given.out)
+    if given.manifest:
+        write_manifest(given.manifest, given.out, places, counts)
+    print(json.dumps(sum(map(Counter, counts.values()), Counter()), indent=2))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 `toy` learns the embedded corpus in minutes on a laptop and `toy-dense` is its dense peer: the same activated parameters
 (less the router) and FLOPs. `toy-hf` can be converted for transformers. The ladder has one family of shapes from 0.1M to
-about 1B activated parameters for isoFLOP grids, each less than twice the one below.
+about 1B activated parameters for isoFLOP grids, each less than twice the one below; `ladder-N-dense` is a rung's dense peer.
 """
 
 import math
@@ -56,7 +56,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "moe_routing": "recycle", "convention": "hunyuan-large",
         "rope_scaling": {"type": "dynamic", "alpha": 1000.0, "factor": 1.0},
     },
-} | {f"ladder-{width}": ladder(width) for width in LADDER}  # fmt: skip
+}  # fmt: skip
+PRESETS |= {f"ladder-{width}": ladder(width) for width in LADDER}
+# One expert instead of many, as wide as the two that a token visits: the same activated parameters, less the router.
+_DENSE: dict[str, Any] = {"num_experts": 1, "num_shared_expert": 0}
+PRESETS |= {f"ladder-{w}-dense": ladder(w) | _DENSE | {"intermediate_size": 6 * w} for w in LADDER}
 
 # Systems of other people, in the keys of their released config.json (model/config/architectures.py reads them): the report's
 # compared ones and what its readers compare with today.

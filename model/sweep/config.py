@@ -25,14 +25,15 @@ class LearningRateRule:
     params_exponent: float = -0.5
     at_batch_tokens: float = 4096
     batch_exponent: float = 0.5
+    factors: tuple[float, ...] = (1.0,)  # a cell for each, at so many times the rule's rate: to tune it
 
     def __post_init__(self) -> None:
         _check(self, "sweep.learning_rate", positive=("value", "at_params", "at_batch_tokens"))
 
-    def rate(self, params: int, batch_tokens: int) -> float:
+    def rate(self, params: int, batch_tokens: int, factor: float = 1.0) -> float:
         by_size = self.params_exponent * math.log(params / self.at_params)
         by_batch = self.batch_exponent * math.log(batch_tokens / self.at_batch_tokens)
-        return self.value * math.exp(min(max(by_size + by_batch, -700.0), 700.0))
+        return factor * self.value * math.exp(min(max(by_size + by_batch, -700.0), 700.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +43,17 @@ class BatchRule:
     value: float = 4096  # tokens, at at_flops
     at_flops: float = 1e13
     exponent: float = 0.33
+    factors: tuple[float, ...] = (1.0,)  # a cell for each, with so many times the rule's batch; powers of two
 
     def __post_init__(self) -> None:
         _check(self, "sweep.batch_tokens", positive=("value", "at_flops"))
+        if odd := [factor for factor in self.factors if not math.log2(factor).is_integer()]:
+            raise ConfigError([f"sweep.batch_tokens.factors has {odd[0]:g}: give powers of two, such as [0.5, 1, 2]"])
 
-    def sequences(self, budget: float, sequence_length: int) -> int:
-        """Sequences of a batch: the power of two nearest to the rule by ratio, at least one."""
+    def sequences(self, budget: float, sequence_length: int, factor: float = 1.0) -> int:
+        """Sequences of a batch: the power of two nearest to the rule by ratio, times the factor, at least one."""
         power = math.log2(self.value / sequence_length) + self.exponent * math.log2(budget / self.at_flops)
+        power = round(power) + math.log2(factor)
         return 2 ** min(40, max(0, round(power)))
 
 
@@ -131,7 +136,13 @@ def refuse_unknown(values: Iterable[str], kind: Any, section: str) -> None:
 
 
 def _check(rule: Any, section: str, positive: tuple[str, ...]) -> None:
+    """Refuses a rule that is none; its factors become a tuple, where TOML gives a list."""
+    if isinstance(rule.factors, list):
+        object.__setattr__(rule, "factors", tuple(rule.factors))
     problems = type_problems(rule, section)
+    problems += _list_problems("factors", rule.factors, _is_positive, "numbers above 0, such as [0.5, 1, 2]", section)
+    if not problems and not rule.factors:
+        problems.append(f"{section}.factors is empty: give one at least, such as [1.0]")
     problems = problems or [
         f"{section}.{name} is {getattr(rule, name)}: it must be above 0"
         for name in positive
@@ -141,12 +152,14 @@ def _check(rule: Any, section: str, positive: tuple[str, ...]) -> None:
         raise ConfigError(problems)
 
 
-def _list_problems(name: str, value: Any, fits: Callable[[Any], bool], expected: str) -> list[str]:
+def _list_problems(
+    name: str, value: Any, fits: Callable[[Any], bool], expected: str, section: str = "sweep"
+) -> list[str]:
     if not (isinstance(value, tuple) and all(map(fits, value))):
         shown = list(value) if isinstance(value, tuple) else value
-        return [f"sweep.{name} is {shown!r}: give a list of {expected}"]
+        return [f"{section}.{name} is {shown!r}: give a list of {expected}"]
     if len(set(value)) < len(value):
-        return [f"sweep.{name} names {next(v for v in value if value.count(v) > 1)} twice: name each once"]
+        return [f"{section}.{name} names {next(v for v in value if value.count(v) > 1)} twice: name each once"]
     return []
 
 

@@ -7,10 +7,12 @@
     [sweep.learning_rate]    value * (N / at_params)^params_exponent * (B / at_batch_tokens)^batch_exponent
     [sweep.batch_tokens]     value * (C / at_flops)^exponent, to the nearest power of two of sequences
 
-C FLOPs of a cell's budget, N activated parameters, B tokens of a batch. No torch.
+C FLOPs of a cell's budget, N activated parameters, B tokens of a batch. Each rule may have `factors`: the grid is then that of
+every batch and every rate as well, which tunes the rules. No torch.
 """
 
 import dataclasses
+import itertools
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any, Self
 import tomli_w
 
 from model.config.hunyuan import HunyuanConfig
-from model.config.presets import PRESETS
+from model.config.presets import LADDER
 from model.counts import activated_params, parameter_counts, total_params, training_flops_per_token
 from model.data.config import DataConfig
 from model.errors import ConfigError
@@ -45,10 +47,14 @@ class Cell:
     budget: float  # FLOPs, nominal
     size: str  # the preset
     settings: RunSettings
+    batch_factor: float = 1.0  # of the rule's batch
+    rate_factor: float = 1.0  # of the rule's learning rate
 
     @property
     def id(self) -> str:
-        return f"{short(self.budget)}_{self.size}_s{self.seed}"
+        batch = "" if self.batch_factor == 1 else f"_b{self.batch_factor:g}"
+        rate = "" if self.rate_factor == 1 else f"_lr{self.rate_factor:g}"
+        return f"{short(self.budget)}_{self.size}_s{self.seed}{batch}{rate}"
 
     @property
     def seed(self) -> int:
@@ -127,10 +133,10 @@ class SweepPlan:
         return tomli_w.dumps(self.to_sections())
 
     def cells(self) -> list[Cell]:
-        """The grid in its order: budget, activated parameters, seed. ConfigError where it is none."""
+        """The grid in its order: budget, activated parameters, seed, batch, rate. ConfigError where it is none."""
         problems: list[str] = []
         models: dict[str, HunyuanConfig] = {}
-        for size in self.sweep.sizes or [name for name in PRESETS if name.startswith("ladder-")]:
+        for size in self.sweep.sizes or [f"ladder-{width}" for width in LADDER]:
             try:
                 models[size] = HunyuanConfig.from_name(size, **self.model)
             except ConfigError as error:
@@ -148,14 +154,21 @@ class SweepPlan:
                 problems.append(self._no_size(budget))
             chosen.sort(key=lambda size: (activated_params(models[size]), size))
             for size in chosen:
-                for seed in sorted(self.sweep.seeds):
+                for seed, (batch, rate) in itertools.product(sorted(self.sweep.seeds), self._factors):
                     try:
-                        cells.append(self._cell(budget, size, seed))
+                        cells.append(self._cell(budget, size, seed, batch, rate))
                     except ConfigError as error:
                         problems += error.problems
         if problems:
             raise ConfigError(list(dict.fromkeys(problems)))
         return cells
+
+    @property
+    def _factors(self) -> list[tuple[float, float]]:
+        """Of batch and rate."""
+        return list(
+            itertools.product(sorted(self.sweep.batch_tokens.factors), sorted(self.sweep.learning_rate.factors))
+        )
 
     @property
     def _window(self) -> tuple[float, ...]:
@@ -175,9 +188,9 @@ class SweepPlan:
             "FLOPs: change the budget, sweep.tokens_per_param or sweep.sizes"
         )
 
-    def _cell(self, budget: float, size: str, seed: int) -> Cell:
+    def _cell(self, budget: float, size: str, seed: int, batch_factor: float, rate_factor: float) -> Cell:
         length = self.training["sequence_length"]
-        sequences = self.sweep.batch_tokens.sequences(budget, length)
+        sequences = self.sweep.batch_tokens.sequences(budget, length, batch_factor)
         batch_tokens = sequences * length
         config = HunyuanConfig.from_name(size, **self.model)
         steps = max(1, round(budget / (training_flops_per_token(config, length) * batch_tokens)))
@@ -185,12 +198,13 @@ class SweepPlan:
             "steps": steps,
             "global_batch_tokens": batch_tokens,
             "micro_batch_size": min(self.training["micro_batch_size"], sequences),
-            "learning_rate": self.sweep.learning_rate.rate(activated_params(config), batch_tokens),
+            "learning_rate": self.sweep.learning_rate.rate(activated_params(config), batch_tokens, rate_factor),
             "seed": seed,
             "log_every": self.training.get("log_every", max(1, steps // LOG_LINES)),
         }
         sections = {"model": {"preset": size, **self.model}, "training": self.training | decided}
-        return Cell(budget, size, RunSettings.from_sections(sections | {"data": dataclasses.asdict(self.data)}))
+        settings = RunSettings.from_sections(sections | {"data": dataclasses.asdict(self.data)})
+        return Cell(budget, size, settings, batch_factor, rate_factor)
 
 
 def short(budget: float) -> str:

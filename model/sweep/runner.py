@@ -35,7 +35,10 @@ COLUMNS = (
     "epochs", "seconds", "tokens_per_second", "load_imbalance", "error",
 )  # fmt: skip
 TIMING = ("seconds", "tokens_per_second")  # the columns in which two equal sweeps differ
-GROWING = ("sweep.budgets", "sweep.sizes", "sweep.seeds", "sweep.times", "sweep.tokens_per_param")
+GROWING = (
+    "sweep.budgets", "sweep.sizes", "sweep.seeds", "sweep.times", "sweep.tokens_per_param",
+    "sweep.learning_rate.factors", "sweep.batch_tokens.factors",
+)  # fmt: skip
 FREE = (
     "sweep.keep_checkpoints",
     "training.compile",

@@ -1,9 +1,13 @@
 """The corpus of a sweep: each text once, whatever carries it, in an order of names."""
 
+import csv
+import hashlib
 import io
 import json
 import runpy
 import tarfile
+import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -42,13 +46,32 @@ def places(tmp_path):
 
 
 def test_every_text_is_kept_once_and_the_rest_is_counted(places, tmp_path):
-    counts = gather(places, tmp_path / "out.jsonl")
+    found = gather(places, tmp_path / "out.jsonl")
+    assert {name: each["kept"] for name, each in found.items()} == {"folder": 1, "p-1.tar.gz": 1}
+    counts = sum(map(Counter, found.values()), Counter())
     texts = [json.loads(line)["text"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert texts == [f"def one():\n{BODY}\n", OTHER]
     assert {k: v for k, v in counts.items() if not k.endswith("bytes")} == {
         "files": 7, "kept": 2, "duplicates": 1, "tables": 1, "repetitions": 1, "unreadable": 1, "short": 1,
     }  # fmt: skip
     assert counts["bytes"] == sum(v for k, v in counts.items() if k.endswith("_bytes"))
+
+
+def test_a_wheel_is_read_like_an_archive_and_the_manifest_says_what_each_gave(monkeypatch, places, tmp_path):
+    wheel, out, manifest = tmp_path / "q-2-py3-none-any.whl", tmp_path / "out.jsonl", tmp_path / "manifest.csv"
+    with zipfile.ZipFile(wheel, "w") as zipped:
+        zipped.writestr("q/new.py", OTHER.replace("own", "wheel"))
+        zipped.writestr("q/old.py", f"def one():\n{BODY}\n")
+    monkeypatch.setattr(
+        "sys.argv", ["sweep_corpus.py", str(out), "--manifest", str(manifest), *map(str, [*places, wheel])]
+    )
+    main()
+    assert json.loads(out.read_text().splitlines()[-1])["text"].startswith("    print('a line of its wheel")
+    rows = {row["place"]: row for row in csv.DictReader(manifest.open(newline=""))}
+    assert rows["q-2-py3-none-any.whl"]["files"] == "1"
+    assert rows["q-2-py3-none-any.whl"]["sha256"] == hashlib.sha256(wheel.read_bytes()).hexdigest()
+    texts = [json.loads(line)["text"] for line in out.read_text().splitlines()]
+    assert rows["out.jsonl"]["bytes"] == str(sum(len(text.encode()) for text in texts))
 
 
 def test_the_order_is_that_of_names(places, tmp_path):

@@ -5,7 +5,9 @@ import tomllib
 
 import pytest
 
-from model.config.presets import PRESETS
+from model.config.hunyuan import HunyuanConfig
+from model.config.presets import LADDER
+from model.counts import activated_params
 from model.errors import ConfigError
 from model.sweep.config import BatchRule, LearningRateRule, SweepConfig
 from model.sweep.plan import SweepPlan, override, short
@@ -54,7 +56,7 @@ def sizes_at(budget: float, **sweep) -> list[str]:
 def test_without_sizes_the_window_chooses_and_times_moves_it_along():
     """The window is 0.25 to 100 tokens per activated parameter. At 4e13 FLOPs they are 107 for ladder-40, 67 for ladder-48,
     0.66 for ladder-192 and 0.24 for ladder-224; at ten times the budget, ten times as many."""
-    rungs = [name.removeprefix("ladder-") for name in PRESETS if name.startswith("ladder-")]
+    rungs = [str(width) for width in LADDER]
     now, later = sizes_at(4e13), sizes_at(4e13, times=10)
     assert now == [rung for rung in rungs if 48 <= int(rung) <= 192]
     assert later == [rung for rung in rungs if 96 <= int(rung) <= 320]
@@ -111,8 +113,31 @@ def test_a_plan_reads_its_own_file_back():
     assert changed.cells()[0].settings.training.log_every == 3
 
 
+def test_factors_give_every_batch_every_rate():
+    """The rule's 2,048 tokens at 256 a sequence are 8 sequences, its rate at 2,048 tokens is 2e-3."""
+    rules = {
+        "learning_rate": {"value": 2e-3, "params_exponent": 0.0, "at_batch_tokens": 2048, "factors": [2, 0.5]},
+        "batch_tokens": {"value": 2048, "factors": [1, 2]},
+    }
+    cells = plan(sweep={"budgets": [1e13], "sizes": ["ladder-64"], **rules}).cells()
+    assert [cell.id.removeprefix("1e+13_ladder-64_s0") for cell in cells] == ["_lr0.5", "_lr2", "_b2_lr0.5", "_b2_lr2"]
+    assert [cell.settings.training.global_batch_tokens for cell in cells] == [2048, 2048, 4096, 4096]
+    rates = [1e-3, 4e-3, 1e-3 * 2**0.5, 4e-3 * 2**0.5]
+    assert [cell.settings.training.learning_rate for cell in cells] == pytest.approx(rates)
+    assert cells[0].settings.training.steps == pytest.approx(
+        2 * cells[2].settings.training.steps, abs=1
+    )  # equal tokens
+
+
+def test_a_dense_rung_activates_what_its_mixture_does_less_the_router():
+    for width in LADDER:
+        mixture, dense = (HunyuanConfig.from_name(f"ladder-{width}{kind}") for kind in ("", "-dense"))
+        router = width * mixture.num_experts * mixture.num_hidden_layers
+        assert activated_params(dense) == activated_params(mixture) - router
+
+
 def test_the_ladder_climbs_by_less_than_two():
-    rungs = [name for name in PRESETS if name.startswith("ladder-")]
+    rungs = [f"ladder-{width}" for width in LADDER]
     cells = plan(sweep={"budgets": [1e13], "sizes": rungs}).cells()
     assert [cell.size for cell in cells] == rungs
     assert all(1 < high.activated / low.activated < 2 for low, high in itertools.pairwise(cells))
@@ -160,6 +185,9 @@ def test_set_reaches_every_key():
         ({"sweep": {"learning_rate": 1e-3}}, "sweep.learning_rate is 0.001: it is a rule, write sweep.learning_rate.value"),
         ({"sweep": {"learning_rate": {"value": 0}}}, "sweep.learning_rate.value is 0: it must be above 0"),
         ({"sweep": {"batch_tokens": {"exponnt": 1}}}, "sweep.batch_tokens.exponnt is not a setting: did you mean 'exponent'?"),
+        ({"sweep": {"learning_rate": {"factors": [1, 1]}}}, "sweep.learning_rate.factors names 1 twice: name each once"),
+        ({"sweep": {"learning_rate": {"factors": []}}}, "sweep.learning_rate.factors is empty: give one at least"),
+        ({"sweep": {"batch_tokens": {"factors": [1, 3]}}}, "sweep.batch_tokens.factors has 3: give powers of two"),
         ({"model": {"preset": "toy"}}, "model.preset cannot be set in a plan: name the presets in sweep.sizes"),
         ({"model": {"moe_topk": 17}}, "model.moe_topk is 17: with 16 experts it must be between 1 and 16"),
         ({"training": {"steps": 5}}, "training.steps is decided by sweep.budgets: leave it out of [training]"),
