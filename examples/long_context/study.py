@@ -298,12 +298,13 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     prepare(plan, options.out, options.text or text_places(), options.device)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.processes or len(seeds), context) as pool:
-        jobs = [pool.submit(run_seed, plan, options.out, seed, options.device, deadline) for seed in seeds]
-        for job in as_completed(jobs):
-            print(job.result(), flush=True)
-            write_tables(options.out)
-    write_tables(options.out)
+    try:
+        with ProcessPoolExecutor(options.processes or len(seeds), context) as pool:
+            jobs = [pool.submit(run_seed, plan, options.out, seed, options.device, deadline) for seed in seeds]
+            for job in as_completed(jobs):
+                print(job.result(), flush=True)
+    finally:  # of all that was done, whatever became of a seed
+        write_tables(options.out)
 
 
 if __name__ == "__main__":
