@@ -61,9 +61,10 @@ ARMS: dict[str, Arm] = {
     "large, half the rate": Arm(LARGE | {"training.learning_rate": 1e-3, "training.expert_lr_scale": 0.56}, seeds=2),
     "large, twice the rate": Arm(LARGE | {"training.learning_rate": 4e-3, "training.expert_lr_scale": 0.56}, seeds=2),
 }  # fmt: skip
+ROUTING = ("load_imbalance", "dropped_fraction", "recycled_fraction")  # means over the last tenth of the logged steps
 MEASURES = (
-    "tokens", "flops", "activated_params", "total_params", "loss", "val_loss", "val_bits_per_byte", "load_imbalance",
-    "dropped_fraction", "recycled_fraction",
+    "tokens", "flops", "activated_params", "total_params", "loss", "val_loss", "val_bits_per_byte", *ROUTING,
+    "cache_bytes_per_token",
 )  # fmt: skip
 CURVES = (
     "step", "tokens", "loss", "val_loss", "grad_norm", "load_imbalance", "dropped_fraction", "recycled_fraction",
@@ -124,11 +125,14 @@ def write_tables(folders: dict[tuple[str, int], Path], cells: Path, curves: Path
     for (arm, seed), (folder, summary) in done.items():
         model = HunyuanConfig.from_file(folder)
         cache = kv_cache_bytes(model, tokens=1)
-        rows.append({"variant": arm, "seed": seed} | {name: summary.get(name, "") for name in MEASURES})
-        rows[-1]["cache_bytes_per_token"] = cache
-        lines += [{"variant": arm, "seed": seed} | line for line in _lines(folder)]
+        steps = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+        last = steps[-max(1, len(steps) // 10) :]  # one step's routing is noise
+        routing = {name: sum(step[name] for step in last) / len(last) for name in ROUTING}
+        numbers = summary | routing | {"cache_bytes_per_token": cache}
+        rows.append({"variant": arm, "seed": seed} | {name: numbers.get(name, "") for name in MEASURES})
+        lines += [{"variant": arm, "seed": seed} | line for line in _lines(steps)]
     for path, columns, table in (
-        (cells, ("variant", "seed", *MEASURES, "cache_bytes_per_token"), rows),
+        (cells, ("variant", "seed", *MEASURES), rows),
         (curves, ("variant", "seed", *CURVES), lines),
     ):
         aside = path.with_suffix(".writing")
@@ -139,9 +143,8 @@ def write_tables(folders: dict[tuple[str, int], Path], cells: Path, curves: Path
         aside.replace(path)
 
 
-def _lines(folder: Path) -> Iterator[dict[str, Any]]:
-    for text in (folder / "metrics.jsonl").read_text().splitlines():
-        line = json.loads(text)
+def _lines(steps: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for line in steps:
         found = ((name, line.get(name, "")) for name in CURVES)
         yield {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in found}
 
