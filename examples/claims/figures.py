@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from analyses.style import GREY, color, count_axis, label, legend_below, make_figure
 from analyses.training.seeds import paired_curves, plot_differences, variants_table
@@ -163,6 +164,8 @@ def plot_noise(curves: pd.DataFrame, batch: int = 4096) -> Figure:
         axes.axhline(batch, color=GREY, linewidth=0.9, linestyle=":", label="the batch")
         axes.set_yscale("log")
         label(axes, "training tokens", "noise scale (tokens)", title)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         count_axis(axes.xaxis)
         count_axis(axes.yaxis)
     legend_below(figure, panels[0])

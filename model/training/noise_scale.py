@@ -51,7 +51,7 @@ class GradientSquares:
 
     def of_part(self) -> Tensor:
         """The squared norms (R,) of the micro-batch that has just gone backward, as it weighs in the step."""
-        return torch.stack([torch.stack(seen).sum() for seen in self._seen])
+        return _by_role(self._seen)
 
     def of_step(self) -> Tensor:
         """The squared norms (R,) of the gradients that the step has gathered; before the update, which clips them."""
@@ -60,13 +60,19 @@ class GradientSquares:
         for group in self.optimizer.param_groups:
             gradients = (collected.get(p, p.grad) for p in group["params"])
             totals[self._role(group)] += [_square(gradient) for gradient in gradients if gradient is not None]
-        return torch.stack([torch.stack(squares).sum() for squares in totals])
+        return _by_role(totals)
 
 
 def roles_of(optimizer: torch.optim.Optimizer) -> list[str]:
     """The roles that are measured apart: a dense model has one."""
     mixture = any(group["name"] == ROUTED for group in optimizer.param_groups)
     return ["shared", "routed"] if mixture else ["shared"]
+
+
+def _by_role(squares: list[list[Tensor]]) -> Tensor:
+    """Their sums (R,); that of a role without a gradient is 0."""
+    some = next(square for role in squares for square in role)
+    return torch.stack([torch.stack([*role, torch.zeros_like(some)]).sum() for role in squares])
 
 
 def _square(gradient: Tensor) -> Tensor:

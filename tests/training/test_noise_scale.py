@@ -9,9 +9,11 @@ from test_step import Masked
 from tiny import assert_same_run, rows_of
 
 from model.errors import ConfigError
+from model.kernels.adamw import Rates
 from model.training import noise_scale
-from model.training.noise_scale import NoiseScale, signal_and_noise
+from model.training.noise_scale import GradientSquares, NoiseScale, signal_and_noise
 from model.training.pretraining import Pretraining
+from model.training.split_adamw import SplitAdamW
 from model.transformer import Hunyuan
 
 MEASURED = "training.measure_noise_scale=true"
@@ -62,9 +64,9 @@ def test_a_step_measures_the_variance_of_its_micro_batches(pretrain):
 
 
 def test_the_noise_scale_is_that_of_the_whole_text_whatever_the_micro_batches(pretrain, tmp_path, monkeypatch):
-    """48 steps at fixed weights, against the variance of single sequences: brute force over all that were read."""
+    """24 steps at fixed weights, against the variance of single sequences: brute force over all that were read."""
     monkeypatch.setattr(noise_scale, "DECAY", 1 - 1e-9)  # a plain mean over the steps
-    steps = ("training.steps=48", "training.checkpoint_every=0", *FROZEN, *DENSE)
+    steps = ("training.steps=24", "training.checkpoint_every=0", *FROZEN, *DENSE)
     Kept.kept = []
     rows = {
         size: pretrain(
@@ -81,12 +83,12 @@ def test_the_noise_scale_is_that_of_the_whole_text_whatever_the_micro_batches(pr
         ).double()
         sums, squares = g if sums is None else sums + g, squares + float(g.square().sum())
     count = len(singles)
-    assert count == 48 * 8
+    assert count == 24 * 8
     mean = float((sums / count).square().sum())
     variance = (squares / count - mean) * count / (count - 1)
     expected = 32 * variance / (mean - variance / count)
     for size, row in rows.items():
-        assert row["noise_scale"] == pytest.approx(expected, rel={1: 0.01, 4: 0.1}[size])
+        assert row["noise_scale"] == pytest.approx(expected, rel={1: 0.02, 4: 0.12}[size])
         assert row["noise_scale"] == row["noise_scale_shared"]
 
 
@@ -158,6 +160,29 @@ def test_the_optimizer_of_a_gpu_measures_the_same_recorded_or_not(pretrain, on_d
         [row["gradient_noise_routed"] for row in own], rel=1e-3
     )
     assert recorded[-1]["gradient_noise_shared"] > 0
+
+
+def test_weights_in_two_halves_are_measured_as_their_float32_sums():
+    """bfloat16 gradients of three micro-batches, which SplitAdamW takes from the parameter and adds up in float32."""
+    weight = torch.nn.Parameter(torch.randn(8, 8, generator=torch.Generator().manual_seed(0)))
+    group = {
+        "name": "routed_experts",
+        "names": ["experts.weight"],
+        "params": [weight],
+        "lr_scale": 1.0,
+        "weight_decay": 0.0,
+    }
+    optimizer = SplitAdamW([group], rates=Rates(0.9, 0.95, 1e-8), max_grad_norm=1.0, split_weights=True)
+    optimizer.begin()
+    assert weight.dtype == torch.bfloat16
+    squares, total = GradientSquares(optimizer), torch.zeros(8, 8)
+    for part in torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(1)).bfloat16():
+        squares.begin()
+        (weight * part).sum().backward()
+        assert squares.of_part().tolist() == pytest.approx([0.0, float(part.float().square().sum())], rel=1e-5)
+        optimizer.collect()
+        total += part.float()
+    assert squares.of_step().tolist() == pytest.approx([0.0, float(total.square().sum())], rel=1e-5)
 
 
 def test_a_resumed_run_goes_on_with_its_averages(pretrain, tmp_path):
