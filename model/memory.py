@@ -29,7 +29,15 @@ from model.config.hunyuan import HunyuanConfig
 from model.config.shape import Attention, LatentAttention, Layer, ModelShape, shape_of
 from model.errors import ConfigError
 from model.parallel.layout import Layout
-from model.parallel.weights import block_weights, check_fits, gathered_values, held_values, root_weights, weights_of
+from model.parallel.weights import (
+    block_weights,
+    check_fits,
+    gathered_values,
+    held_values,
+    kinds_of,
+    root_weights,
+    weights_of,
+)
 
 Precision = Literal["bfloat16", "float32"]
 ONE = Layout()
@@ -151,9 +159,9 @@ def _state(
     shape: ModelShape, precision: str, moments: str, several: bool, layout: Layout
 ) -> tuple[int, int, int, int, int]:
     """Bytes of weights, gradients, optimizer, and of the gradients those held before a backward pass and those made by it."""
-    held = [(weight, held_values(weight, layout)) for weight in weights_of(shape)]
-    count = sum(values for _, values in held)
-    split = sum(values for weight, values in held if weight.is_split) if VALUE_BYTES[precision] < FLOAT else 0
+    values = {weight: times * held_values(weight, layout) for weight, times in weights_of(shape).items()}
+    count = sum(values.values())
+    split = sum(size for weight, size in values.items() if weight.is_split) if VALUE_BYTES[precision] < FLOAT else 0
     half = FLOAT // 2
     weights = FLOAT * count - half * split
     optimizer = 2 * VALUE_BYTES[moments] * count + half * split
@@ -201,7 +209,7 @@ def _in_flight_bytes(shape: ModelShape, tokens: int, value: int, layout: Layout)
     """
     head = FLOAT * shape.vocab_size * shape.hidden_size  # its gradient waits: for the embedding's, or to be summed
     most = 0
-    for layer in shape.layers:
+    for layer in kinds_of(shape):
         block = _block_in_flight(layer, shape.hidden_size, tokens, value, layout.expert_parallel)
         whole = value * sum(gathered_values(block_weights(layer, shape.hidden_size), layout))
         exchanged = _keys_in_flight(layer.attention, tokens, value, layout.context_parallel)
@@ -250,7 +258,7 @@ def _stacked_weights(layer: Layer, hidden: int) -> int:
 
 def _gathered(shape: ModelShape, value: int, layout: Layout) -> int:
     """What FSDP gathers: the largest block twice, one in use and the next on its way, and embedding and head."""
-    blocks = [sum(gathered_values(block_weights(layer, shape.hidden_size), layout)) for layer in shape.layers]
+    blocks = [sum(gathered_values(block_weights(layer, shape.hidden_size), layout)) for layer in kinds_of(shape)]
     return value * 2 * max(blocks) + FLOAT * sum(gathered_values(root_weights(shape), layout))
 
 

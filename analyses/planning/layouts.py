@@ -10,6 +10,7 @@ balanced routing. Left out: norms, rotations and the optimizer, kernels of small
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -44,7 +45,7 @@ class Step:
 
 def layout_plan(shape: ModelShape, layout: Layout, step: Step, gpu: str | None) -> dict[str, Any]:
     """The document of one layout; what needs a GPU's speed or memory is None without one, or without its links."""
-    memory = _memory(shape, layout, step)
+    memory = _memory(shape, layout, step.context, step.batch, step.precision, step.moments)
     needed = memory.total_recomputed if step.recompute else memory.total
     links = LINKS.get(gpu or "")
     exchanges = traffic(
@@ -80,10 +81,11 @@ def layout_plan(shape: ModelShape, layout: Layout, step: Step, gpu: str | None) 
     return plan | _times(sent, computed, tokens, layout.processes, gpu) | {"note": PLAN_NOTE}
 
 
-def _memory(shape: ModelShape, layout: Layout, step: Step) -> TrainingMemory:
-    return training_memory(
-        shape, batch=step.batch, context=step.context, precision=step.precision, moments=step.moments, layout=layout
-    )
+@cache
+def _memory(
+    shape: ModelShape, layout: Layout, context: int, batch: int, precision: Precision, moments: Precision
+) -> TrainingMemory:
+    return training_memory(shape, batch=batch, context=context, precision=precision, moments=moments, layout=layout)
 
 
 def _times(
@@ -204,7 +206,7 @@ def choose_layout(
                 turns = 1 if sequences is None else sequences // (layout.data_parallel * batch)
                 if sequences is None or turns * layout.data_parallel * batch == sequences:
                     chosen = replace(step, batch=batch, micro_batches=turns)
-                    memory = _memory(shape, layout, chosen)
+                    memory = _memory(shape, layout, step.context, batch, step.precision, step.moments)
                     found.append((memory.total, layout, replace(chosen, recompute=False)))
                     found.append((memory.total_recomputed, layout, replace(chosen, recompute=True)))
         except ConfigError as error:

@@ -11,6 +11,7 @@ from hunyuan_cli.options.scale_plan import (
     BatchTokens,
     Budgets,
     Context,
+    ContextParallel,
     Devices,
     ExpertParallel,
     FamilyName,
@@ -42,7 +43,8 @@ def scale_plan(
     gpu: Gpu = "h200",
     mfu: Mfu = "0.35",
     devices: Devices = 1,
-    expert_parallel: ExpertParallel = 1,
+    expert_parallel: ExpertParallel = None,
+    context_parallel: ContextParallel = None,
     format: Format = "table",
     output: Output = None,
 ) -> None:
@@ -76,6 +78,7 @@ def scale_plan(
         mfu=parse_fraction(mfu),
         devices=devices,
         expert_parallel=expert_parallel,
+        context_parallel=context_parallel,
     )
     report = plan_report(LAWS[law] if law in LAWS else read_law(law), budgets, request)
     for warning in report["warnings"]:

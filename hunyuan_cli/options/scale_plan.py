@@ -77,12 +77,22 @@ Devices = Annotated[
     int, typer.Option("--devices", min=1, max=10**6, help="The number of devices (FSDP).", rich_help_panel=_COST)
 ]
 ExpertParallel = Annotated[
-    int,
+    int | None,
     typer.Option(
         "--expert-parallel",
         min=1,
         max=10**6,
-        help="The number of devices over which the experts of a layer are spread.",
+        help="The number of devices over which the experts of a layer are spread; by default chosen.",
+        rich_help_panel=_COST,
+    ),
+]
+ContextParallel = Annotated[
+    int | None,
+    typer.Option(
+        "--context-parallel",
+        min=1,
+        max=10**6,
+        help="The number of devices that share out the tokens of a sequence; by default chosen.",
         rich_help_panel=_COST,
     ),
 ]

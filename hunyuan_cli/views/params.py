@@ -3,6 +3,7 @@
 from typing import Any
 
 from hunyuan_cli.console import human_count
+from hunyuan_cli.views.layouts import layout_tables
 
 
 def components(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -29,6 +30,7 @@ def report_tables(report: dict[str, Any]) -> dict[str, Any]:
     ]
     where = f"batch {memory['batch']}, {memory['precision']}, devices {memory['devices']}"
     where += f", expert parallel {memory['expert_parallel']}" if memory["expert_parallel"] > 1 else ""
+    where += f", context parallel {memory['context_parallel']}" if memory["context_parallel"] > 1 else ""
     title = (
         f"{report['model']}: {human_count(report['total'])} parameters, {human_count(report['activated'])} activated"
     )
@@ -45,6 +47,7 @@ def report_tables(report: dict[str, Any]) -> dict[str, Any]:
             }
             for part, sizes in memory["per_device"].items()
         ],
+        **(layout_tables(report["layout"]) if "layout" in report else {}),
     }
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from hunyuan_cli.console import human_time
+from hunyuan_cli.views.layouts import layout_tables
 
 
 def row(plan: dict[str, Any]) -> dict[str, Any]:
@@ -64,6 +65,7 @@ def tables(report: dict[str, Any]) -> dict[str, Any]:
                 "least_devices_for_the_memory": memory["devices_to_fit"],
             }
         ],
+        **(layout_tables(plan["layout"]) if plan["layout"] else {}),
     }
 
 

@@ -17,7 +17,7 @@ from model.activations import FLOAT, INDEX, VALUE_BYTES
 from model.config.hunyuan import HunyuanConfig
 from model.config.shape import Attention, ModelShape, shape_of
 from model.parallel.layout import Layout
-from model.parallel.weights import block_weights, gathered_values, root_weights, weights_of
+from model.parallel.weights import block_weights, gathered_values, kinds_of, root_weights, weights_of
 
 Collective = Literal["all-gather", "reduce-scatter", "all-to-all", "all-reduce"]
 
@@ -54,8 +54,10 @@ def _exchanges(
     shape: ModelShape, layout: Layout, tokens: int, value: int, recompute: bool, times: int
 ) -> Iterator[Exchange]:
     hidden, again = shape.hidden_size, 1 + recompute
-    blocks = [gathered_values(block_weights(layer, hidden), layout) for layer in shape.layers]
-    dense, experts = value * sum(size for size, _ in blocks), value * sum(size for _, size in blocks)
+    dense = experts = 0
+    for layer, count in kinds_of(shape).items():
+        of_all, of_experts = gathered_values(block_weights(layer, hidden), layout)
+        dense, experts = dense + value * count * of_all, experts + value * count * of_experts
     root = FLOAT * sum(gathered_values(root_weights(shape), layout))
 
     def exchange(
@@ -103,7 +105,7 @@ def _exchanges(
         f"2 G P values a token of {of_whom}" + ", and again" * recompute,
     )  # fmt: skip
     yield exchange("their gradients", "reduce-scatter", context, 1, times * value * tokens * pairs, "as those, once")
-    small = sum(weight.values for weight in weights_of(shape) if weight.is_small)
+    small = sum(count * weight.values for weight, count in weights_of(shape).items() if weight.is_small)
     counts = sum(2 * layer.feed_forward.num_experts + 3 for layer in shape.layers)
     yield exchange(
         "small gradients, losses, counts", "all-reduce", layout.processes, 1, FLOAT * small + INDEX * (counts + 3),

@@ -6,6 +6,7 @@ small, norms, biases and routers, everyone has whole. A part that does not divid
 V vocabulary, D hidden, E experts, F width of an expert.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
@@ -58,9 +59,20 @@ def root_weights(shape: ModelShape) -> tuple[Weight, ...]:
     return embedding, Weight(1, shape.hidden_size, is_small=True), *(() if shape.tied else (embedding,))
 
 
-def weights_of(shape: ModelShape) -> list[Weight]:
-    blocks = [weight for layer in shape.layers for weight in block_weights(layer, shape.hidden_size)]
-    return [*root_weights(shape), *blocks]
+@cache
+def kinds_of(shape: ModelShape) -> Counter[Layer]:
+    """Its blocks by their sizes, and how many have the same."""
+    return Counter(shape.layers)
+
+
+@cache
+def weights_of(shape: ModelShape) -> Counter[Weight]:
+    """All of them, and how many have the same sizes."""
+    found = Counter(root_weights(shape))
+    for layer, times in kinds_of(shape).items():
+        for weight in block_weights(layer, shape.hidden_size):
+            found[weight] += times
+    return found
 
 
 @cache

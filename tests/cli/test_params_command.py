@@ -68,6 +68,43 @@ def test_what_was_counted_instead_is_said(capsys, tmp_path):
     assert "counted as deepseek_v3" in capsys.readouterr().err
 
 
+LAYOUT = ["params", "--context", "8K", "--devices", "512"]
+
+
+def test_a_layout_that_is_given_has_its_bytes(capsys):
+    assert run([*LAYOUT, "--expert-parallel", "16", "--context-parallel", "2", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    memory, layout = found["training_memory"], found["layout"]
+    assert (memory["devices"], memory["expert_parallel"], memory["context_parallel"]) == (512, 16, 2)
+    assert layout["memory_bytes"] == memory["per_device"]["total"]["bytes"] and layout["fits"] is None
+    assert {row["collective"] for row in layout["sent"]} == {"all-gather", "reduce-scatter", "all-to-all", "all-reduce"}
+    assert run([*LAYOUT, "--expert-parallel", "16"]) == 0
+    out = capsys.readouterr().out
+    assert "sent by a rank in a step" in out and "rows to experts and back" in out and "a plan, not a run" in out
+
+
+def test_a_layout_is_chosen_for_a_gpu(capsys):
+    assert run([*LAYOUT, "--gpu", "h100", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    layout = found["layout"]
+    assert layout["fits"] and layout["step_seconds"] > 0 and "a plan, not a run" in layout["note"]
+    assert found["training_memory"]["per_device"]["total"]["recomputed_bytes"] == layout["memory_bytes"]
+
+
+def test_layouts_side_by_side(capsys):
+    arguments = ["params", "--context", "8K,256K", "--devices", "512", "--gpu", "h200,H100"]
+    assert run([*arguments, "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(row["gpu"], row["context"]) for row in found["layouts"]] == [
+        ("h200", 8192), ("h200", 262_144), ("h100", 8192), ("h100", 262_144)
+    ]  # fmt: skip
+    assert run([*arguments, "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [int(row["memory_bytes"]) for row in rows] == [row["memory_bytes"] for row in found["layouts"]]
+    assert run(arguments) == 0
+    assert "a plan, not a run" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -78,6 +115,10 @@ def test_what_was_counted_instead_is_said(capsys, tmp_path):
         ["--devices", "-1"],
         ["--devices", "6", "--expert-parallel", "4"],
         ["--devices", "5", "--expert-parallel", "5"],
+        ["--devices", "512,1024"],
+        ["--devices", "32", "--gpu", "h100", "--context", "8K"],
+        ["--devices", "8", "--context-parallel", "8", "--context", "1000"],
+        ["--gpu", "h1000"],
         ["--model", "llama-3.1-8b", "--devices", "4", "--expert-parallel", "2"],
         ["--model", "gpt-5"],
         ["--model", "/"],

@@ -47,7 +47,9 @@ def test_the_parts_add_up_and_the_state_is_shared_out(name):
     params = total_params(SHAPES[name])
     assert (one.weights, one.gradients, one.optimizer) == (4 * params, 4 * params, 8 * params)
     assert one.state == memory.state_bytes(SHAPES[name]) == 16 * params
-    small = sum(weight.values for weight in weights_of(SHAPES[name]) if weight.is_small)  # which everyone has
+    small = sum(
+        count * weight.values for weight, count in weights_of(SHAPES[name]).items() if weight.is_small
+    )  # which everyone has
     shared = -(-(params - small) // 8) + small
     assert shared <= eight.weights // 4 < 1.001 * shared  # some parts are a row larger than others
     assert (eight.gradients, eight.optimizer) == (eight.weights, 2 * eight.weights)
