@@ -189,9 +189,14 @@ def _read_metrics(path: Path) -> pd.DataFrame:
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value by its dotted name; of stages, a list of tables, their names in order and each one's values by its name."""
     for key, value in settings.items():
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and all(isinstance(table, Mapping) for table in value):
+            names = [str(table.get("name", place)) for place, table in enumerate(value, start=1)]
+            yield prefix + key, names
+            yield from _flatten(dict(zip(names, value, strict=True)), f"{prefix}{key}.")
         else:
             yield prefix + key, value
 

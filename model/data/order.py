@@ -58,7 +58,8 @@ class Sampler:
     """The training sequences by draw number: `batch(start, count)` gives the same whatever was drawn before.
 
     From draw `anneal_start_draw` on the second mixture holds, and a source of both goes on where its cursor stood.
-    A later stage of a run begins with `tokens_read` of each source, at the sequence after them, with shuffles of its own.
+    A later stage of a run begins with `tokens_read` of each source, at the sequence after them, with a mixture of its own
+    (model/training/pretraining.py says what another sequence length means).
     """
 
     def __init__(

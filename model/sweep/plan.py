@@ -100,6 +100,11 @@ class SweepPlan:
     @classmethod
     def from_sections(cls, sections: dict[str, Any]) -> Self:
         """A plan from the sections of its file, every mistake told at once, as a ConfigError."""
+        if "stages" in sections:
+            raise ConfigError([
+                "[[stages]] have no place in a sweep, whose cells have one context and one rule of rates, so that their losses "
+                "compare: leave them out, and lengthen a finished cell with hunyuan train --init-from"
+            ])  # fmt: skip
         problems = [
             f"[{name}] is not a section of a plan: known are {', '.join(SECTIONS)}"
             for name in sections

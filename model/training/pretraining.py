@@ -137,7 +137,14 @@ def _sampler(
 
 
 def samplers(stages: list[Stage], corpus: Corpus) -> list[Sampler]:
-    """The order of each stage; a source that an earlier one read goes on after the tokens that were read of it."""
+    """The order of each stage; a source that an earlier one read goes on after the tokens that were read of it.
+
+    At the same context it goes on in the same order, so that nothing is read twice before all is read once. Another context
+    cuts the text into other sequences, which have an order of their own: where the stages before read a share f of a source,
+    about f of what the next one reads of it was read before. An order without that would have to keep whole sequences of the
+    longest context together, and so shuffle the short ones less. To read no text twice, give the long stage sources of its
+    own.
+    """
     made: list[Sampler] = []
     tokens_read = None
     for index, stage in enumerate(stages):
@@ -194,7 +201,8 @@ def pretrain(
         current = stages[0]
         if resume and len(stages) > 1:
             current = stage_at(stages, step_of(newest_intact(folder)[0]))
-        task = _task(current, orders, corpus, device)
+        # Of all that are left: what a later one cannot ask of the model is told before training, too.
+        tasks = [_task(stage, orders, corpus, device) for stage in stages[current.number - 1 :]]
         if not resume:
             if started:
                 run_folder.check_same_weights(folder)
@@ -208,7 +216,7 @@ def pretrain(
             summary = train(
                 folder,
                 current.settings,
-                task,
+                tasks.pop(0),
                 reporter,
                 steps=steps,
                 steps_before=steps_before,
@@ -222,9 +230,7 @@ def pretrain(
             if summary["status"] != "finished" or current.number == len(stages):
                 return summary
             current, resume = stages[current.number], True  # from the checkpoint that this one left
-            del task
             gc.collect()  # a recorded step holds the memory of its graph
-            task = _task(current, orders, corpus, device)
 
 
 def _task(stage: Stage, orders: list[Sampler], corpus: Corpus, device: torch.device) -> Pretraining:

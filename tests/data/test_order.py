@@ -163,3 +163,19 @@ def test_sampler_of_a_run_draws_in_proportion_to_tokens(tmp_path):
 def test_validation_sequences_are_spread_over_the_whole_shard():
     (batch,) = validation_batches({"a": shard(90)}, S, batch_size=100, max_tokens=9 * S)
     assert (batch[:, 0] // S).tolist() == [0, 10, 20, 30, 40, 50, 60, 70, 80]
+
+
+def test_a_later_stage_goes_on_at_the_same_length_and_at_another_reads_again_what_share_was_read():
+    """What model.training.pretraining.samplers says of text that several stages read."""
+    shards = {"a": shard(2400)}
+    first = Sampler(shards, {"a": 1.0}, S, 7)
+    read = set(first.batch(0, 1200)[:, :-1].flat)
+    assert len(read) == 1200 * S
+
+    def later(length):
+        return Sampler(shards, {"a": 1.0}, length, 7, tokens_read=first.tokens_after(1200), stage=1)
+
+    assert not read.intersection(later(S).batch(0, 1200)[:, :-1].flat)
+    again = later(4 * S).batch(0, 300)[:, :-1]
+    assert len(set(again.flat)) == again.size
+    assert sum(token in read for token in again.flat) / again.size == pytest.approx(0.5, abs=0.05)

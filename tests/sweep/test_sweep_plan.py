@@ -166,6 +166,7 @@ def test_set_reaches_every_key():
 @pytest.mark.parametrize(
     ("sections", "says"),
     [
+        ({"stages": [{"name": "long"}]}, "[[stages]] have no place in a sweep, whose cells have one context and one rule of"),
         ({"swep": {}}, "[swep] is not a section of a plan: known are model, data, training, sweep"),
         ({"sweep": 3}, "sweep must be a table: write [sweep]"),
         ({"sweep": {"budget": [1e13]}}, "sweep.budget is not a setting: did you mean 'budgets'?"),

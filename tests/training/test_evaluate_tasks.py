@@ -57,6 +57,22 @@ def test_what_cannot_be_asked_is_told_before_the_run_folder_is_made(pretrain, tm
     assert not (tmp_path / "run").exists()
 
 
+def test_a_task_without_a_length_has_the_context_of_each_stage(pretrain, staged, tmp_path):
+    stages = [{"name": "short", "share": 0.5, "context": 128}, {"name": "long", "share": 0.5, "context": 256}]
+    pretrain(of=staged(stages, evaluate_tasks=["vt", "vt@128"], evaluate_samples=1, steps=4))
+    rows = [row for row in rows_of(tmp_path / "run") if "val_loss" in row]
+    assert [[key for key in row if key.startswith("score_")] for row in rows] == [
+        ["score_vt_128"], ["score_vt_256", "score_vt_128"],
+    ]  # fmt: skip
+
+
+def test_what_a_later_stage_cannot_be_asked_is_told_before_the_first_begins(pretrain, staged, tmp_path):
+    stages = [{"name": "long", "share": 0.5, "context": 128}, {"name": "short", "share": 0.5, "context": 16}]
+    with pytest.raises(HunyuanError, match="vt does not fit into 16 tokens"):
+        pretrain(of=staged(stages, evaluate_tasks=["vt"], evaluate_samples=1))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("name", ["mmlu", "vt@long", "vt@"])
 def test_an_unknown_task_is_refused_before_training(name):
     with pytest.raises(ConfigError, match=r"training.evaluate_tasks has .*niah_single_1@256"):

@@ -145,6 +145,22 @@ def test_differences_are_the_settings_that_differ_and_no_others(tmp_path):
     assert config_differences(load_runs([tmp_path / "a"])).empty
 
 
+def test_stages_differ_by_their_own_settings_and_by_their_order(tmp_path):
+    def stages(*names, theta):
+        return "".join(f"[[stages]]\nname = '{name}'\nrope_theta = {theta}\n" for name in names)
+
+    for name, text in {
+        "a": stages("short", "long", theta=1e4), "b": stages("short", "long", theta=1e5), "c": stages("long", "short", theta=1e4),
+    }.items():  # fmt: skip
+        path = write_run(tmp_path / name) / "run.toml"
+        path.write_text(path.read_text() + text)
+    frame = config_differences(load_runs([tmp_path / "a", tmp_path / "b"])).set_index("setting")
+    assert frame.to_dict("index") == {f"stages.{name}.rope_theta": {"a": 1e4, "b": 1e5} for name in ("short", "long")}
+    frame = config_differences(load_runs([tmp_path / "a", tmp_path / "c"])).set_index("setting")
+    assert frame.to_dict("index") == {"stages": {"a": ["short", "long"], "c": ["long", "short"]}}
+    assert len(group_runs(load_runs([tmp_path]))) == 3
+
+
 def test_a_setting_that_came_later_is_no_difference_at_its_default(tmp_path):
     for name in ("before", "after", "other"):
         path = write_run(tmp_path / name) / "run.toml"
