@@ -132,7 +132,9 @@ def newest_intact(run: Path, *, weights_alone: bool = False) -> tuple[Path, list
         if damage is None:
             return folder, passed_over
         passed_over.append(f"the checkpoint {folder.name} is damaged ({damage}): the one before it is used")
-    reason = f": {passed_over[-1].split(': the')[0]}" if passed_over else ""
+    if not passed_over:
+        raise _none_yet(run)
+    reason = f": {passed_over[-1].split(': the')[0]}"
     raise CheckpointError(f"{run} holds no usable checkpoint{reason}; start it again in another folder with --out")
 
 
@@ -255,9 +257,20 @@ def run_of(folder: Path) -> Path:
     for run in (folder, folder.parent.parent):
         if (run / "config.json").is_file() and (run / "checkpoints").is_dir():
             return run
+    if (folder / "run.toml").is_file():
+        raise _none_yet(folder)
     what = "has no checkpoint" if folder.is_dir() else "does not exist"
+    if folder.is_dir() and not any(folder.iterdir()):
+        what = "is empty"
     raise CheckpointError(
         f"{folder} {what}: give the folder of a run, the one that hunyuan train --out named, or that of a Hugging Face model"
+    )
+
+
+def _none_yet(run: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{run} is a run that has saved no checkpoint yet (the first comes after training.checkpoint_every steps): wait for "
+        f"it, or, where the run was ended, go on with the command that began it and --out {run} --resume"
     )
 
 

@@ -4,6 +4,7 @@ What does not fit the model's context loses its beginning, which is counted, or 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -21,6 +22,14 @@ from model.generation.stopping import StopStrings
 
 Truncate = Literal["left", "refuse"]
 Advance = Callable[[int], None]  # is told of requests that are done
+Stage = Callable[
+    [str, int | None], AbstractContextManager[Advance]
+]  # progress of a part of the work: its name and length
+
+
+def no_stage(name: str, total: int | None) -> AbstractContextManager[Advance]:
+    """The progress that is shown to nobody."""
+    return nullcontext(lambda count: None)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,13 +11,12 @@ from typing import Any
 from model.endpoint.client import Client
 from model.errors import ConfigError, MissingExtraError
 from model.evaluation import chinese, long_context, lveval, ruler
-from model.evaluation.asking import Advance, Model
+from model.evaluation.asking import Model, Stage, no_stage
 from model.evaluation.documents import Document, ask_documents, prompt_ids
 from model.evaluation.intervals import bootstrap, interval
 from model.evaluation.judged.run import JUDGED, ask_and_judge
 from model.evaluation.record import Record, Sample, TaskScore, scores_of
 
-Stage = Callable[[str, int | None], AbstractContextManager[Advance]]
 LM_EVAL_SEED = 1234  # of its worked examples
 OWN = ("ruler", *ruler.NAMES, "lveval", *lveval.DATASETS, "c3", "cmath", *JUDGED)
 
@@ -50,15 +48,11 @@ class Evaluation:
             raise ConfigError(problems)
 
 
-def _no_stage(name: str, total: int | None) -> AbstractContextManager[Advance]:
-    return nullcontext(lambda count: None)
-
-
 def evaluate(
     model: Model,
     asked: Evaluation,
     record: Record | None = None,
-    stage: Stage = _no_stage,
+    stage: Stage = no_stage,
     judge: Client | None = None,
 ) -> list[TaskScore]:
     """Scores in the order of the tasks. Samples go to the record as soon as their task is scored."""
@@ -88,7 +82,7 @@ def _own(model: Model, asked: Evaluation, name: str, record: Record, stage: Stag
     parts: dict[int | None, list[TaskScore]] = {}
     of_parts: dict[int | None, list[Sample]] = {}
     group = name if name in ("ruler", "lveval") else None
-    for documents in _documents(model, asked, name):
+    for documents in _documents(model, asked, name, stage):
         begin = time.perf_counter()
         title = f"{documents[0].task}" + (f" at {documents[0].length:,} tokens" if documents[0].length else "")
         documents = [_within(document, asked.max_new_tokens) for document in documents]
@@ -132,12 +126,12 @@ def _within(document: Document, most: int | None) -> Document:
     return document if most is None or document.room <= most else dataclasses.replace(document, room=most)
 
 
-def _documents(model: Model, asked: Evaluation, name: str) -> Iterator[list[Document]]:
+def _documents(model: Model, asked: Evaluation, name: str, stage: Stage) -> Iterator[list[Document]]:
     if name == "ruler" or name in ruler.NAMES:
         lengths = asked.lengths or long_context.default_lengths(model.context)
         yield from long_context.ruler_documents(
             model.tokenizer, ruler.NAMES if name == "ruler" else [name], lengths=lengths, context=model.context,
-            samples=asked.samples, seed=asked.seed, note=model.note,
+            samples=asked.samples, seed=asked.seed, note=model.note, stage=stage,
             reserved=len(prompt_ids(model, "", chat=True)) if asked.chat else 0,
         )  # fmt: skip
         return

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from model.errors import ConfigError, DataError
 from model.evaluation import lveval, ruler
-from model.evaluation.asking import Model
+from model.evaluation.asking import Model, Stage, no_stage
 from model.evaluation.documents import Document
 from model.tokenizer.interface import TextTokenizer
 
 RULER_METRIC = "string_match"  # NVIDIA's name: the share of references that stand in the reply
+WRITTEN_A_SECOND = 100_000  # tokens of documents, about
 NOT_COMPARED = (
     "LV-Eval is scored as its authors do, who measure 38% for Llama 3.1 70B where the report has 75.73: another scorer, so "
     "that the report's figures are not put beside these"
@@ -31,8 +32,11 @@ def ruler_documents(
     seed: int,
     reserved: int = 0,
     note: Callable[[str], None] = lambda sentence: None,
+    stage: Stage = no_stage,
 ) -> Iterator[list[Document]]:
     """`samples` documents of each task and length; a task that is too long for a length is left out there, with a note.
+
+    Writing one of 256K tokens takes seconds: `stage` shows how many of a task are written, where that is worth it.
 
     `reserved` tokens of a length are left to a chat template. ConfigError for a length beyond the model's context, DataError
     where no task fits at all.
@@ -49,11 +53,15 @@ def ruler_documents(
     done = False
     for length in lengths:
         for task in tasks:
+            drawn = []
             try:
-                drawn = [
-                    ruler.generate(task, tokenizer, length=length, index=index, seed=seed, reserved=reserved)
-                    for index in range(samples)
-                ]
+                shown = stage if samples * length >= WRITTEN_A_SECOND else no_stage
+                with shown(f"writing {task} of {length:,} tokens", samples) as advance:
+                    for index in range(samples):
+                        drawn.append(
+                            ruler.generate(task, tokenizer, length=length, index=index, seed=seed, reserved=reserved)
+                        )
+                        advance(1)
             except DataError as error:
                 missing.append(error)
                 note(f"left out: {error}")

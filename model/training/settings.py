@@ -157,6 +157,12 @@ def _model(values: dict[str, Any]) -> HunyuanConfig:
     preset = values.pop("preset", None)
     if preset is None and "hidden_size" not in values:
         preset = "toy"
+    needed = [each.name for each in dataclasses.fields(HunyuanConfig) if each.default is dataclasses.MISSING]
+    if preset is None and (missing := [name for name in needed if name not in values]):
+        raise ConfigError([
+            f"[model] has a hidden_size and no preset, so it is read as a whole model, and lacks {', '.join(missing)}: give "
+            "them, or name the preset to change (--model toy, or preset = \"toy\" in [model])"
+        ])  # fmt: skip
     return HunyuanConfig.from_dict(values) if preset is None else HunyuanConfig.from_name(preset, **values)
 
 

@@ -73,7 +73,7 @@ def of_zeros(folder):
     [
         (pickled, "has its weights in pytorch_model.bin, a pickle, which can run code and is never loaded"),
         (unnamed, f"holds neither model.safetensors nor {INDEX}; model-00001-of-00003.safetensors, {SECOND}, "),
-        (empty, "has no checkpoint: give the folder of a run, the one that hunyuan train --out named, or that of a Hugging"),
+        (empty, "is empty: give the folder of a run, the one that hunyuan train --out named, or that of a Hugging"),
         (no_config, "has no checkpoint: give the folder of a run"),
         (no_weights, f"holds neither model.safetensors nor {INDEX}: give a folder with all of a model's files"),
         (missing_shard, f"lacks {SECOND} of its 3 weight files: copy the missing ones"),

@@ -198,9 +198,7 @@ def test_the_newest_intact_one_is_taken_and_each_newer_one_named(run, trained):
 
 
 def test_nothing_to_take_is_a_sentence(tmp_path):
-    with pytest.raises(
-        CheckpointError, match="holds no usable checkpoint; start it again in another folder with --out"
-    ):
+    with pytest.raises(CheckpointError, match="is a run that has saved no checkpoint yet"):
         newest_intact(tmp_path)
 
 
@@ -226,7 +224,9 @@ def test_a_damaged_checkpoint_named_by_the_user_is_refused_and_a_run_falls_back(
     assert isinstance(load_model(run, Hunyuan), Hunyuan)
 
 
-@pytest.mark.parametrize(("name", "says"), [("absent", "does not exist"), ("", "has no checkpoint")])
+@pytest.mark.parametrize(
+    ("name", "says"), [("absent", "does not exist"), ("", "is empty"), ("..", "has no checkpoint")]
+)
 def test_a_folder_that_is_no_run(tmp_path, name, says):
     with pytest.raises(CheckpointError, match=f"{says}: give the folder of a run"):
         run_of(tmp_path / name)

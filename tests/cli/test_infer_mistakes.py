@@ -133,7 +133,12 @@ def test_a_template_that_raises(refused, released, tmp_path, template, messages,
     ("checkpoint", "says"),
     [
         ("absent", "absent does not exist: give the folder of a run"),
-        ("empty", "empty has no checkpoint: give the folder of a run"),
+        ("empty", "empty is empty: give the folder of a run"),
+        (
+            "begun",
+            "begun is a run that has saved no checkpoint yet (the first comes after training.checkpoint_every steps)",
+        ),
+        ("started", "started is a run that has saved no checkpoint yet"),
         (".", "has no checkpoint: give the folder of a run"),
         ("file.txt", "give the folder of a run"),
         ("folder/config.json", "give the folder of a run"),
@@ -141,6 +146,11 @@ def test_a_template_that_raises(refused, released, tmp_path, template, messages,
 )
 def test_a_path_that_is_no_folder_of_a_model(refused, run, tmp_path, checkpoint, says):
     (tmp_path / "empty").mkdir()
+    for name in ("begun", "started"):  # before its folder of checkpoints is made, and after
+        (tmp_path / name / "checkpoints" / "step-1.tmp").mkdir(parents=True)
+        for file in ("run.toml", "config.json", "tokenizer.json"):
+            shutil.copy(run / file, tmp_path / name)
+    shutil.rmtree(tmp_path / "begun" / "checkpoints")
     (tmp_path / "file.txt").touch()
     shutil.copytree(run, tmp_path / "folder")
     refused(1, says, PROMPT, "--checkpoint", checkpoint)

@@ -199,7 +199,7 @@ def test_a_folder_without_a_model_is_one_sentence(train, home, tmp_path):
     (tmp_path / "empty").mkdir()
     status, err = train("--init-from", "empty")
     assert (status, len(err)) == (1, 1)
-    assert "empty has no checkpoint: give the folder of a run" in err[0]
+    assert "empty is empty: give the folder of a run" in err[0]
     status, err = train("--init-from", "absent")
     assert (status, len(err)) == (2, 1)
 

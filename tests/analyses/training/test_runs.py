@@ -149,9 +149,8 @@ def test_stages_differ_by_their_own_settings_and_by_their_order(tmp_path):
     def stages(*names, theta):
         return "".join(f"[[stages]]\nname = '{name}'\nrope_theta = {theta}\n" for name in names)
 
-    for name, text in {
-        "a": stages("short", "long", theta=1e4), "b": stages("short", "long", theta=1e5), "c": stages("long", "short", theta=1e4),
-    }.items():  # fmt: skip
+    texts = {"a": stages("short", "long", theta=1e4), "b": stages("short", "long", theta=1e5)}
+    for name, text in (texts | {"c": stages("long", "short", theta=1e4)}).items():
         path = write_run(tmp_path / name) / "run.toml"
         path.write_text(path.read_text() + text)
     frame = config_differences(load_runs([tmp_path / "a", tmp_path / "b"])).set_index("setting")
