@@ -21,6 +21,7 @@ from analyses.scaling.parabola import bounded_exp
 from analyses.scaling.predictions import EXTRAPOLATION, extrapolation
 from analyses.scaling.repetition import Repetition, effective_tokens, repetition_of
 from analyses.scaling.robust import stretched
+from analyses.scaling.runs import Runs
 from analyses.scaling.surface_report import SurfaceStudy
 from analyses.scaling.tables import Table
 
@@ -67,8 +68,13 @@ class Laws:
         return x[:, 0], tokens[:, 0], self.worth(tokens)[:, 0], loss(x)[:, 0]
 
 
-def constrained_part(study: SurfaceStudy, table: Table, options: Options) -> tuple[dict[str, Any], list[Finding]]:
-    """What the document has under "constrained", and its warnings. The study is that of the surface alone."""
+def constrained_part(
+    study: SurfaceStudy, table: Table, runs: Runs, options: Options
+) -> tuple[dict[str, Any], list[Finding]]:
+    """What the document has under "constrained", and its warnings. The study is the surface's.
+
+    runs are all of the table, those that have read their data again among them.
+    """
     drawn = np.array([astuple(surface) for surface in study.drawn]).reshape(-1, 5)
     surfaces = np.concatenate([[astuple(study.surface)], drawn])
     findings: list[Finding] = []
@@ -77,7 +83,7 @@ def constrained_part(study: SurfaceStudy, table: Table, options: Options) -> tup
     if options.unique_tokens is not None:
         generator = np.random.default_rng([options.seed, 1])
         resamples = min(options.resamples, RESAMPLES)
-        repetition, finding = repetition_of(table, study.runs, study.surface, generator, resamples)
+        repetition, finding = repetition_of(table, runs, study.surface, generator, resamples)
         findings.append(finding)
         if repetition.laws is not None:
             surfaces, degrees = repetition.laws, repetition.degrees

@@ -9,6 +9,7 @@ surface of runs of one epoch as well.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +22,9 @@ from analyses.scaling.laws import Surface
 from analyses.scaling.robust import Array, Model, residual_draws, robust_fit, stretched
 from analyses.scaling.runs import Runs
 from analyses.scaling.tables import Table
-from analyses.scaling.units import word_factor
 
 PUBLISHED = 15.387756
 EPOCHS = ("epochs", "n_epochs", "num_epochs", "epoch", "train_epochs")
-UNIQUE = ("unique_tokens", "n_unique_tokens", "unique_data")
 REPEATED = 1.01  # epochs from which a run has read tokens again
 LEAST_REPEATED = 4  # runs of several epochs, for R* to be fitted
 FEWEST_EPOCHS = 3.0  # of the run that repeats most: below, repeated tokens are worth about as much as new ones
@@ -58,30 +57,46 @@ def effective_tokens(tokens: Array, unique: Array | float, r_star: Array | float
     return np.asarray(unique * (1 - np.expm1(-again / r_star) * r_star))
 
 
-def unique_tokens_of(table: Table, runs: Runs) -> Array | None:
-    """(n,) the unique tokens of each run, from a column of them or of epochs; None where the table has neither."""
-    for names, of_epochs in ((UNIQUE, False), (EPOCHS, True)):
-        column = next((column for column in table.columns if plain(column) in names), None)
-        if column is None:
-            continue
-        cells = table.columns[column]
-        values = read_column(cells, find_marks(table.name, [cells], table.separator), word=word_factor)[runs.row - 1]
-        values = np.where(np.isfinite(values) & (values > 0), values, np.nan)
-        unique = runs.tokens / np.maximum(values, 1.0) if of_epochs else np.minimum(values, runs.tokens)
-        return np.where(np.isfinite(unique), unique, runs.tokens)
-    return None
+def epochs_of(table: Table) -> tuple[str, Array] | None:
+    """The column that says how often a run has read its data, and its numbers (rows,), 1 where it says nothing."""
+    column = next((column for column in table.columns if plain(column) in EPOCHS), None)
+    if column is None:
+        return None
+    cells = table.columns[column]
+    values = read_column(cells, find_marks(table.name, [cells], table.separator))
+    return column, np.where(np.isfinite(values) & (values > 1), values, 1.0)
+
+
+def once_read(table: Table, where: Mapping[str, Sequence[str]]) -> tuple[dict[str, Sequence[str]], Finding | None]:
+    """What --where has to say for the runs of one epoch, which determine the surface, and a sentence about the others.
+
+    So did Muennighoff et al.: the surface is that of new data, and the runs that read them again tell R*.
+    """
+    found = epochs_of(table)
+    if found is None or found[0] in where or not (found[1] > REPEATED).any():
+        return dict(where), None
+    column, epochs = found
+    fresh = [str(cell) for cell, count in zip(table.columns[column], epochs, strict=False) if count <= REPEATED]
+    if not fresh:
+        return dict(where), None
+    again = int((epochs > REPEATED).sum())
+    reason = (
+        f"{again} of {len(epochs)} runs have read their data again: they tell R* of repetition, the others the surface"
+    )
+    return {**where, column: list(dict.fromkeys(fresh))}, Finding("repeated_runs", reason)
 
 
 def repetition_of(
     table: Table, runs: Runs, surface: Surface, generator: np.random.Generator, resamples: int
 ) -> tuple[Repetition, Finding]:
     """R* as the runs have it, or the published one, and a sentence that says which and why."""
-    unique = unique_tokens_of(table, runs)
-    epochs = np.ones(len(runs)) if unique is None else runs.tokens / unique
+    told = epochs_of(table)
+    epochs = np.ones(len(runs)) if told is None else told[1][runs.row - 1]
+    unique = runs.tokens / epochs
     repeated = int((epochs > REPEATED).sum())
-    if unique is None or repeated < LEAST_REPEATED or epochs.max() < FEWEST_EPOCHS:
+    if repeated < LEAST_REPEATED or epochs.max() < FEWEST_EPOCHS:
         why = f"{repeated} runs of the table read tokens again, and at most {epochs.max():.3g} times"
-        if unique is None:
+        if told is None:
             why = "the table has no column of epochs"
         reason = (
             f"R* = {PUBLISHED:.4g} of repeated tokens is that of Muennighoff et al. 2023 (arXiv:2305.16264), for {why}"

@@ -25,6 +25,7 @@ FIRST_DELTA = 0.02  # of random starts, in log-loss: above the noise of training
 LEAST_DELTA = 1e-9  # residuals below are rounding
 STEPS = 200
 TOLERANCE = 1e-13  # relative decrease of the objective that ends a problem
+ROUGH = 1e-8  # the same of resamples, whose spread is far wider
 HOPELESS = 1e10  # damping at which steps are too short to matter
 SCALES = 8  # most refits with a new delta
 
@@ -48,7 +49,9 @@ class RobustFit:
         return len(self.residuals) - len(self.theta)
 
 
-def minimise(model: Model, target: Array, start: Array, delta: float) -> tuple[Array, Array]:
+def minimise(
+    model: Model, target: Array, start: Array, delta: float, tolerance: float = TOLERANCE
+) -> tuple[Array, Array]:
     """Solutions (R, p) and objectives (R,) of the problems with target (n,) or (R, n) from start (R, p)."""
     theta = np.array(start, dtype=float)
     problems, size = theta.shape
@@ -73,7 +76,7 @@ def minimise(model: Model, target: Array, start: Array, delta: float) -> tuple[A
             new_values, new_jacobian = model(tried)
             new_objective, new_weights = _huber(new_values - target[at], delta)
             better = new_objective < objective[at]
-            small = objective[at] - new_objective <= TOLERANCE * objective[at]
+            small = objective[at] - new_objective <= tolerance * objective[at]
             won = at[better]
             theta[won], values[won], jacobian[won] = tried[better], new_values[better], new_jacobian[better]
             weights[won], objective[won] = new_weights[better], new_objective[better]
@@ -149,7 +152,7 @@ def residual_draws(
     for first in range(0, resamples, each):
         drawn = pool[generator.integers(0, n, (min(each, resamples - first), n))]
         start = np.tile(fit.theta, (len(drawn), 1))
-        found.append(minimise(model, fitted + drawn, start, fit.delta)[0])
+        found.append(minimise(model, fitted + drawn, start, fit.delta, ROUGH)[0])
     return np.concatenate(found)
 
 

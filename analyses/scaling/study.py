@@ -9,6 +9,8 @@ from analyses.scaling.findings import Finding
 from analyses.scaling.fit import ScaleFit, scale_fit
 from analyses.scaling.laws import ScalingLaw
 from analyses.scaling.options import Options
+from analyses.scaling.repetition import once_read
+from analyses.scaling.runs import clean_runs
 from analyses.scaling.sparsity.study import SparsityStudy, sparsity_study
 from analyses.scaling.tables import Table
 
@@ -22,10 +24,18 @@ def fit_study(table: Table, options: Options) -> Study:
     """Fits the table by the method of the options. HunyuanError says what is wrong with either."""
     if options.method == "sparsity":
         return sparsity_study(table, options)
-    result = scale_fit(table, options)
-    if result.surface is None or not (options.served_tokens or options.unique_tokens):
-        return result
-    result.document["constrained"], findings = constrained_part(result.surface, table, options)
+    if not (options.served_tokens or options.unique_tokens):
+        return scale_fit(table, options)
+    where, repeated = once_read(table, options.where) if options.unique_tokens else (options.where, None)
+    result = scale_fit(table, replace(options, where=where))
+    findings = [] if repeated is None else [repeated]
+    if result.surface is not None:
+        runs = clean_runs(
+            table, cost=options.cost, columns=options.columns, units=options.units, loss_unit=options.loss_unit,
+            where=options.where, best_of=options.best_of, batch_tokens=options.batch_tokens, tolerance=options.tolerance,
+        )[0]  # fmt: skip
+        result.document["constrained"], said = constrained_part(result.surface, table, runs, options)
+        findings += said
     return with_findings(result, findings)
 
 

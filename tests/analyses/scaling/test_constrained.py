@@ -33,8 +33,8 @@ def repeated(*, r_star=6.0, noise=0.0, seed=0, epochs=(1, 1, 2, 5, 20, 60)):
     """Chinchilla's surface with data that are read several times; one column says how often."""
     draw = np.random.default_rng(seed)
     columns = {name: [] for name in ("params", "tokens", "epochs", "loss")}
-    for params in np.geomspace(3e7, 3e9, 5):
-        for tokens in np.geomspace(1e9, 1e11, 5):
+    for params in np.geomspace(3e7, 3e9, 4):
+        for tokens in np.geomspace(1e9, 1e11, 4):
             for count in epochs:
                 worth = float(effective_tokens(np.array(tokens), tokens / count, r_star))
                 loss = (E + A / params**ALPHA + B / worth**BETA) * math.exp(noise * draw.standard_normal())
@@ -113,21 +113,19 @@ def test_r_star_is_found_where_runs_repeat_their_data(r_star):
     assert part["repetition"]["r_star"] == pytest.approx(r_star, rel=1e-6)
     assert part["repetition"]["source"].startswith("fitted") and "repetition_fitted" in said(study)
     assert part["surface"] == pytest.approx(CHINCHILLA, rel=1e-6)
-    by_unique = repeated(r_star=r_star)
-    by_unique["unique_tokens"] = [d / e for d, e in zip(by_unique["tokens"], by_unique.pop("epochs"), strict=True)]
-    assert ask(by_unique, unique_tokens=1e9).document["constrained"]["repetition"]["r_star"] == pytest.approx(
-        r_star, rel=1e-6
-    )
+    assert study.document["runs"]["used"] == 16 and "64 of 96 runs" in said(study)["repeated_runs"].reason
+    assert part["predictions"][0]["epochs"] > 1
 
 
+@pytest.mark.slow
 def test_the_interval_of_r_star_covers_it():
     hits = 0
-    for seed in range(20):
-        study = ask(repeated(noise=3e-3, seed=seed), unique_tokens=1e9, resamples=150, seed=seed, starts=2)
+    for seed in range(10):
+        study = ask(repeated(noise=3e-3, seed=seed), unique_tokens=1e9, resamples=100, seed=seed, starts=2)
         low, high = study.document["constrained"]["repetition"]["r_star_interval"]
         assert low < study.document["constrained"]["repetition"]["r_star"] < high
         hits += low <= 6.0 <= high
-    assert hits >= 16  # of 19 expected; fewer once in 400 times
+    assert hits >= 7  # 9 or 10 are expected; fewer once in 1,000 times
 
 
 def test_few_epochs_leave_the_published_constant_and_data_as_good_as_new_are_told():
