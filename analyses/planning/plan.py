@@ -11,30 +11,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from analyses.devices import DEVICES, Device
+from analyses.planning.batch import RATE_RULE, batch_of, learning_rate_for, power_of_two, sequences_of
 from analyses.planning.families import FAMILIES, Family, Rung, candidates, nearest
 from analyses.planning.fit import memory_of
 from analyses.planning.layouts import Step, choose_layout, nothing_fits
-from analyses.scaling.laws import CHINCHILLA, LAWS, ScalingLaw
+from analyses.scaling.laws import LAWS, ScalingLaw
 from model.config.architectures import buildable_config
 from model.config.hunyuan import HunyuanConfig
 from model.config.load import load_values
 from model.config.shape import shape_of
 from model.counts import activated_params, total_params, training_flops_per_token
 from model.errors import ConfigError, HunyuanError
+from model.sweep.rates import RateLaws
 from model.training.config import TrainingConfig
 from model.training.schedule import anneal_start, expert_lr_scale, warmup_steps
 
 MICRO_TOKENS = 16_384  # of a micro-batch on one device, if the batch has as many: matrix products are efficient then
-LEAST_STEPS = 1_000  # a batch that would leave fewer steps is made smaller; the best runs of the toy had 1,600
 FAR = 100  # a plan more than so many times beyond the law's budgets has a warning
 OFF, FAR_OFF = 2, 100  # factors between N_opt and the family's nearest shape: a warning, and a refusal
-# Kaplan et al. 2020, arXiv:2001.08361, as in the report: tokens at a loss of 1.
-CRITICAL_BATCH, CRITICAL_EXPONENT = 2e8, 0.21
-
-# The best learning rate of the toy, with 1.22M activated parameters. With this exponent the rule is within 11% of the peak
-# rates of Llama 3.1 8B, 70B and 405B, which are 3e-4, 1.5e-4 and 8e-5 (arXiv:2407.21783, table 3).
-TOY_RATE, TOY_PARAMS, RATE_EXPONENT = 4e-3, 1.22e6, 0.3
-RATE_RULE = f"{TOY_RATE:g} * ({TOY_PARAMS:g} / N)^{RATE_EXPONENT}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +47,8 @@ class Request:
     devices: int = 1
     expert_parallel: int | None = None
     context_parallel: int | None = None
+    rates: RateLaws | None = None  # of the learning rate and the batch, from one's own runs
+    price_per_hour: float | None = None  # of one device, in any currency
 
     def __post_init__(self) -> None:
         problems = []
@@ -64,7 +60,7 @@ class Request:
             problems.append(f"{self.gpu} has no published bfloat16 peak: take another device for the hours")
         if not 0 < self.mfu <= 1:
             problems.append(f"mfu is {self.mfu:g}: give the share of the peak that is used, above 0 and at most 1")
-        for name, most in (("loss", 20.0), ("learning_rate", 1.0)):
+        for name, most in (("loss", 20.0), ("learning_rate", 1.0), ("price_per_hour", 1e6)):
             value = getattr(self, name)
             if value is not None and not 0 < value <= most:
                 problems.append(f"{name} is {value:g}: it must be above 0 and at most {most:g}")
@@ -118,18 +114,17 @@ def _notes(law: ScalingLaw, plans: list[dict[str, Any]], request: Request) -> li
         *notes,
         "device_hours are the exact FLOPs divided by peak * mfu; if your mfu counts 6 N, as hunyuan train's does, take "
         "device_hours_by_six_n",
-        f"the learning rate is only a first guess: {RATE_RULE}, which fits the toy and is within 11% of Llama 3.1's",
+        *_rate_notes(request),
     ]
 
 
-def learning_rate_of(activated: float) -> float:
-    """A first guess of the peak learning rate, by RATE_RULE."""
-    return float(f"{TOY_RATE * (TOY_PARAMS / activated) ** RATE_EXPONENT:.3g}")
-
-
-def critical_batch(loss: float) -> float:
-    """The critical batch in tokens: a run with it takes twice the least number of steps and twice the least tokens."""
-    return CRITICAL_BATCH / loss ** (1 / CRITICAL_EXPONENT)
+def _rate_notes(request: Request) -> list[str]:
+    if request.rates is not None or request.learning_rate is not None:
+        return []
+    return [
+        f"the learning rate is only a first guess: {RATE_RULE}, which fits the toy and is within 11% of Llama 3.1's; --rates "
+        "takes a law of your own runs"
+    ]
 
 
 def _plan(law: ScalingLaw, flops: float, request: Request, warnings: list[dict[str, Any]]) -> dict[str, Any]:
@@ -153,17 +148,21 @@ def _plan(law: ScalingLaw, flops: float, request: Request, warnings: list[dict[s
         )
     per_token = training_flops_per_token(config, context)
     tokens = int(flops // per_token)
-    loss = request.loss or min(CHINCHILLA.loss(activated, max(1, tokens)), math.log(max(2, config.vocab_size)))
-    critical = critical_batch(loss)
-    sequences = _sequences(request.batch_tokens, context, tokens, critical)
+    rates = request.rates
+    batch = batch_of(law, flops, activated, tokens, config.vocab_size, request.loss, rates)
+    sequences = _given_sequences(request.batch_tokens, context) or sequences_of(batch.tokens, context, tokens)
     if sequences * context > tokens:
         raise HunyuanError(
             f"{flops:.3g} FLOPs buy {tokens:,} tokens of a model with {activated:,} activated parameters, less than one "
             f"step of {sequences * context:,}: raise --flops, or lower --vocab-size, --context or --batch-tokens"
         )
-    rate = request.learning_rate or learning_rate_of(activated)
+    rate, rate_source = learning_rate_for(request.learning_rate, rates, activated, tokens, sequences * context)
+    if rates is not None and (outside := rates.beyond(activated, tokens)) > FAR:
+        warn(
+            "rates_extrapolation", f"{flops:.3g} FLOPs are a factor {outside:,.0f} outside of the runs of {rates.name}"
+        )
     share = max(1, min(MICRO_TOKENS // context, sequences // request.devices))  # sequences of a device at a time
-    micro = min(_power_of_two(share), sequences & -sequences)  # the second: the largest power of two that divides them
+    micro = min(power_of_two(share), sequences & -sequences)  # the second: the largest power of two that divides them
     layout = None  # of one device, or of several that cannot share out a step evenly
     if request.devices > 1:
         layout = choose_layout(
@@ -218,13 +217,14 @@ def _plan(law: ScalingLaw, flops: float, request: Request, warnings: list[dict[s
         "run_flops": steps * training.global_batch_tokens * per_token,  # whole steps: up to one more than the budget
         "batch_tokens": training.global_batch_tokens,
         "batch_sequences": sequences,
-        "critical_batch_tokens": critical,
-        "flops_min": flops
-        / (1 + sequences * context / critical),  # the report's C_min: of as good a run in small batches
-        "loss_estimate": loss,
-        "loss_source": "given" if request.loss else "Chinchilla's surface, of dense models, at most ln V",
+        "batch_source": "given" if request.batch_tokens else batch.source,
+        "critical_batch_tokens": batch.critical,
+        # The report's C_min: of as good a run in small batches.
+        "flops_min": flops / (1 + sequences * context / batch.critical) if batch.critical else None,
+        "loss_estimate": batch.loss,
+        "loss_source": batch.loss_source,
         "learning_rate": rate,
-        "learning_rate_source": "given" if request.learning_rate else RATE_RULE,
+        "learning_rate_source": rate_source,
         "expert_learning_rate": None if config.is_dense else rate * scale,
         "expert_lr_scale": None if config.is_dense else scale,
         "schedule": {
@@ -241,6 +241,9 @@ def _plan(law: ScalingLaw, flops: float, request: Request, warnings: list[dict[s
         "device_hours": flops / speed / 3600,
         "device_hours_by_six_n": 6 * activated * tokens / speed / 3600,
         "days": flops / speed / 86_400 / (min(request.devices, sequences) if layout is None else request.devices),
+        # Every device-hour at the price of one, however many run at a time.
+        "price": request.price_per_hour and flops / speed / 3600 * request.price_per_hour,
+        "price_per_hour": request.price_per_hour,
         "candidates": [_candidate(rung, flops, context, training, params_opt, tokens_opt, config) for rung in rungs],
     }
 
@@ -314,22 +317,14 @@ def _candidate(
 
 def _context(config: HunyuanConfig) -> int:
     """4 times the hidden size as a power of two, at most 8K as in the report's sweep: attention stays a small cost."""
-    return min(_power_of_two(4 * config.hidden_size), 8192, config.max_position_embeddings)
+    return min(power_of_two(4 * config.hidden_size), 8192, config.max_position_embeddings)
 
 
-def _sequences(batch_tokens: int | None, context: int, tokens: int, critical: float) -> int:
-    """The sequences of a step: as given, or the power of two nearest to the critical batch, with at least LEAST_STEPS steps."""
-    if batch_tokens is None:
-        by_loss = 2 ** max(0, round(math.log2(critical / context)))
-        return min(by_loss, _power_of_two(max(1, tokens // (LEAST_STEPS * context))))
-    if batch_tokens % context:
+def _given_sequences(batch_tokens: int | None, context: int) -> int | None:
+    """The sequences of a batch that was given."""
+    if batch_tokens is not None and batch_tokens % context:
         raise HunyuanError(
             f"a batch of {batch_tokens:,} tokens is no whole number of sequences of {context:,}: "
             "give a multiple of it, or another --context"
         )
-    return batch_tokens // context
-
-
-def _power_of_two(size: int) -> int:
-    """The largest power of two that is at most size."""
-    return 1 << (size.bit_length() - 1)
+    return batch_tokens and batch_tokens // context

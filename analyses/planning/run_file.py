@@ -2,10 +2,20 @@
 
 from typing import Any
 
-from analyses.planning.plan import LEAST_STEPS, MICRO_TOKENS
+from analyses.planning.batch import LEAST_STEPS, RATE_RULE
+from analyses.planning.plan import MICRO_TOKENS
 from model.config.hunyuan import HunyuanConfig
 from model.training.config import TrainingConfig
 from model.training.settings import RunSettings
+
+
+def _of_batch(plan: dict[str, Any]) -> str:
+    """Where the batch comes from."""
+    steps = f"at least {LEAST_STEPS} steps unless given"
+    if plan["critical_batch_tokens"] is None:
+        return f"{plan['batch_source']}; {steps}; no critical batch, for the loss is unknown"
+    critical = f"the critical batch is {plan['critical_batch_tokens']:.3g} at a loss of {plan['loss_estimate']:.3g}"
+    return f"by {plan['batch_source']}; {critical} ({plan['loss_source']}); {steps}"
 
 
 def run_file(report: dict[str, Any]) -> str:
@@ -26,10 +36,9 @@ def run_file(report: dict[str, Any]) -> str:
         "hidden_size": f"{kind}: {plan['activated_params']:,} activated, {plan['miss_fraction']:+.1%} off N_opt",
         "sources": "name your own: the standard library has some millions of tokens, and is read again and again",
         "steps": f"{plan['tokens']:,} tokens, {plan['flops']:g} FLOPs over {plan['flops_per_token']:,} a token, in whole steps",
-        "global_batch_tokens": f"the critical batch is {plan['critical_batch_tokens']:.3g} at a loss of "
-        f"{plan['loss_estimate']:.3g} ({plan['loss_source']}); at least {LEAST_STEPS} steps unless given",
+        "global_batch_tokens": _of_batch(plan),
         "micro_batch_size": f"at most {MICRO_TOKENS} tokens of each of {plan['devices']} devices",
-        "learning_rate": "given" if rate == "given" else f"{rate}, N activated",
+        "learning_rate": f"{rate}, N activated" if rate == RATE_RULE else rate,
         "batch_noise_ratio": f"of the routed experts' rate: {plan['expert_lr_scale'] or 1:.3g} of the others'",
         "warmup_fraction": f"{plan['schedule']['warmup_steps']:,} steps",
         "anneal_fraction": f"{plan['schedule']['anneal_steps']:,} steps",

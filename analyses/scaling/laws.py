@@ -12,6 +12,8 @@ from typing import Any, TypeGuard
 
 from model.errors import HunyuanError
 
+LOSS_REACH = 1000.0  # factor beyond a law's budgets up to which their least losses are continued
+
 
 @dataclass(frozen=True)
 class PowerLaw:
@@ -38,11 +40,24 @@ class ScalingLaw:
     of: str  # what its FLOPs and its parameters count
     cost: tuple[float, float] | None = None  # a, b: a token costs a * N + b FLOPs, where known
     valid: tuple[float, float] | None = None  # FLOPs of the smallest and the largest budget behind it, where known
+    losses: tuple[tuple[float, float], ...] = ()  # FLOPs and least loss of its budgets, by rising FLOPs, where known
 
     def beyond(self, flops: float) -> float:
         """The factor by which a budget lies outside of those behind the law: 1 inside of them."""
         low, high = self.valid or (flops, flops)
         return max(1.0, low / flops, flops / high)
+
+    def loss_at(self, flops: float) -> float | None:
+        """The least loss of a budget: a line between the logs of its budgets, and on beyond them up to a factor LOSS_REACH.
+
+        None where the budgets tell nothing: fewer than two, losses that do not fall, or too far away.
+        """
+        if len(self.losses) < 2 or self.beyond(flops) > LOSS_REACH:
+            return None
+        pairs = list(zip(self.losses, self.losses[1:], strict=False))
+        (x, loss), (further, lower) = next((pair for pair in pairs if flops <= pair[1][0]), pairs[-1])
+        power = math.log(lower / loss) / math.log(further / x)
+        return loss * (flops / x) ** power if power < 0 else None
 
 
 @dataclass(frozen=True)
@@ -132,7 +147,18 @@ def read_law(path: str | Path) -> ScalingLaw:
         else f"{f'C = ({rule[0]:.4g} N + {rule[1]:.3g}) D' if rule else 'C'} and N as in the runs that were fitted",
         cost=rule,
         valid=(min(flops), max(flops)),
+        losses=_losses(rows),
     )
+
+
+def _losses(rows: list[Any]) -> tuple[tuple[float, float], ...]:
+    """FLOPs and least loss of the budgets that were used, by rising FLOPs."""
+    found = {
+        float(row.get("c_min_flops") or row["flops"]): float(row["loss_opt"])
+        for row in rows
+        if isinstance(row, dict) and row.get("used") is not False and _positive(row.get("loss_opt"))
+    }
+    return tuple(sorted(found.items()))
 
 
 def _power_law(fit: Any, name: str, path: str) -> PowerLaw:

@@ -49,6 +49,7 @@ class Options:
     memory: float | None = None  # total parameters that a memory holds, for the optimum of method sparsity
     served_tokens: float = 0.0  # that the budget serves beside training
     unique_tokens: float | None = None  # of the data: more are repetitions
+    rates: bool = False  # laws of the best learning rate and batch, too; N and D then have the best rate's runs
     interaction: bool = False  # of sparsity with size and tokens, in method sparsity
 
     def __post_init__(self) -> None:
@@ -74,6 +75,8 @@ class Options:
             raise HunyuanError("memory and interaction are of mixtures: choose method sparsity")
         if self.method == "sparsity" and (self.unique_tokens is not None or self.c_min is not None):
             raise HunyuanError("unique_tokens and c_min do not go with method sparsity: leave them or the method out")
+        if self.method == "sparsity" and self.rates:
+            raise HunyuanError("rates do not go with method sparsity: fit them from runs of one sparsity")
         if self.method == "sparsity" and self.predict_params:
             raise HunyuanError("method sparsity answers predict and predict_loss: leave predict_params out")
         for name in ("memory", "unique_tokens"):

@@ -9,6 +9,7 @@ from analyses.scaling.findings import Finding
 from analyses.scaling.fit import ScaleFit, scale_fit
 from analyses.scaling.laws import ScalingLaw
 from analyses.scaling.options import Options
+from analyses.scaling.rates import rates_part
 from analyses.scaling.repetition import once_read
 from analyses.scaling.runs import clean_runs
 from analyses.scaling.sparsity.study import SparsityStudy, sparsity_study
@@ -24,12 +25,14 @@ def fit_study(table: Table, options: Options) -> Study:
     """Fits the table by the method of the options. HunyuanError says what is wrong with either."""
     if options.method == "sparsity":
         return sparsity_study(table, options)
-    if not (options.served_tokens or options.unique_tokens):
-        return scale_fit(table, options)
+    rates, findings = rates_part(table, options) if options.rates else (None, [])
+    options = replace(options, best_of=options.best_of or options.rates)  # the best rate of each size and budget
     where, repeated = once_read(table, options.where) if options.unique_tokens else (options.where, None)
     result = scale_fit(table, replace(options, where=where))
-    findings = [] if repeated is None else [repeated]
-    if result.surface is not None:
+    findings += [] if repeated is None else [repeated]
+    if options.rates:
+        result.document["rates"] = rates
+    if result.surface is not None and (options.served_tokens or options.unique_tokens):
         runs = clean_runs(
             table, cost=options.cost, columns=options.columns, units=options.units, loss_unit=options.loss_unit,
             where=options.where, best_of=options.best_of, batch_tokens=options.batch_tokens, tolerance=options.tolerance,

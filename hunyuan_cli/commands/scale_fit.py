@@ -30,6 +30,7 @@ from hunyuan_cli.options.scale_fit import (
     Predict,
     PredictLoss,
     PredictParams,
+    Rates,
     Resamples,
     Runs,
     ServedTokens,
@@ -57,6 +58,7 @@ def scale_fit(
     served_tokens: ServedTokens = None,
     unique_tokens: UniqueTokens = None,
     memory: Memory = None,
+    rates: Rates = False,
     flat: Flat = "0.1%",
     law: Law = None,
     cost: Cost = None,
@@ -121,12 +123,15 @@ def scale_fit(
     emit(tables(document) if kind == "table" else document, format=kind, output=output, note=notes(document))
     if kind == "csv":
         stderr("note: csv holds the budgets; laws and predictions are in --format json and table")
-    for line in warned(document, refused=result.status == 1):
+    status = result.status
+    if status == 1 and document.get("rates"):
+        status = 3  # a table that tunes rates need not be an isoFLOP study
+    for line in warned(document, refused=status == 1):
         stderr(line)
     if plot is not None or term:
         _draw(result, laws, plot, term, beside=kind == "table" and output is None)
-    if result.status:
-        raise typer.Exit(result.status)
+    if status:
+        raise typer.Exit(status)
 
 
 def _draw(result: "Study", laws: list[Any], plot: Path | None, term: bool, beside: bool) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 import typer
 
 from hunyuan_cli.console import stderr
-from hunyuan_cli.files import write_output
-from hunyuan_cli.options.common import Format, Output
+from hunyuan_cli.files import save_figure, write_output
+from hunyuan_cli.options.common import Format, Output, Plot
 from hunyuan_cli.options.scale_plan import (
     BatchTokens,
     Budgets,
@@ -22,9 +22,11 @@ from hunyuan_cli.options.scale_plan import (
     Mfu,
     Model,
     Out,
+    Price,
+    Rates,
     VocabSize,
 )
-from hunyuan_cli.options.sizes import parse_context, parse_count, parse_fraction, parse_number
+from hunyuan_cli.options.sizes import parse_context, parse_count, parse_fraction, parse_number, split_numbers
 from hunyuan_cli.results import emit, result_format
 from hunyuan_cli.views.scale_plan import notes, row, tables
 
@@ -39,12 +41,15 @@ def scale_plan(
     batch_tokens: BatchTokens = None,
     learning_rate: LearningRate = None,
     loss: Loss = None,
+    rates: Rates = None,
     out: Out = None,
     gpu: Gpu = "h200",
     mfu: Mfu = "0.35",
     devices: Devices = 1,
     expert_parallel: ExpertParallel = None,
     context_parallel: ContextParallel = None,
+    price_per_hour: Price = None,
+    plot: Plot = None,
     format: Format = "table",
     output: Output = None,
 ) -> None:
@@ -58,8 +63,9 @@ def scale_plan(
     from analyses.planning.plan import Request, plan_report
     from analyses.planning.run_file import run_file
     from analyses.scaling.laws import LAWS, read_law
+    from model.sweep.rates import read_rates
 
-    budgets = list(dict.fromkeys(parse_number(text) for text in flops))
+    budgets = list(dict.fromkeys(parse_number(item) for text in flops for item in split_numbers(text)))
     if family and model:
         raise typer.BadParameter("--family and --model both name the shape: give one of them")
     if out is not None and len(budgets) > 1:
@@ -79,12 +85,19 @@ def scale_plan(
         devices=devices,
         expert_parallel=expert_parallel,
         context_parallel=context_parallel,
+        rates=read_rates(rates) if rates else None,
+        price_per_hour=price_per_hour,
     )
-    report = plan_report(LAWS[law] if law in LAWS else read_law(law), budgets, request)
+    chosen = LAWS[law] if law in LAWS else read_law(law)
+    report = plan_report(chosen, budgets, request)
     for warning in report["warnings"]:
         stderr(f"warning: {warning['message']}")
     if out is not None:
         write_output(out, run_file(report).encode())
+    if plot is not None:
+        from analyses.planning.plots import plot_plans
+
+        save_figure(plot_plans(report, chosen), plot)
     kind = result_format(format, output)
     if kind == "csv":
         emit([row(plan) for plan in report["plans"]], format=kind, output=output)

@@ -18,6 +18,7 @@ from hunyuan_cli.options.sweep import (
     Out,
     PlanFile,
     Quiet,
+    Rates,
     RetryFailed,
     Seeds,
     Set,
@@ -45,6 +46,7 @@ def sweep(
     sizes: Sizes = None,
     seeds: Seeds = None,
     times: Times = None,
+    rates: Rates = None,
     data: Data = None,
     settings: Set = None,
     device: OptionalDevice = None,
@@ -70,13 +72,21 @@ def sweep(
     """
     from hunyuan_cli.views.sweep import emit_grid
     from hunyuan_cli.views.sweep_progress import make_view
+    from model.sweep.rates import read_rates
     from model.sweep.runner import Sweep
 
     if address is not None and engine != "ray":
         raise typer.BadParameter("--address is that of a Ray cluster: add --engine ray")
     if address is not None and device in (None, "auto"):
         raise typer.BadParameter("what a cluster at --address has is not seen from here: add --device cuda or cpu")
-    options = {"budgets": numbers(budgets), "sizes": names(sizes), "seeds": whole_numbers(seeds), "times": times}
+    options: dict[str, Any] = {
+        "budgets": numbers(budgets),
+        "sizes": names(sizes),
+        "seeds": whole_numbers(seeds),
+        "times": times,
+    }
+    if rates is not None:
+        options |= read_rates(rates).sweep_rules()
     sections: dict[str, dict[str, Any]] = {"sweep": options, "data": {"sources": data}, "training": {"device": device}}
     grid = Sweep(out, chosen_plan(plan or out / "plan.toml", sections, settings))
     machine = machine_of(engine, address, grid.plan, workers, threads, len(grid.todo(retry_failed)))

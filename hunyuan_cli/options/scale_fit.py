@@ -146,6 +146,14 @@ BestOf = Annotated[
         "--best-of", help="Of each size and budget the best learning rate, or the least loss.", rich_help_panel=_DATA
     ),
 ]
+Rates = Annotated[
+    bool,
+    typer.Option(
+        "--rates",
+        help="Laws of the best learning rate and batch as well, from several rates of each size (implies --best-of).",
+        rich_help_panel=_ASK,
+    ),
+]
 BatchTokens = Annotated[
     str | None,
     typer.Option(
@@ -268,6 +276,7 @@ def study_options(given: dict[str, Any]) -> "Options":
         served_tokens=parse_number(given["served_tokens"]) if given["served_tokens"] else 0.0,
         unique_tokens=parse_number(given["unique_tokens"]) if given["unique_tokens"] else None,
         interaction=given["interaction"],
+        rates=given["rates"],
     )
 
 

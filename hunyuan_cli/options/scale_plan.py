@@ -53,10 +53,27 @@ LearningRate = Annotated[
 Loss = Annotated[
     float | None,
     typer.Option(
-        "--loss", help="The final loss in nats per token, for the critical batch; by default Chinchilla's.",
+        "--loss", help="The final loss in nats per token, for the critical batch; by default the law's own, or Chinchilla's.",
         rich_help_panel=_RUN,
     ),
 ]  # fmt: skip
+Rates = Annotated[
+    Path | None,
+    typer.Option(
+        "--rates",
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="Learning rate and batch by the laws that hunyuan scale-fit --rates has written.",
+        rich_help_panel=_RUN,
+    ),
+]
+Price = Annotated[
+    float | None,
+    typer.Option(
+        "--price-per-hour", metavar="PRICE", help="Of one device: the run's price, at --mfu.", rich_help_panel=_COST
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option("--out", dir_okay=False, help="Write the run file that hunyuan train --config takes."),

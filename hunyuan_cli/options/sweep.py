@@ -61,6 +61,16 @@ Address = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the grid, tokens and expected time, and train nothing.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Run failed and diverged cells again, too.")]
 NoEstimate = Annotated[bool, typer.Option("--no-estimate", help="Do not measure (10 s) how long it will take.")]
+Rates = Annotated[
+    Path | None,
+    typer.Option(
+        "--rates",
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="Rules of learning rate and batch by the laws that hunyuan scale-fit --rates has written.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Only failures and the result.")]
 
 

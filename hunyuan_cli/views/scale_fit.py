@@ -34,6 +34,8 @@ def tables(document: dict[str, Any]) -> dict[str, Any]:
         if row.get("flops") is not None
     ]
     result |= {"predictions": rows} if rows else {}
+    if document.get("rates"):
+        result |= _rates(document["rates"])
     if document.get("constrained"):
         result[_limits(document["constrained"])] = [_constrained(row) for row in document["constrained"]["predictions"]]
     if document.get("sparsity"):
@@ -95,6 +97,27 @@ def _prediction(row: dict[str, Any], law: str, compute: str) -> dict[str, Any]:
         "loss": row.get("loss_opt"),
         "bound": (row.get("bound") or "").replace("_", " ") or None,
     } | ({"loss interval": _interval(row["loss_interval"], "{:.4f}")} if row.get("loss_interval") else {})
+
+
+def _rates(part: dict[str, Any]) -> dict[str, Any]:
+    """The laws of the best rate and batch, and the best values behind them."""
+    laws, tables = [], {}
+    for name in ("learning_rate", "batch_tokens"):
+        law = part[name]
+        if law is None:
+            continue
+        powers = {
+            f"of {variable}": f"{power:+.3f} ({_interval(law['exponent_intervals'].get(variable), '{:+.3f}')})"
+            for variable, power in law["exponents"].items()
+            if variable in law["exponent_intervals"]
+        }
+        laws.append({"law": name, "coefficient": f"{law['coefficient']:.4g}"} | powers)
+        tables[f"best {name.replace('_', ' ')}"] = [
+            {key: f"{value:.3g}" for key, value in row.items() if isinstance(value, float) and key != "loss"}
+            | {"interval": _interval(row[f"{name}_interval"], "{:.3g}"), "loss": row["loss"]}
+            for row in law["groups"]
+        ]
+    return {"laws of rate and batch: exponents with intervals": laws} | tables
 
 
 def _limits(part: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ def row(plan: dict[str, Any]) -> dict[str, Any]:
         | {"hidden_size": model["hidden_size"], "layers": model["num_hidden_layers"]}
         | {key: plan[key] for key in ("learning_rate", "expert_learning_rate")}
         | {"memory_bytes": memory["bytes"], "memory_recomputed_bytes": memory["recomputed_bytes"]}
-        | {key: plan[key] for key in ("gpu", "devices", "device_hours", "days")}
+        | {key: plan[key] for key in ("gpu", "devices", "device_hours", "days", "price")}
     )
 
 
@@ -43,6 +43,7 @@ def tables(report: dict[str, Any]) -> dict[str, Any]:
         "steps": [
             {
                 "batch_tokens": plan["batch_tokens"],
+                "by": plan["batch_source"],
                 "critical_batch_tokens": plan["critical_batch_tokens"],
                 "at_loss": plan["loss_estimate"],
                 "min_flops": plan["flops_min"],
@@ -63,6 +64,7 @@ def tables(report: dict[str, Any]) -> dict[str, Any]:
                 "device_hours_by_6N": plan["device_hours_by_six_n"],
                 "on_these_devices": human_time(plan["days"] * 86_400),
                 "least_devices_for_the_memory": memory["devices_to_fit"],
+                "price": plan["price"],
             }
         ],
         **(layout_tables(plan["layout"]) if plan["layout"] else {}),
@@ -80,7 +82,7 @@ def _shown(plan: dict[str, Any]) -> dict[str, Any]:
     keys = "flops params_opt activated_params miss_fraction total_params tokens_opt tokens context steps batch_tokens"
     renamed = {"params_opt": "law_params", "tokens_opt": "law_tokens"}
     row = {renamed.get(key, key): plan[key] for key in keys.split()}
-    return row | {"lr": plan["learning_rate"], "device_hours": plan["device_hours"]}
+    return row | {"lr": plan["learning_rate"], "device_hours": plan["device_hours"], "price": plan["price"]}
 
 
 def notes(report: dict[str, Any]) -> str:

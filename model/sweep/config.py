@@ -25,15 +25,21 @@ class LearningRateRule:
     params_exponent: float = -0.5
     at_batch_tokens: float = 4096
     batch_exponent: float = 0.5
+    at_tokens: float = 1e8  # of the run
+    tokens_exponent: float = 0.0
     factors: tuple[float, ...] = (1.0,)  # a cell for each, at so many times the rule's rate: to tune it
 
     def __post_init__(self) -> None:
-        _check(self, "sweep.learning_rate", positive=("value", "at_params", "at_batch_tokens"))
+        _check(self, "sweep.learning_rate", positive=("value", "at_params", "at_batch_tokens", "at_tokens"))
 
     def rate(self, params: int, batch_tokens: int, factor: float = 1.0) -> float:
         by_size = self.params_exponent * math.log(params / self.at_params)
         by_batch = self.batch_exponent * math.log(batch_tokens / self.at_batch_tokens)
         return factor * self.value * math.exp(min(max(by_size + by_batch, -700.0), 700.0))
+
+    def by_tokens(self, tokens: int) -> float:
+        """The factor of the rate for a run of so many tokens."""
+        return math.exp(min(max(self.tokens_exponent * math.log(tokens / self.at_tokens), -700.0), 700.0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -207,6 +207,7 @@ class SweepPlan:
             "seed": seed,
             "log_every": self.training.get("log_every", max(1, steps // LOG_LINES)),
         }
+        decided["learning_rate"] *= self.sweep.learning_rate.by_tokens(steps * batch_tokens)
         sections = {"model": {"preset": size, **self.model}, "training": self.training | decided}
         settings = RunSettings.from_sections(sections | {"data": dataclasses.asdict(self.data)})
         return Cell(budget, size, settings, batch_factor, rate_factor)

@@ -176,3 +176,15 @@ def test_a_plan_is_trained(law, tmp_path, capsys, monkeypatch):
     step = plan["batch_tokens"] * plan["flops_per_token"]
     assert flops <= summary["flops"] == plan["run_flops"] < flops + step
     assert summary["loss"] < 0.8 * 5.7  # ln 300 is what guessing costs
+
+
+def test_several_budgets_at_once_with_a_price_and_a_picture(law, tmp_path, capsys):
+    figure = tmp_path / "plan.png"
+    found = document(capsys, "--flops", "1e14,1e15", "--flops", "1e16", "--price-per-hour", "2.5", "--plot", figure)
+    assert [plan["flops"] for plan in found["plans"]] == [1e14, 1e15, 1e16]
+    assert all(plan["price"] == pytest.approx(2.5 * plan["device_hours"]) for plan in found["plans"])
+    assert figure.stat().st_size > 20_000
+    assert run(["scale-plan", "--flops", "1e20", "--price-per-hour", "3"]) == 0
+    assert "price" in capsys.readouterr().out
+    assert run(["scale-plan", "--flops", "1e20", "--rates", str(law)]) == 1
+    assert "no law of the learning rate" in capsys.readouterr().err

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analyses.devices import DEVICES
+from analyses.planning.batch import critical_batch, learning_rate_of
 from analyses.planning.families import FAMILIES, candidates, nearest
-from analyses.planning.plan import FAR_OFF, Request, critical_batch, learning_rate_of, plan_report
+from analyses.planning.plan import FAR_OFF, Request, plan_report
 from analyses.planning.run_file import run_file
 from analyses.scaling.laws import LAWS
 from model.config import HunyuanConfig
@@ -118,7 +119,9 @@ def test_a_plan_adds_up(flops, law):
     )
     assert 0 < plan["expert_learning_rate"] < plan["learning_rate"] < 0.02
     assert sum(row["chosen"] for row in plan["candidates"]) == 1
-    assert all(math.isfinite(plan[key]) and plan[key] > 0 for key in ("device_hours", "days", "critical_batch_tokens"))
+    assert all(math.isfinite(plan[key]) and plan[key] > 0 for key in ("device_hours", "days", "batch_tokens"))
+    critical = plan["critical_batch_tokens"]
+    assert (critical is None) == (plan["loss_estimate"] is None) and (critical is None or critical > 0)
 
 
 @settings(max_examples=40, deadline=None)
@@ -279,3 +282,40 @@ def test_a_run_file_names_every_setting_and_says_where_numbers_are_from():
         "0.004 * (1.22e+06 / N)^0.3",
     ):
         assert told in text, told
+
+
+# --- what is not known ------------------------------------------------------------------------------------------------
+
+
+def test_far_below_chinchilla_s_budgets_there_is_no_loss_and_no_critical_batch():
+    """Its surface has more than ln V there, and the critical batch at such a loss would be a few thousand tokens for all."""
+    small, large = plan_of(1e13), plan_of(1e19)
+    assert small["loss_estimate"] is small["critical_batch_tokens"] is small["flops_min"] is None
+    assert "--loss" in small["loss_source"] and "sweep's rule" in small["batch_source"]
+    assert (
+        large["loss_estimate"] < math.log(large["model"]["vocab_size"])
+        and large["batch_source"] == "the critical batch"
+    )
+    batches = [plan_of(flops)["batch_tokens"] for flops in (1e12, 1e14, 1e16, 1e18, 1e20)]
+    assert batches == sorted(batches) and batches[0] < batches[-1] / 100
+    assert plan_of(1e13, loss=3.0)["critical_batch_tokens"] == critical_batch(3.0)
+    assert "no critical batch" in run_file(plan_report(PAPER, [1e13], Request()))
+
+
+def test_a_law_s_own_budgets_tell_the_loss():
+    law = dataclasses.replace(PAPER, valid=(1e13, 1e15), losses=((1e13, 4.0), (1e14, 3.5), (1e15, 3.2)))
+    plan = plan_of(1e14, law)
+    assert plan["loss_estimate"] == 3.5 and "own budgets" in plan["loss_source"]
+    assert plan["critical_batch_tokens"] == pytest.approx(critical_batch(3.5))
+    assert law.loss_at(math.sqrt(1e27)) == pytest.approx(math.sqrt(4.0 * 3.5))
+    assert law.loss_at(1e16) == pytest.approx(3.2 * 3.2 / 3.5) and law.loss_at(1e12) == pytest.approx(4.0 * 4.0 / 3.5)
+    assert law.loss_at(1e19) is None and PAPER.loss_at(1e20) is None
+    assert dataclasses.replace(law, losses=((1e13, 3.0), (1e15, 3.5))).loss_at(1e14) is None
+
+
+def test_the_price_is_that_of_all_device_hours():
+    plan = plan_of(1e21, price_per_hour=2.5, devices=8)
+    assert plan["price"] == pytest.approx(2.5 * plan["device_hours"]) and plan_of(1e21)["price"] is None
+    assert plan["price"] == pytest.approx(2.5 * 1e21 / (989e12 * 0.35) / 3600)
+    with pytest.raises(ConfigError, match="price_per_hour is -1"):
+        Request(price_per_hour=-1.0)
