@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 TAGS = {
     "loss": "loss/training", "val_loss": "loss/validation", "val_bits_per_byte": "loss/validation_bits_per_byte",
     "aux_loss": "loss/aux", "balance_loss": "loss/balance", "lr": "optimizer/lr", "grad_norm": "optimizer/grad_norm",
+    "noise_scale": "optimizer/noise_scale",
     "tokens_per_second": "speed/tokens_per_second", "mfu": "speed/mfu", "tokens": "progress/tokens",
     "flops": "progress/flops", "load_imbalance": "routing/load_imbalance",
     "dropped_fraction": "routing/dropped_fraction", "recycled_fraction": "routing/recycled_fraction",

@@ -33,6 +33,7 @@ FACTS = (
     ("chosen reward", "chosen_reward"), ("rejected", "rejected_reward"), ("chosen logp", "chosen_logp_change"),
     ("online", "online_share"), ("no pair", "unusable_share"), ("tokens", "tokens"),
     ("tokens/s", "tokens_per_second"), ("MFU", "mfu"), ("lr", "lr"), ("grad norm", "grad_norm"),
+    ("noise scale", "noise_scale"),
     ("imbalance", "load_imbalance"), ("recycled", "recycled_fraction"), ("dropped", "dropped_fraction"),
 )  # fmt: skip
 
