@@ -86,4 +86,4 @@ main() {
     touch "$dir/whole"
 }
 
-main
+main; exit
