@@ -31,6 +31,7 @@ class LossLaw:
 
 
 GAMMAS = np.exp(np.linspace(math.log(0.005), math.log(1.5), 100))
+NEARER = np.linspace(-1, 1, 9)
 
 
 def fit_loss_laws(x: np.ndarray, loss: np.ndarray) -> list[LossLaw | None]:
@@ -41,35 +42,36 @@ def fit_loss_laws(x: np.ndarray, loss: np.ndarray) -> list[LossLaw | None]:
     if x.shape[1] < 4:
         return [None] * len(x)
     center = x.mean(axis=1, keepdims=True)
+    level = loss.mean(axis=1, keepdims=True)
     best, found = np.full(len(x), np.inf), np.ones((len(x), 3))
+    rows = np.arange(len(x))
 
     def attempt(gamma: np.ndarray) -> None:
-        """Keep each of these gammas (R,) that fits better."""
-        f = np.exp(-gamma[:, None] * (x - center))
-        mean = f.mean(axis=1)
-        f = f - mean[:, None]
-        level = loss.mean(axis=1)
-        k = (f * (loss - level[:, None])).sum(axis=1) / (f * f).sum(axis=1)
-        rss = ((loss - level[:, None] - k[:, None] * f) ** 2).sum(axis=1)
-        e = level - k * mean
-        better = (rss < best) & (k > 0) & (e >= 0)
-        best[better] = rss[better]
-        found[better] = np.stack([e, k, gamma], axis=1)[better]
+        """Keep the best of these gammas (G, R) where it fits better."""
+        f = np.exp(-gamma[..., None] * (x - center))  # (G, R, B)
+        mean = f.mean(axis=2)
+        f = f - mean[..., None]
+        k = (f * (loss - level)).sum(axis=2) / (f * f).sum(axis=2)
+        rss = ((loss - level - k[..., None] * f) ** 2).sum(axis=2)
+        e = level[:, 0] - k * mean
+        rss = np.where((k > 0) & (e >= 0) & (rss >= 0), rss, np.inf)
+        least = rss.argmin(axis=0)
+        better = rss[least, rows] < best
+        best[better] = rss[least, rows][better]
+        found[better] = np.stack([one[least, rows] for one in (e, k, gamma)], axis=1)[better]
 
     with np.errstate(all="ignore"):
-        for gamma in GAMMAS:
-            attempt(np.full(len(x), gamma))
+        for several in np.array_split(GAMMAS, max(1, len(x) // 100)):
+            attempt(np.tile(several[:, None], (1, len(x))))
         step = math.log(GAMMAS[1] / GAMMAS[0])
         while step > 1e-9:
-            middle = found[:, 2].copy()
-            for part in np.linspace(-1, 1, 9):
-                attempt(middle * math.exp(part * step))
+            attempt(found[:, 2] * np.exp(step * NEARER)[:, None])
             step /= 4
     laws: list[LossLaw | None] = []
-    for (e, k, gamma), rss, c in zip(found, best, center[:, 0], strict=True):
+    for (e, k, gamma), rss, c in zip(found.tolist(), best.tolist(), center[:, 0].tolist(), strict=True):
         # An E that is pushed to 0 is not determined: two parameters would pass for three.
         inside = math.isfinite(rss) and GAMMAS[0] < gamma < GAMMAS[-1] and e > 1e-6
-        laws.append(LossLaw(float(e), float(k) * bounded_exp(float(gamma * c)), float(gamma)) if inside else None)
+        laws.append(LossLaw(e, k * bounded_exp(gamma * c), gamma) if inside else None)
     return laws
 
 

@@ -206,7 +206,7 @@ def _threads() -> Iterator[Callable[..., Any]]:
 
 
 def optimum(surface: Surface, flops: Array | float, cost: Cost) -> tuple[Array, Array]:
-    """The N and D with the least loss on the surface for each budget.
+    """The N and D with the least loss on the surface for each budget. The surface's numbers may be arrays that broadcast.
 
     Let s = k1 N / (k1 N + k2), the share of the cost that grows with N. The derivative of the loss by log N is zero where
     alpha A / N^alpha = s beta B / D^beta, which has a closed form for k2 = 0. Otherwise Newton's method solves the logarithm of
@@ -286,7 +286,8 @@ def budget_for_loss(surface: Surface, loss: Array | float, cost: Cost) -> Array:
 
 
 def _checked(surface: Surface, cost: Cost) -> Cost:
-    if not min(surface.A, surface.B, surface.alpha, surface.beta) > 0 or not surface.E >= 0:
+    positive = all(np.min(value) > 0 for value in (surface.A, surface.B, surface.alpha, surface.beta))
+    if not positive or not np.min(surface.E) >= 0:
         raise HunyuanError(f"{surface} has no optimum: A, B, alpha and beta must be positive, and E not negative")
     if not cost[0] > 0 or not cost[1] >= 0:
         raise HunyuanError(

@@ -27,6 +27,7 @@ from analyses.scaling.surface_outliers import surface_outliers
 from model.errors import HunyuanError
 
 RESAMPLES = 1000  # at most: each is a fit, and 95% intervals need no more
+FEWEST = 20  # resamples that make an interval
 STEEPEST = 20.0  # exponent of a surface: beyond, powers of sizes overflow
 
 
@@ -103,6 +104,12 @@ def _unsound(surface: Surface, fit: IsoflopFit, cost: tuple[float, float]) -> st
     return None
 
 
+def _surfaces(rows: np.ndarray) -> Surface:
+    """Several surfaces (R, 5) as one of columns (R, 1)."""
+    columns: list[Any] = np.split(rows, 5, axis=1)
+    return Surface(*columns)
+
+
 class SurfaceStudy:
     """A fitted surface with its resamples and the cost rule, and what follows from them."""
 
@@ -116,38 +123,52 @@ class SurfaceStudy:
         cost: tuple[float, float],
     ) -> None:
         self.runs, self.options, self.surface, self.cost = runs, options, surface, cost
-        whole = (drawn.surfaces[:, 1:] > 0).all(axis=1) & np.isfinite(drawn.surfaces).all(axis=1)
-        surfaces = (Surface(*row) for row in drawn.surfaces[whole & drawn.converged].tolist())
-        self.drawn = [surface for surface in surfaces if _unsound(surface, fit, cost) is None]
         self.log_flops = np.log([budget.flops for budget in fit.budgets])
+        rows = drawn.surfaces[drawn.converged]
+        rows = rows[
+            (rows[:, 1:] > 0).all(axis=1) & np.isfinite(rows).all(axis=1) & (rows[:, 3:] <= STEEPEST).all(axis=1)
+        ]
+        if len(rows):
+            with np.errstate(all="ignore"):
+                places = np.log(optimum(_surfaces(rows), np.exp(self.log_flops), cost))
+            rows = rows[(np.abs(places) < LARGEST_LOG / 2).all(axis=(0, 2))]
+        self.drawn = _surfaces(rows) if len(rows) >= FEWEST else None  # None: too few for intervals
 
     def law(self, of: str) -> dict[str, Any] | None:
         """The power law through the surface's optima at the sampled budgets; exact where the cost is k N D."""
         if len(self.log_flops) < 2:
             return None
         exponent, log_coefficient = self._power(self.surface, of)
-        powers = np.array([self._power(surface, of) for surface in self.drawn]).reshape(-1, 2)
+        exponents, coefficients = (None, None) if self.drawn is None else self._powers(self.drawn, of)
         return {
             "coefficient": bounded_exp(log_coefficient),
             "exponent": exponent,
-            "exponent_interval": percentiles(powers[:, 0], self.options.confidence),
-            "coefficient_interval": [bounded_exp(end) for end in percentiles(powers[:, 1], self.options.confidence)],
+            "exponent_interval": self._interval(exponents),
+            "coefficient_interval": [bounded_exp(end) for end in self._interval(coefficients)],
             "log10_coefficient": log_coefficient / math.log(10),
         }
 
     def optima(self, flops: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """For params, then tokens: the best ones for each budget, and the ends of their interval; all of the shape of flops."""
         best = optimum(self.surface, flops, self.cost)
-        drawn = np.array([optimum(surface, flops, self.cost) for surface in self.drawn]).reshape(-1, 2, len(flops))
-        few = np.full((2, 2, len(flops)), np.nan)
-        tail = (1 - self.options.confidence) / 2
-        ends = np.quantile(drawn, [tail, 1 - tail], axis=0) if len(drawn) >= 20 else few
+        ends = np.full((2, 2, len(flops)), np.nan)
+        if self.drawn is not None:
+            tail = (1 - self.options.confidence) / 2
+            ends = np.quantile(np.stack(optimum(self.drawn, flops, self.cost)), [tail, 1 - tail], axis=1)
         return [(best[index], ends[0, index], ends[1, index]) for index in (0, 1)]
 
     def _power(self, surface: Surface, of: str) -> tuple[float, float]:
+        exponent, log_coefficient = self._powers(surface, of)
+        return float(exponent), float(log_coefficient)
+
+    def _powers(self, surface: Surface, of: str) -> tuple[np.ndarray, np.ndarray]:
+        """The exponent and the log of the coefficient of a surface, or of each of several."""
         best = optimum(surface, np.exp(self.log_flops), self.cost)[0 if of == "params" else 1]
-        exponent, level, mean = slope_and_level(self.log_flops, np.log(best))
-        return float(exponent), float(level - exponent * mean)
+        exponent, level, mean = slope_and_level(np.broadcast_to(self.log_flops, best.shape), np.log(best))
+        return exponent, level - exponent * mean
+
+    def _interval(self, drawn: np.ndarray | None) -> list[float]:
+        return [math.nan, math.nan] if drawn is None else percentiles(drawn, self.options.confidence)
 
     def bias(self) -> dict[str, Any] | None:
         """The exponent that parabolas find on the surface itself, at the sizes that were run, and its error."""
@@ -199,17 +220,19 @@ class SurfaceStudy:
 
     def _optimum(self, flops: float) -> dict[str, Any]:
         params, tokens = (float(value) for value in optimum(self.surface, flops, self.cost))
-        drawn = np.array([[float(value) for value in optimum(one, flops, self.cost)] for one in self.drawn]).reshape(
-            -1, 2
-        )
+        drawn: tuple[np.ndarray | None, ...] = (None, None, None)
+        if self.drawn is not None:
+            sizes = optimum(self.drawn, np.array([flops]), self.cost)
+            drawn = tuple(values[:, 0] for values in (*sizes, self.drawn.loss(*sizes)))
         low, high = flat_region(self.surface, flops, self.cost, self.options.flat)
         beyond = max(0.0, self.log_flops.min() - math.log(flops), math.log(flops) - self.log_flops.max())
         return {
             "params_opt": params,
             "tokens_opt": tokens,
             "loss_opt": float(self.surface.loss(params, tokens)),
-            "params_interval": percentiles(drawn[:, 0], self.options.confidence),
-            "tokens_interval": percentiles(drawn[:, 1], self.options.confidence),
+            "params_interval": self._interval(drawn[0]),
+            "tokens_interval": self._interval(drawn[1]),
+            "loss_interval": self._interval(drawn[2]),
             "spends": "C",
             "flat_region": [float(low), float(high)],
             "extrapolation": bounded_exp(beyond),
