@@ -49,6 +49,7 @@ class Options:
     memory: float | None = None  # total parameters that a memory holds, for the optimum of method sparsity
     served_tokens: float = 0.0  # that the budget serves beside training
     unique_tokens: float | None = None  # of the data: more are repetitions
+    last: bool = False  # of several checkpoints of a run the last
     rates: bool = False  # laws of the best learning rate and batch, too; N and D then have the best rate's runs
     interaction: bool = False  # of sparsity with size and tokens, in method sparsity
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from analyses.scaling.checkpoints import last_checkpoints
 from analyses.scaling.constrained import constrained_part
 from analyses.scaling.findings import Finding
 from analyses.scaling.fit import ScaleFit, scale_fit
@@ -19,15 +20,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Study = ScaleFit | SparsityStudy
+Fitted = TypeVar("Fitted", ScaleFit, SparsityStudy)
 
 
 def fit_study(table: Table, options: Options) -> Study:
     """Fits the table by the method of the options. HunyuanError says what is wrong with either."""
+    table, where, findings = last_checkpoints(table, options.where, options.last)
+    options = replace(options, where=where)
     if options.method == "sparsity":
-        return sparsity_study(table, options)
-    rates, findings = rates_part(table, options) if options.rates else (None, [])
+        return with_findings(sparsity_study(table, options), findings)
+    rates, of_rates = rates_part(table, options) if options.rates else (None, [])
+    findings += of_rates
     options = replace(options, best_of=options.best_of or options.rates)  # the best rate of each size and budget
-    where, repeated = once_read(table, options.where) if options.unique_tokens else (options.where, None)
+    where, repeated = once_read(table, options.where) if options.unique_tokens else (dict(options.where), None)
     result = scale_fit(table, replace(options, where=where))
     findings += [] if repeated is None else [repeated]
     if options.rates:
@@ -42,11 +47,12 @@ def fit_study(table: Table, options: Options) -> Study:
     return with_findings(result, findings)
 
 
-def with_findings(result: ScaleFit, findings: Sequence[Finding]) -> ScaleFit:
+def with_findings(result: Fitted, findings: Sequence[Finding]) -> Fitted:
     """The same with more to tell, also in its document."""
-    new = [finding for finding in dict.fromkeys(findings) if finding not in result.findings]
-    result.document["warnings"] += [finding.document() for finding in new]
-    return replace(result, findings=(*result.findings, *new))
+    known = set(result.findings)
+    more: list[Finding] = [finding for finding in dict.fromkeys(findings) if finding not in known]
+    result.document["warnings"] += [finding.document() for finding in more]
+    return replace(result, findings=(*result.findings, *more))
 
 
 def plot_study(study: Study, laws: Sequence[ScalingLaw] = ()) -> "Figure":

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.scaling.columns import COLUMNS, plain
+from analyses.scaling.run_folders import read_run_folders
 from model.errors import DataError, MissingExtraError
 
 MAX_FILE_BYTES = 500_000_000
@@ -35,7 +36,9 @@ class Table:
 
 
 def read_table(path: Path) -> Table:
-    """A table of runs; DataError in one sentence where there is none."""
+    """A table of runs, or the runs of a folder; DataError in one sentence where there is none."""
+    if path.is_dir():
+        return Table(str(path), read_run_folders(path), "")
     name = "standard input" if str(path) == "-" else str(path)
     data = _unpack(_read_bytes(path, name), name)
     suffixes = [suffix.lower() for suffix in path.suffixes]

@@ -18,7 +18,7 @@ Runs = Annotated[
     Path,
     typer.Argument(
         metavar="RUNS.csv",
-        help="A table of runs: CSV, JSON, JSON lines or parquet, also .gz or .zst; - is standard input.",
+        help="A table of runs: CSV, JSON, JSON lines or parquet, also .gz or .zst; - is standard input. Or a folder of runs.",
     ),
 ]
 Method = Annotated[
@@ -154,6 +154,10 @@ Rates = Annotated[
         rich_help_panel=_ASK,
     ),
 ]
+Last = Annotated[
+    bool,
+    typer.Option("--last", help="Of several checkpoints of a run (column run) the last.", rich_help_panel=_DATA),
+]
 BatchTokens = Annotated[
     str | None,
     typer.Option(
@@ -277,6 +281,7 @@ def study_options(given: dict[str, Any]) -> "Options":
         unique_tokens=parse_number(given["unique_tokens"]) if given["unique_tokens"] else None,
         interaction=given["interaction"],
         rates=given["rates"],
+        last=given["last"],
     )
 
 

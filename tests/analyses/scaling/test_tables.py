@@ -150,6 +150,6 @@ def test_a_file_that_is_no_table_is_refused_in_one_sentence(name, content, words
 
 
 def test_a_path_without_a_file_is_refused(tmp_path):
-    for path in (tmp_path / "none.csv", tmp_path):
-        with pytest.raises(DataError, match="cannot be read"):
+    for path, words in ((tmp_path / "none.csv", "cannot be read"), (tmp_path, "holds no run that has ended")):
+        with pytest.raises(DataError, match=words):
             read_table(path)
