@@ -270,7 +270,7 @@ def run_of(folder: Path) -> Path:
 def _none_yet(run: Path) -> CheckpointError:
     return CheckpointError(
         f"{run} is a run that has saved no checkpoint yet (the first comes after training.checkpoint_every steps): wait for "
-        f"it, or, where the run was ended, go on with the command that began it and --out {run} --resume"
+        f"it, or, where the run was ended, go on with hunyuan train (or sft, reward, dpo) --out {run} --resume"
     )
 
 
