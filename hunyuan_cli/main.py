@@ -69,6 +69,8 @@ def run(
     except Exception as error:
         if interrupted():
             return 130
+        if type(error).__name__ == "PeerError" and not state["debug"]:
+            return 1  # another process of the run says why
         if state["debug"]:
             import traceback
 

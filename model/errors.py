@@ -32,6 +32,10 @@ class TrainingError(HunyuanError):
     """Training that had to stop: a non-finite loss or gradient, for example."""
 
 
+class PeerError(HunyuanError):
+    """Another process of the same run failed, and says why."""
+
+
 class EndpointError(HunyuanError):
     """An endpoint that cannot be asked any further: a wrong key, no money left, nobody there."""
 

@@ -1,14 +1,18 @@
 """`hunyuan train`: pre-train a model from a preset, a run file, given weights, or settings on the command line."""
 
 import shlex
+import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from hunyuan_cli.console import data_progress, stderr
+from hunyuan_cli.launch import launch, was_interrupted
 from hunyuan_cli.options.common import Flops, OptionalDevice, OptionalSeed, Tokens
+from hunyuan_cli.options.parallel import ContextParallel, ExpertParallel, Processes, Shard, chosen_layout
 from hunyuan_cli.options.train import (
     ConfigFile,
     Data,
@@ -26,6 +30,10 @@ from hunyuan_cli.options.train import (
 from hunyuan_cli.run_figures import draw_run
 from hunyuan_cli.signals import FINISH_STEP, stop_on_signal
 
+if TYPE_CHECKING:
+    from model.parallel.layout import Layout
+    from model.training.settings import RunSettings
+
 
 def train(
     model: Preset = None,
@@ -42,6 +50,10 @@ def train(
     device: OptionalDevice = None,
     quiet: Quiet = False,
     tensorboard: TensorBoard = False,
+    processes: Processes = None,
+    expert_parallel: ExpertParallel = 1,
+    context_parallel: ContextParallel = 1,
+    shard: Shard = None,
 ) -> None:
     """Train a mixture of experts on text; with no options, the toy preset on the Python standard library's sources.
 
@@ -54,10 +66,12 @@ def train(
     Long documents, the files of each folder joined: hunyuan train --data src/ --set 'data.join=["src/"]' --out runs/long
 
     Go on: hunyuan train --out runs/recycle --resume --steps 400; or with other text: --init-from runs/recycle --data notes/
+
+    Several processes, with another number when the run goes on: hunyuan train --processes 4 --expert-parallel 2 --out runs/four
     """
-    from hunyuan_cli.views.training import run_reporter
+    from model.parallel.start import processes_started
     from model.training import run_folder
-    from model.training.pretraining import pretrain
+    from model.training.held import check_shared
     from model.training.resume import resumed_settings
 
     options = {
@@ -65,7 +79,7 @@ def train(
         ("training", "steps"): steps, ("training", "tokens"): tokens, ("training", "flops"): flops,
         ("training", "init_from"): init_from and str(init_from),
     }  # fmt: skip
-    changes = changed_sections(options, settings)
+    changes, out_given = changed_sections(options, settings), out is not None
     if resume:
         if out is None:
             raise typer.BadParameter("--resume needs the folder of the run: add --out RUN")
@@ -79,18 +93,70 @@ def train(
         run_folder.refuse_other_run(out)
         _refuse_in_use(out, chosen.corpus.all_sources)
 
+    started = processes_started()
+    layout = chosen_layout(
+        processes, started, expert_parallel=expert_parallel, context_parallel=context_parallel, shard=shard
+    )
+    if layout is not None:
+        check_shared(chosen, layout)
+        if started == 1:
+            status = launch(layout.processes, [*sys.argv[1:], *(() if out_given else ("--out", str(out)))])
+            raise typer.Exit(130 if status == 0 and was_interrupted(out) else status)
+    _run(out, chosen, layout, resume=resume, quiet=quiet, tensorboard=tensorboard, own_launcher=processes is not None)
+
+
+def _run(
+    out: Path,
+    settings: "RunSettings",
+    layout: "Layout | None",
+    *,
+    resume: bool,
+    quiet: bool,
+    tensorboard: bool,
+    own_launcher: bool,
+) -> None:
+    """Trains in this process, which may be one of several: the first of them speaks."""
+    from hunyuan_cli.views.training import run_reporter
+    from model.parallel.agree import of_first
+    from model.parallel.start import joined
+    from model.training import run_folder
+    from model.training.events import Silent
+    from model.training.pretraining import pretrain
+
     with ExitStack() as stack:
-        reporter = stack.enter_context(run_reporter(quiet, tensorboard))
+        ranks = None if layout is None else stack.enter_context(joined(layout, settings.training.device))
+        first = ranks is None or ranks.is_first
+        out = out if ranks is None else Path(of_first(ranks, str(out)))
+        reporter = stack.enter_context(run_reporter(quiet, tensorboard)) if first else Silent()
         stop = stack.enter_context(stop_on_signal(reporter.note, FINISH_STEP))
-        progress = None if quiet else data_progress(reporter.note)
-        summary = pretrain(out, chosen, reporter, resume=resume, should_stop=stop, progress=progress)
-    draw_run(out, dense=chosen.model.is_dense, quiet=quiet)
+        progress = data_progress(reporter.note) if first and not quiet else None
+        summary = pretrain(out, settings, reporter, resume=resume, should_stop=stop, progress=progress, ranks=ranks)
+    if not first:
+        return
+    draw_run(out, dense=settings.model.is_dense, quiet=quiet)
     folder = shlex.quote(str(out))
     if summary["status"] == "interrupted":
-        stderr(f"stopped after step {summary['steps']} and saved; continue with: hunyuan train --out {folder} --resume")
-        raise typer.Exit(130)
+        stderr(
+            f"stopped after step {summary['steps']} and saved; continue with: "
+            f"{_command(layout, own_launcher)} --out {folder} --resume"
+        )
+        if layout is None:
+            raise typer.Exit(130)
+        return  # a launcher takes another status than 0 for a failure
     if not quiet:
         stderr(f"next: hunyuan infer {shlex.quote(run_folder.first_prompt(out))} --checkpoint {folder}")
+
+
+def _command(layout: "Layout | None", own_launcher: bool) -> str:
+    """How a run is started that has this layout."""
+    if layout is None:
+        return "hunyuan train"
+    sizes = {"--expert-parallel": layout.expert_parallel, "--context-parallel": layout.context_parallel}
+    words = [f" {name} {size}" for name, size in sizes.items() if size > 1]
+    words += [f" --shard {layout.shard}"] if layout.shard != layout.processes else []
+    if own_launcher:
+        return f"hunyuan train --processes {layout.processes}" + "".join(words)
+    return f"torchrun --nproc-per-node {layout.processes} -m hunyuan_cli train" + "".join(words)
 
 
 def _refuse_in_use(out: Path, sources: Iterable[str]) -> None:

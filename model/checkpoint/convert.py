@@ -33,6 +33,7 @@ from model.checkpoint.released import (
     write_released,
     written_aside,
 )
+from model.checkpoint.shard_files import files_of
 from model.checkpoint.tensor_files import INDEX
 from model.config.hunyuan import HunyuanConfig
 from model.config.load import load_values
@@ -49,7 +50,7 @@ Target = Literal["native", "hunyuan", "transformers"]
 Stage = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_READ = {"config.json", INDEX, runs.MODEL, runs.STATE, runs.MANIFEST, *TOKENIZER_FILES}
+_READ = {"config.json", INDEX, runs.STATE, runs.MANIFEST, *TOKENIZER_FILES}
 
 
 def convert(
@@ -213,7 +214,8 @@ def _files_left(found: ModelFiles) -> set[str]:
     """Files of the source that are neither read nor copied. In a release every safetensors file counts as weights."""
     paths = {path for folder in (found.home, found.weights) for path in folder.iterdir() if path.is_file()}
     weights = {path for path in paths if found.of_release and path.suffix == ".safetensors"}
-    return {path.name for path in paths - weights if path.name not in _READ and not path.name.startswith(".")}
+    read = {*_READ, *files_of("model", [path.name for path in paths])}
+    return {path.name for path in paths - weights if path.name not in read and not path.name.startswith(".")}
 
 
 def _json(content: dict[str, Any]) -> bytes:

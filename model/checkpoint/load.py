@@ -13,6 +13,7 @@ from model.checkpoint import disk_experts, released
 from model.checkpoint import run as runs
 from model.checkpoint.released_names import released_name
 from model.checkpoint.run import M
+from model.checkpoint.shard_files import INDEX
 from model.checkpoint.tensor_files import TensorFiles, ambiguity
 from model.errors import ConfigError
 
@@ -79,6 +80,10 @@ def load_located(
     config = net.config
     if config.is_dense:
         raise ConfigError([f"{found.home} is a dense model: it has no routed experts that could stay on disk"])
+    if (found.weights / INDEX).exists():
+        raise ConfigError([
+            f"{found.weights} was saved by several processes: convert it first (hunyuan convert) to keep its experts on disk"
+        ])  # fmt: skip
     # Files stay open as long as the model lives.
     files = TensorFiles(found.weights, released_name if found.of_release else str)
     read = (disk_experts.released_reader if found.of_release else disk_experts.run_reader)(files)

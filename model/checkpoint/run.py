@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from model.checkpoint.shard_files import ShardFiles, files_of, read_all
 from model.config.hunyuan import HunyuanConfig
 from model.errors import CheckpointError
 from model.files import folder_aside, read_json, sha256, write_json
@@ -52,10 +53,9 @@ def save_checkpoint(
     `task` holds tensors of the task's own, `config` the model's where the run's changes. CheckpointError when it cannot be
     written.
     """
-    folder = _folder(run, step)
+    folder = checkpoint_folder(run, step)
     try:
-        for left_over in folder.parent.glob(".step-*.writing"):  # of an earlier crash, whatever its step
-            shutil.rmtree(left_over, ignore_errors=True)
+        sweep_left_over(folder)
         with folder_aside(
             folder
         ) as aside:  # the same step may be there, of a run that was taken back to an earlier one
@@ -69,27 +69,43 @@ def save_checkpoint(
             names = (MODEL, OPTIMIZER, STATE, *([TASK] if task else []), *([CONFIG] if config else []))
             write_json(aside / MANIFEST, {name: sha256(aside / name) for name in names})
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"the checkpoint of step {step} could not be written to {folder.parent} ({error}): free some space and resume; "
-            f"{_what_is_left(run)}"
-        ) from error
+        raise not_written(run, step, error) from error
+    remove_others(run, step, keep, boundaries)
+    return folder
+
+
+def sweep_left_over(folder: Path) -> None:
+    """Removes what an earlier crash left beside a checkpoint, whatever its step."""
+    for left_over in folder.parent.glob(".step-*.writing"):
+        shutil.rmtree(left_over, ignore_errors=True)
+
+
+def not_written(run: Path, step: int, error: Exception) -> CheckpointError:
+    """The error of a checkpoint that could not be written."""
+    return CheckpointError(
+        f"the checkpoint of step {step} could not be written to {run / 'checkpoints'} ({error}): free some space and resume; "
+        f"{_what_is_left(run)}"
+    )
+
+
+def remove_others(run: Path, step: int, keep: int, boundaries: Collection[int] = ()) -> None:
+    """Removes the checkpoints after `step`, and all but the newest `keep` and those of `boundaries`."""
     saved = steps_saved(run)
     older = [other for other in saved if other <= step]
     later = [other for other in saved if other > step]  # damaged ones, which the run was resumed before
     for other in [one for one in older[:-keep] if one not in boundaries] + later:
-        shutil.rmtree(_folder(run, other), ignore_errors=True)
-    return folder
+        shutil.rmtree(checkpoint_folder(run, other), ignore_errors=True)
 
 
 def restore(folder: Path, net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Loads a checkpoint into what a run is made of, in place, and returns its state.json."""
     try:
-        net.load_state_dict(load_file(folder / MODEL))
+        net.load_state_dict(read_all(folder, "model"))
     except RuntimeError as error:
         raise CheckpointError(
             f"{folder} holds a model of another shape than run.toml says: undo the change there"
         ) from error
-    moments = load_file(folder / OPTIMIZER)
+    moments = read_all(folder, "optimizer")
     for name, parameter in net.named_parameters():
         optimizer.state[parameter] = {
             "step": moments[f"{name}.step"],
@@ -127,7 +143,7 @@ def newest_intact(run: Path, *, weights_alone: bool = False) -> tuple[Path, list
     """The newest checkpoint whose checksums hold, and a sentence on each newer one that was passed over."""
     passed_over: list[str] = []
     for step in reversed(steps_saved(run)):
-        folder = _folder(run, step)
+        folder = checkpoint_folder(run, step)
         damage = find_damage(folder, weights_alone=weights_alone)
         if damage is None:
             return folder, passed_over
@@ -142,10 +158,11 @@ def find_damage(folder: Path, *, weights_alone: bool = False) -> str | None:
     """What is wrong with a checkpoint, or None. With `weights_alone` its optimizer, twice as large, is not looked at."""
     try:
         manifest = read_json(folder / MANIFEST)
-        weights_alone |= OPTIMIZER not in manifest and not (folder / OPTIMIZER).exists()
+        weights, moments = files_of("model", manifest) or [MODEL], files_of("optimizer", manifest)
+        weights_alone |= not moments and not (folder / OPTIMIZER).exists()
         config = [CONFIG] if CONFIG in manifest else []
-        every = (MODEL, OPTIMIZER, STATE, *([TASK] if TASK in manifest else []), *config)
-        for name in (MODEL, STATE, *config) if weights_alone else every:
+        every = (*weights, *(moments or [OPTIMIZER]), STATE, *([TASK] if TASK in manifest else []), *config)
+        for name in (*weights, STATE, *config) if weights_alone else every:
             if sha256(folder / name) != manifest[name]:
                 return f"{name} does not match its checksum"
     except OSError as error:
@@ -184,7 +201,7 @@ M = TypeVar("M", bound=_Model)
 
 def save_weights(run: Path, net: nn.Module) -> None:
     """Writes weights alone, as step 0 of a run folder."""
-    folder = _folder(run, 0)
+    folder = checkpoint_folder(run, 0)
     folder.mkdir(parents=True)
     _save_tensors(net.state_dict(), folder / MODEL)
     write_json(folder / STATE, {"step": 0})
@@ -230,16 +247,16 @@ def model_of(run: Path, folder: Path, kind: type[M], dtype: torch.dtype | None =
     In `dtype`, where one is given, but for the routers. Without `routed` the routed experts stay behind, on the meta device.
     """
     net = without_storage(kind, config_of(run, folder), run)
-    with safe_open(folder / MODEL, framework="pt") as file:
-        names = [name for name in file.keys() if routed or ROUTED not in name]  # noqa: SIM118
+    files = ShardFiles(folder, "model")
+    names = [name for name in files.names() if routed or ROUTED not in name]
     if any(name.startswith(REWARD_HEAD) for name in names):
         raise CheckpointError(
             f"{run} is a reward model, which judges answers and gives none: name the run that it began with"
         )
     weights = {}
     for name in names:
-        with safe_open(folder / MODEL, framework="pt") as file:  # anew for each: what it maps is given back
-            tensor = file.get_tensor(name)
+        with files:  # opened anew for each: what it maps is given back
+            tensor = files.read(name)
             # A copy: in the mapped file tensors begin anywhere, where products are slower and round otherwise.
             weights[name] = tensor.to(tensor.dtype if dtype is None or keeps_precision(name) else dtype, copy=True)
     try:
@@ -274,7 +291,7 @@ def _none_yet(run: Path) -> CheckpointError:
     )
 
 
-def _folder(run: Path, step: int) -> Path:
+def checkpoint_folder(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
 
@@ -285,8 +302,13 @@ def _weights(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tens
 def whole_weights(net: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
     """The parameters in float32, whatever the optimizer has made of them (model/training/split_adamw.py), one at a time."""
     for name, parameter in net.named_parameters():
-        low = optimizer.state[parameter].get("low")
-        yield name, parameter.detach() if low is None else join(parameter.detach(), low)
+        yield name, part_weight(parameter, optimizer)
+
+
+def part_weight(parameter: nn.Parameter, optimizer: torch.optim.Optimizer) -> Tensor:
+    """One of them, or a process's part of one."""
+    low = optimizer.state[parameter].get("low")
+    return parameter.detach() if low is None else join(parameter.detach(), low)
 
 
 def _moments(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

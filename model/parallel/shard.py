@@ -11,6 +11,7 @@ Gradients are summed over ranks and never averaged: the loss of a micro-batch is
 """
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -26,6 +27,7 @@ from model.kernels.adamw import split as halves
 from model.moe.layer import MoE
 from model.parallel.exchange import ParallelExperts
 from model.parallel.pieces import Piece, is_replicated, piece_of
+from model.parallel.sequence import split_sequences
 from model.parallel.start import Ranks
 from model.training.config import TrainingConfig
 from model.training.optimizer import build_optimizer
@@ -118,6 +120,8 @@ def shared_model(model: HunyuanConfig, training: TrainingConfig, ranks: Ranks) -
     training = dataclasses.replace(training, graph=False)  # a message between processes is not recorded
     half = ranks.device.type == "cuda" and compute_dtype(training.precision, ranks.device) == torch.bfloat16
     shards = build(model, ranks, split=half, prepare=lambda net: prepare(net, training, ranks.device))
+    if ranks.layout.context_parallel > 1:
+        split_sequences(shards.net, ranks.context["context"].get_group(), recompute=training.recompute)
     optimizer = build_optimizer(shards.parts, model, training, begin=False)
     if isinstance(optimizer, SplitAdamW):
         optimizer.copies = shards.copies()
@@ -126,6 +130,8 @@ def shared_model(model: HunyuanConfig, training: TrainingConfig, ranks: Ranks) -
 
 def _share_out(net: Hunyuan, ranks: Ranks) -> None:
     """FSDP2, bottom up: experts over their own mesh, then blocks, then the rest; meshes of one rank need none."""
+    # It warns of blocks that return a view, which must not be changed in place. None is.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
     layout = ranks.layout
     small = {p for name, p in net.named_parameters() if is_replicated(name, tuple(p.shape))}
     of_experts: set[nn.Parameter] = set()

@@ -33,6 +33,7 @@ class Ranks:
     device: torch.device
     dense: DeviceMesh  # (replicate, shard): over which the dense weights are copied and shared out
     experts: DeviceMesh  # (expert_replicate, expert_shard, expert_parallel)
+    context: DeviceMesh  # (data, context): the ranks of a row share the tokens of a micro-batch
 
     @property
     def is_first(self) -> bool:
@@ -79,7 +80,10 @@ def ranks_of(layout: Layout, rank: int, device: torch.device) -> Ranks:
     dense = init_device_mesh(kind, shape, mesh_dim_names=("replicate", "shard"))
     of_experts = (layout.expert_replicate, layout.expert_shard, layout.expert_parallel)
     names = ("expert_replicate", "expert_shard", "expert_parallel")
-    return Ranks(layout, rank, device, dense, init_device_mesh(kind, of_experts, mesh_dim_names=names))
+    experts = init_device_mesh(kind, of_experts, mesh_dim_names=names)
+    of_context = (layout.data_parallel, layout.context_parallel)
+    context = init_device_mesh(kind, of_context, mesh_dim_names=("data", "context"))
+    return Ranks(layout, rank, device, dense, experts, context)
 
 
 def own_device(name: str) -> torch.device:

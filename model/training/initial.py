@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from model.checkpoint import released
 from model.checkpoint import run as runs
+from model.checkpoint.shard_files import files_of
 from model.config.checks import unknown_key
 from model.config.hunyuan import HunyuanConfig
 from model.errors import ConfigError
-from model.files import sha256
+from model.files import read_json, sha256
 from model.transformer import Hunyuan
 
 STARTS_AT_ZERO = "expert_bias"  # ends the names of buffers that a source may lack, or have where they are not needed
@@ -52,16 +54,23 @@ def locate(source: Path) -> tuple[Path, Path]:
 
 def load_weights(net: Hunyuan, weights: Path) -> None:
     """Loads the weights in `weights`, as `locate` names it, into a model whose settings `take_over` resolved."""
-    found = Hunyuan.from_checkpoint(weights, dtype=torch.float32).state_dict()
+    found = read_weights(weights)
     missing, unexpected = net.load_state_dict(found, strict=False)
     missing = [name for name in missing if not name.startswith(runs.REWARD_HEAD)]
     if other := [name for name in (*missing, *unexpected) if not name.endswith(STARTS_AT_ZERO)]:
         raise ConfigError([f"the weights of {weights} do not fit the model: {other[0]} is not in both"])
 
 
+def read_weights(weights: Path) -> dict[str, Tensor]:
+    """The weights in `weights` by name, whole and in float32."""
+    found: dict[str, Tensor] = Hunyuan.from_checkpoint(weights, dtype=torch.float32).state_dict()
+    return found
+
+
 def weights_fingerprint(weights: Path) -> str:
     """SHA-256 of the names and contents of a folder's weights."""
-    names = [runs.MODEL] if (weights / runs.MANIFEST).exists() else None
+    manifest = weights / runs.MANIFEST
+    names = files_of("model", read_json(manifest)) if manifest.exists() else None
     paths = sorted(weights.glob("*.safetensors")) if names is None else [weights / name for name in names]
     digest = hashlib.sha256()
     for path in paths:

@@ -7,33 +7,26 @@ from typing import Any
 
 import torch
 
-from model.checkpoint.run import (
-    has_generator_state,
-    newest_intact,
-    restore,
-    save_checkpoint,
-    task_tensors,
-    whole_weights,
-)
+from model.checkpoint.run import has_generator_state, task_tensors, whole_weights
 from model.config.released import reasons_against
 from model.counts import activated_params, total_params, training_flops_per_token
 from model.device import autocast, compute_dtype, dtype_name, keep_freed_memory, measure_peak_flops
 from model.errors import CheckpointError, TrainingError
 from model.files import write_json
+from model.parallel.start import Ranks
 from model.training.events import Reporter, RunPlan
-from model.training.initial import load_weights
+from model.training.held import hold
 from model.training.metrics import RoutingWatch, routing_metrics
 from model.training.noise_scale import NoiseScale, roles_of
-from model.training.optimizer import build_optimizer, describe_groups
-from model.training.prepare import prepare, warm_up
+from model.training.optimizer import describe_groups
+from model.training.prepare import warm_up
 from model.training.run_folder import MetricsLog
 from model.training.schedule import describe_lengthening, learning_rate_ratio
 from model.training.settings import RunSettings
 from model.training.split_adamw import SplitAdamW
 from model.training.stages import Stage
 from model.training.step import Launched, StepResult, TrainStep
-from model.training.task import ExtendingTask, FollowingTask, Task
-from model.transformer import Hunyuan
+from model.training.task import FollowingTask, Task
 
 # Of the last line of metrics.jsonl, which is an evaluated one when the run is finished.
 SUMMARY_KEYS = [
@@ -63,10 +56,12 @@ def train(
     resume: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
     stage: Stage | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Trains in an existing run folder until the end or until should_stop() and returns the summary it leaves there.
 
     With a `stage`, whose settings are given, it trains to the end of that; a summary is left at that of the last one alone.
+    With `ranks` this process is one of several, all of which call it; the first one writes and reports.
 
     `data`, `documents` and `batch` are a line on the data, lines on its documents, and what a step learns from where that is
     not so many tokens of text.
@@ -74,7 +69,7 @@ def train(
     Raises TrainingError when the loss or a gradient is not finite, before any weight is touched, and CheckpointError
     when the disk is full; the last good checkpoint stays.
     """
-    session = _Session(folder, settings, task, reporter, steps, device, stage)
+    session = _Session(folder, settings, task, reporter, steps, device, stage, ranks)
     session.begin(resume)
     if resume and steps_before not in (None, steps):
         reporter.note(describe_lengthening(settings.training, session.step, steps_before, steps))
@@ -105,26 +100,25 @@ class _Session:
         steps: int,
         device: torch.device,
         stage: Stage | None,
+        ranks: Ranks | None,
     ) -> None:
         self.folder, self.settings, self.task, self.reporter = folder, settings, task, reporter
         self.stage, self.end = stage, steps if stage is None else stage.end
         self.config, self.steps, self.device = settings.training, steps, device
         keep_freed_memory(device)
-        seed = self.config.seed
-        # Drawn on the processor, so that a seed means the same weights on every device.
-        self.net = Hunyuan(settings.model, torch.Generator().manual_seed(seed)).to(device)
-        if isinstance(task, ExtendingTask):
-            task.extend(self.net)
+        self.held = hold(settings, task, device, ranks)
+        self.net, self.optimizer = self.held.net, self.held.optimizer
+        self.processes, self.writes = (1, True) if ranks is None else (ranks.layout.processes, ranks.is_first)
         self.dtype = compute_dtype(self.config.precision, device)
-        self.optimizer = build_optimizer(self.net, settings.model, self.config, begin=False)
-        prepare(self.net, self.config, device)
-        self.train_step = TrainStep(self.net, self.optimizer, settings, task, device, self.dtype, reporter.note)
+        of_step = self.net, self.optimizer, settings, task, device, self.dtype, reporter.note
+        self.train_step = TrainStep(*of_step, shards=self.held.shards)
         self.peak_flops = measure_peak_flops(device, self.dtype)
         self.flops_per_token = training_flops_per_token(settings.model, self.config.sequence_length)
         self.activated_params = activated_params(settings.model)
         self.watch, self.noise = RoutingWatch(), NoiseScale(roles_of(self.optimizer))
         self.following = task if isinstance(task, FollowingTask) else None
         self.step, self.tokens, self.seconds, self.saved_step = 0, 0, 0.0, 0
+        self.stop = False  # whether a process among several was asked to
         self.last_row: dict[str, Any] = {}
         self.summary: dict[str, Any] = {}
 
@@ -133,21 +127,23 @@ class _Session:
         if resume:
             self._restore()
         elif self.config.init_from:
-            load_weights(self.net, Path(self.config.init_from))
+            self.held.load(Path(self.config.init_from))
+        else:
+            self.held.draw()
         if isinstance(self.optimizer, SplitAdamW):
             self.optimizer.begin()
         if self.following is not None:
             with autocast(self.device, self.dtype):
                 self.following.begin(self.net)
-        self.log = MetricsLog(self.folder, self.step)
+        self.log = MetricsLog(self.folder, self.step, writes=self.writes)
 
     def _restore(self) -> None:
-        checkpoint, passed_over = newest_intact(self.folder)
+        checkpoint, passed_over = self.held.newest(self.folder)
         for sentence in passed_over:
             self.reporter.note(sentence)
         if self.settings.model.moe_routing == "recycle" and has_generator_state(checkpoint):
             self.reporter.note(OLD_PLACES)
-        state = restore(checkpoint, self.net, self.optimizer)
+        state = self.held.restore(checkpoint)
         self.step, self.seconds, self.saved_step = state["step"], state["seconds"], state["step"]
         self.tokens = state.get("tokens", self.step * self.config.global_batch_tokens)  # older checkpoints do not say
         self.last_row, self.watch = state["last_row"], RoutingWatch(state["unhealthy"])
@@ -190,7 +186,8 @@ class _Session:
         self._mark()
         before: Launched | None = None  # a step that is not looked at yet: a GPU may still be at it
         while self.step < self.end:
-            if should_stop():
+            asked = should_stop()
+            if self.stop or (asked and self.processes == 1):  # several stop when all know of it, after the same step
                 status = "interrupted"
                 break
             if (
@@ -198,7 +195,7 @@ class _Session:
             ):  # its figures are of this step: the next one has others
                 self._look_at(before)
                 before = None
-            launched = self._train_step()
+            launched = self._train_step(asked)
             if before is not None:
                 self._look_at(before)
             self.step, self.tokens = self.step + 1, self.tokens + launched.tokens
@@ -241,9 +238,9 @@ class _Session:
         """From here on the time and the tokens of the next line are counted."""
         self.mark_time, self.mark_tokens = now or time.perf_counter(), self.tokens
 
-    def _train_step(self) -> Launched:
+    def _train_step(self, stop: bool) -> Launched:
         if self.following is None:
-            return self.train_step(self.step, self._learning_rate(self.step))
+            return self.train_step(self.step, self._learning_rate(self.step), stop)
         self.net.eval()
         with autocast(self.device, self.dtype):
             self.following.before_step(self.net, self.step)
@@ -259,6 +256,7 @@ class _Session:
                 f"the loss is {result.loss} and the gradient norm {result.grad_norm} at step {launched.step + 1}: stopped "
                 f"before the update; {self._last_good()}; start a new run with a lower training.learning_rate"
             )
+        self.stop = self.stop or result.stop
         self.noise.add(result.noise)
         return result
 
@@ -298,7 +296,7 @@ class _Session:
 
     def _mfu(self, speed: float) -> float:
         """Model FLOPs utilisation: 6 FLOPs per activated parameter and token, over the measured ceiling."""
-        return 6 * self.activated_params * speed / self.peak_flops
+        return 6 * self.activated_params * speed / (self.peak_flops * self.processes)
 
     def _evaluate(self) -> dict[str, float]:
         self.net.eval()
@@ -316,11 +314,10 @@ class _Session:
         tensors = None
         if self.following is not None:
             tensors, state["task"] = self.following.state()
-        keep = self.config.keep_checkpoints
         of_stage: dict[str, Any] = {}
         if self.stage is not None and self.stage.name:
             of_stage = {"config": self.settings.model, "boundaries": self.stage.boundaries}
-        save_checkpoint(self.folder, self.step, self.net, self.optimizer, state, keep, tensors, **of_stage)
+        self.held.save(self.folder, self.step, state, self.config.keep_checkpoints, tensors, **of_stage)
         self.saved_step = self.step
 
     def _finish(self, status: str) -> None:
@@ -342,5 +339,6 @@ class _Session:
         if self.seconds > 0:  # of the whole run, not of its last lines
             speed = self.tokens / self.seconds
             self.summary |= {"tokens_per_second": speed, "mfu": self._mfu(speed)}
-        write_json(self.folder / "summary.json", self.summary)
+        if self.writes:
+            write_json(self.folder / "summary.json", self.summary)
         self.reporter.finish(self.summary)

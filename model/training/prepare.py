@@ -16,6 +16,7 @@ from model.errors import ConfigError
 from model.kernels import onednn
 from model.memory import Precision, state_bytes
 from model.moe.place_keys import routing_key
+from model.parallel.layout import Layout
 from model.training.config import TrainingConfig
 from model.training.graph import records
 from model.transformer import Hunyuan
@@ -92,12 +93,18 @@ def warm_up(
 
 
 def check_memory(
-    model: HunyuanConfig, config: TrainingConfig, device: torch.device, *, beside: int = 0, of_what: str = ""
+    model: HunyuanConfig,
+    config: TrainingConfig,
+    device: torch.device,
+    *,
+    beside: int = 0,
+    of_what: str = "",
+    layout: Layout | None = None,
 ) -> None:
     """Refuses a model whose weights, gradients and two AdamW moments are more than the device has.
 
     A processor has them all in float32. A GPU has them as model/training/split_adamw.py does. `beside` are bytes that a stage
-    keeps there as well, `of_what` says of what.
+    keeps there as well, `of_what` says of what. In a `layout` a GPU has its share of a copy, and a processor all copies.
     """
     there, several = memory_bytes(device), config.micro_batches > 1
     if device.type == "cuda":
@@ -106,6 +113,8 @@ def check_memory(
         needed = state_bytes(model, precision=precision, moments=config.moments, several=several)
     else:
         needed = state_bytes(model)
+    if layout is not None:
+        needed = -(-needed // layout.shard) if device.type == "cuda" else needed * layout.replicate
     needed += beside
     if there is not None and needed > there:
         kept = f", {beside / 1e9:,.0f} GB of them for {of_what}," if beside else ""

@@ -2,7 +2,7 @@
 
 import gc
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.checkpoint.run import newest_intact, step_of, steps_saved
+from model.data.config import DataConfig
 from model.data.corpus import Corpus, Progress, prepare_corpus
 from model.data.lengths import describe_lengths, length_table
 from model.data.order import Sampler, validation_batches
@@ -20,9 +21,12 @@ from model.data.task_source import TaskSource, is_task
 from model.device import compute_dtype, dtype_name, on_its_way, pick_device
 from model.files import write_json
 from model.layers.documents import documents_of
+from model.parallel.agree import together
+from model.parallel.start import Ranks
 from model.training import run_folder
 from model.training.events import Reporter
 from model.training.graph import check_recording
+from model.training.held import check_shared
 from model.training.loop import train
 from model.training.prepare import check_grouped_product, check_memory
 from model.training.resume import check_lengthening, check_stages
@@ -48,8 +52,13 @@ class Pretraining:
         *,
         sampler: Sampler | None = None,
         first_step: int = 0,
+        ranks: Ranks | None = None,
     ) -> None:
-        """`sampler` and `first_step` are those of a stage, whose settings are given; else the run is of `steps` steps."""
+        """`sampler` and `first_step` are those of a stage, whose settings are given; else the run is of `steps` steps.
+
+        With `ranks` this process computes some of the micro-batches and of the validation.
+        """
+        self.ranks = ranks
         self.training, self.corpus, self.device = settings.training, corpus, device
         self.document_mask = settings.data.document_mask
         tasks = (TaskSource.parse(spec) for spec in corpus.train if is_task(spec))
@@ -73,12 +82,17 @@ class Pretraining:
     def micro_batches(self, step: int) -> Iterator[MicroBatch]:
         """The batch of step `step` (from 0) in parts of micro_batch_size, each int64 (B, S + 1)."""
         size = self.training.micro_batch_size
-        first = (step - self.first_step) * self.training.batch_sequences
-        for micro in range(self.training.micro_batches):
-            sequences = torch.from_numpy(self.sampler.batch(first + micro * size, size))
+        first, count = (step - self.first_step) * self.training.batch_sequences, self.training.micro_batches
+        own = range(count) if self.ranks is None else self.ranks.micro_batches(count)
+        for micro in range(count):
             tokens = size * self.training.sequence_length  # each the target of the one before it
+            if micro not in own and not self.answers_alone:
+                yield MicroBatch(None, targets=tokens, tokens=tokens)
+                continue
+            sequences = torch.from_numpy(self.sampler.batch(first + micro * size, size))
             targets = int((sequences[:, 1:] >= 0).sum()) if self.answers_alone else tokens
-            yield MicroBatch(on_its_way(sequences, self.device), targets=targets, tokens=tokens)
+            data = on_its_way(sequences, self.device) if micro in own else None
+            yield MicroBatch(data, targets=targets, tokens=tokens)
 
     def forward(self, net: Hunyuan, data: Tensor, routing_key: Tensor) -> Output:
         ids = self._seen(data[:, :-1])
@@ -104,16 +118,34 @@ class Pretraining:
         c = self.training
         total, tokens, text_bytes = torch.zeros((), dtype=torch.float64, device=self.device), 0, 0
         batches = validation_batches(self.corpus.validation, c.sequence_length, c.micro_batch_size, c.evaluation_tokens)
-        for batch in batches:
+        for batch, is_own, counts in self._dealt(batches):
             learnt = batch[:, 1:][batch[:, 1:] >= 0]  # all, but of a task that has its answers learnt alone
+            if counts:
+                text_bytes += int(self.byte_lengths[learnt].sum())
+                tokens += learnt.size
+            if not is_own:
+                continue
             ids, labels = (on_its_way(part, self.device) for part in self._filled(torch.from_numpy(batch)))
-            loss, count = net(ids, labels, document_ids=self._documents(ids)).loss, learnt.size
+            loss = net(ids, labels, document_ids=self._documents(ids)).loss
             assert loss is not None, "labels were given"
-            total, tokens = total + loss.double() * count, tokens + count
-            text_bytes += int(self.byte_lengths[learnt].sum())
+            if counts:
+                total = total + loss.double() * learnt.size
+        if self.ranks is not None:
+            self.ranks.sum_(total)
         found = float(total)
         scores = self.tasks.scores(net) if self.tasks is not None else {}
         return {"val_loss": found / tokens, "val_bits_per_byte": found / math.log(2) / text_bytes} | scores
+
+    def _dealt(self, batches: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, bool, bool]]:
+        """Every batch, whether this process computes it, and whether it counts: each computes as many, some of them twice."""
+        turns, mine = 1, 0
+        if self.ranks is not None:
+            turns, mine = self.ranks.layout.data_parallel, self.ranks.layout.data_index(self.ranks.rank)
+        number, batch = -1, np.zeros((1, 2), np.int64)
+        for number, batch in enumerate(batches):
+            yield batch, number % turns == mine, True
+        for again in range(number + 1, number + 1 + -(number + 1) % turns):
+            yield batch, again % turns == mine, False
 
     def _filled(self, sequences: Tensor) -> tuple[Tensor, Tensor]:
         """(n, S' + 1) -> ids and labels; on a GPU (B, S) of a micro-batch, so that nothing is compiled for other shapes.
@@ -162,56 +194,60 @@ def pretrain(
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
     locked: bool = False,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Trains `settings` into a new run folder, or goes on with the run in it; returns the run's summary.
 
     A resumed run is given its own settings (run_folder.settings_of), with what may change (resume.py), and begins anew when
     it was ended before its first checkpoint. should_stop is asked before every step. Other processes are kept out of the
-    folder, unless the caller has done so, which `locked` says.
+    folder, unless the caller has done so, which `locked` says. With `ranks` all processes of the run call it, and the first one
+    writes.
     """
+    first, layout = ranks is None or ranks.is_first, None if ranks is None else ranks.layout
     with ExitStack() as stack:
         keep_out = nullcontext if locked else lambda: run_folder.locked(folder)
-        if resume:
-            stack.enter_context(keep_out())
-        else:
-            run_folder.refuse_other_run(folder)  # before minutes are spent on the data
-        device = pick_device(settings.training.device)
-        resume, started = resume and bool(steps_saved(folder)), resume
-        trained = run_folder.own_precision(folder, settings) if resume else settings
-        stages = stages_of(trained)
-        for stage in stages:
-            check_memory(stage.settings.model, stage.settings.training, device)
-            check_grouped_product(stage.settings.model, stage.settings.training, device)
-            check_recording(stage.settings.model, stage.settings.training, device)
-        steps = steps_before = stages[-1].end
-        if resume:
-            recorded = run_folder.settings_of(folder)
-            check_stages(recorded, settings)
-            steps_before = stages_of(recorded)[-1].end
-            check_lengthening(recorded, steps_before, steps, steps_saved(folder)[-1])
-        data = (run_folder.own_tokenizer(folder, settings) if resume else settings).corpus
-        corpus = prepare_corpus(data, settings.model.vocab_size, progress)
-        if resume:
-            run_folder.check_same_data(folder, corpus.fingerprint)
-            run_folder.record_changes(folder, settings, steps_saved(folder)[-1])
-            if note := precision_note(settings.training.precision, trained.training.precision, device):
-                reporter.note(note)
-        lengths = length_table(corpus, sorted({stage.settings.training.sequence_length for stage in stages}))
-        orders = samplers(stages, corpus)  # of all at once: where one lacks text is told before the first begins
-        current = stages[0]
-        if resume and len(stages) > 1:
-            current = stage_at(stages, step_of(newest_intact(folder)[0]))
-        # Of all that are left: what a later one cannot ask of the model is told before training, too.
-        tasks = [_task(stage, orders, corpus, device) for stage in stages[current.number - 1 :]]
-        if not resume:
-            if started:
-                run_folder.check_same_weights(folder)
-            else:
+        with together(ranks):
+            if not resume:
+                run_folder.refuse_other_run(folder)  # before minutes are spent on the data
+            elif first:
                 stack.enter_context(keep_out())
-                run_folder.refuse_other_run(folder)  # nor has one begun meanwhile
-            run_folder.create(folder, settings, run_folder.DataRecord.of(corpus, lengths), device)
+            device = pick_device(settings.training.device) if ranks is None else ranks.device
+            resume, started = resume and bool(steps_saved(folder)), resume
+            trained = run_folder.own_precision(folder, settings) if resume else settings
+            stages = stages_of(trained)
+            for stage in stages:
+                _check(stage.settings, device, ranks)
+            steps = steps_before = stages[-1].end
+            if resume:
+                recorded = run_folder.settings_of(folder)
+                check_stages(recorded, settings)
+                steps_before = stages_of(recorded)[-1].end
+                check_lengthening(recorded, steps_before, steps, steps_saved(folder)[-1])
+            data = (run_folder.own_tokenizer(folder, settings) if resume else settings).corpus
+        corpus = _corpus(data, settings, progress, ranks)
+        with together(ranks):
+            if resume:
+                run_folder.check_same_data(folder, corpus.fingerprint)
+                if first:
+                    run_folder.record_changes(folder, settings, steps_saved(folder)[-1])
+                if note := precision_note(settings.training.precision, trained.training.precision, device):
+                    reporter.note(note)
+            lengths = length_table(corpus, sorted({stage.settings.training.sequence_length for stage in stages}))
+            orders = samplers(stages, corpus)  # of all at once: where one lacks text is told before the first begins
+            current = stages[0]
+            if resume and len(stages) > 1:
+                current = stage_at(stages, step_of(newest_intact(folder)[0]))
+            # Of all that are left: what a later one cannot ask of the model is told before training, too.
+            tasks = [_task(stage, orders, corpus, device, ranks) for stage in stages[current.number - 1 :]]
+            if not resume and first:
+                if started:
+                    run_folder.check_same_weights(folder)
+                else:
+                    stack.enter_context(keep_out())
+                    run_folder.refuse_other_run(folder)  # nor has one begun meanwhile
+                run_folder.create(folder, settings, run_folder.DataRecord.of(corpus, lengths), device, layout)
         while True:
-            if current.name:  # whoever reads the folder meanwhile finds the model of its stage
+            if current.name and first:  # whoever reads the folder meanwhile finds the model of its stage
                 write_json(folder / "config.json", current.settings.model.to_dict())
             summary = train(
                 folder,
@@ -226,6 +262,7 @@ def pretrain(
                 resume=resume,
                 should_stop=should_stop,
                 stage=current,
+                ranks=ranks,
             )
             if summary["status"] != "finished" or current.number == len(stages):
                 return summary
@@ -233,12 +270,35 @@ def pretrain(
             gc.collect()  # a recorded step holds the memory of its graph
 
 
-def _task(stage: Stage, orders: list[Sampler], corpus: Corpus, device: torch.device) -> Pretraining:
+def _check(settings: RunSettings, device: torch.device, ranks: Ranks | None) -> None:
+    """Refuses what cannot be trained here, before the text is read."""
+    layout = None if ranks is None else ranks.layout
+    check_memory(settings.model, settings.training, device, layout=layout)
+    check_grouped_product(settings.model, settings.training, device)
+    if layout is None:
+        check_recording(settings.model, settings.training, device)
+    else:
+        check_shared(settings, layout)
+
+
+def _corpus(data: DataConfig, settings: RunSettings, progress: Progress | None, ranks: Ranks | None) -> Corpus:
+    """The text; of several processes the first one prepares it, and the others find it in the cache."""
+    corpus: Corpus | None = None
+    with together(ranks):
+        if ranks is None or ranks.is_first:
+            corpus = prepare_corpus(data, settings.model.vocab_size, progress)
+    with together(ranks):
+        return corpus or prepare_corpus(data, settings.model.vocab_size)
+
+
+def _task(
+    stage: Stage, orders: list[Sampler], corpus: Corpus, device: torch.device, ranks: Ranks | None
+) -> Pretraining:
     """What is learnt in a stage, or in a run without."""
     if not stage.name:
-        return Pretraining(stage.settings, corpus, stage.steps, device)
-    sampler = orders[stage.number - 1]
-    return Pretraining(stage.settings, corpus, stage.steps, device, sampler=sampler, first_step=stage.first)
+        return Pretraining(stage.settings, corpus, stage.steps, device, ranks=ranks)
+    of_stage: dict[str, Any] = {"sampler": orders[stage.number - 1], "first_step": stage.first}
+    return Pretraining(stage.settings, corpus, stage.steps, device, ranks=ranks, **of_stage)
 
 
 def precision_note(asked: str, begun: str, device: torch.device) -> str:

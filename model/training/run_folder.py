@@ -29,6 +29,7 @@ from model.files import LOCK, hold, read_json, write_file, write_json
 from model.generation.defaults import FILE_NAME as GENERATION_CONFIG
 from model.generation.defaults import run_defaults
 from model.generation.prompts import opening
+from model.parallel.layout import Layout
 from model.tokenizer.bpe import Tokenizer
 from model.tokenizer.folder import TOKENIZER_FILES, TOKENIZER_JSON, end_ids
 from model.tokenizer.interface import TextTokenizer
@@ -61,7 +62,9 @@ class DataRecord:
         return cls(corpus.tokenizer, corpus.fingerprint, counts, _first_prompt(corpus))
 
 
-def create(folder: Path, settings: RunSettings, data: DataRecord, device: torch.device) -> None:
+def create(
+    folder: Path, settings: RunSettings, data: DataRecord, device: torch.device, layout: Layout | None = None
+) -> None:
     """Writes the record of a new run, or again that of one that was ended before its first checkpoint.
 
     run.toml comes first: from it everything else can be made again, should the process end in between.
@@ -85,6 +88,8 @@ def create(folder: Path, settings: RunSettings, data: DataRecord, device: torch.
     record = environment(data, device)
     record["precision"] = dtype_name(compute_dtype(settings.training.precision, device))
     record["prompt"] = data.prompt
+    if layout is not None:
+        record["layout"] = dataclasses.asdict(layout)
     if source := settings.training.init_from:
         record["init_from"] = {"path": source, "fingerprint": weights_fingerprint(Path(source))}
     write_json(folder / "environment.json", record)
@@ -217,10 +222,13 @@ def environment(data: DataRecord, device: torch.device) -> dict[str, Any]:
 class MetricsLog:
     """metrics.jsonl, a line at a time, each handed to the system when `write` returns."""
 
-    def __init__(self, folder: Path, last_step: int) -> None:
-        """Continues after `last_step`: lines of later steps, which a resumed run computes again, are cut off."""
-        path = folder / "metrics.jsonl"
-        if path.exists():
+    def __init__(self, folder: Path, last_step: int, *, writes: bool = True) -> None:
+        """Continues after `last_step`: lines of later steps, which a resumed run computes again, are cut off.
+
+        Of several processes one `writes`.
+        """
+        path = folder / "metrics.jsonl" if writes else Path(os.devnull)
+        if writes and path.exists():
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= last_step]
             write_file(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
@@ -230,7 +238,8 @@ class MetricsLog:
         self._file.flush()
 
     def sync(self) -> None:
-        os.fsync(self._file.fileno())
+        if self._file.name != os.devnull:  # which cannot be synced
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # a full disk was reported by the write that met it

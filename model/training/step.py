@@ -234,9 +234,11 @@ class TrainStep:
             measures.append(loss.new_zeros(0) if output.measures is None else output.measures.detach())
             if output.stats is not None:
                 routing.append(output.stats)
+        routed = work.tokens
         if self.shards is not None:
             self.shards.sum_replicated()
-        merged = merge_stats(routing, [batch.tokens for batch in batches], work.tokens)
+            routed *= self.shards.ranks.layout.context_parallel  # each part of a sequence has the balance loss of all
+        merged = merge_stats(routing, [batch.tokens for batch in batches], routed)
         loss, aux_loss, sums = (torch.stack(parts).sum(dim=0) for parts in (losses, aux_losses, measures))
         noise = loss.new_zeros(0)
         if self._squares is not None:

@@ -44,7 +44,7 @@ def on_device(monkeypatch):
     monkeypatch.setattr(run, "_moments", lambda *parts: {name: t.clone() for name, t in moments(*parts).items()})
     monkeypatch.setattr(graph, "capture", played)
     monkeypatch.setattr(graph, "_obstacles", lambda model, config, device: [])
-    monkeypatch.setattr("model.training.loop.build_optimizer", optimizer)
+    monkeypatch.setattr("model.training.held.build_optimizer", optimizer)
     return made
 
 

@@ -108,13 +108,13 @@ def test_compilation_without_a_compiler_is_a_sentence_and_the_run_goes_on_withou
 
 FULL_AFTER_THE_FIRST_CHECKPOINT = """
 import resource
-from model.training import loop
+from model.training import held
 
-save = loop.save_checkpoint
-def save_and_fill(*arguments):
-    save(*arguments)
+save = held.save_checkpoint
+def save_and_fill(*arguments, **named):
+    save(*arguments, **named)
     resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))
-loop.save_checkpoint = save_and_fill
+held.save_checkpoint = save_and_fill
 """
 
 

@@ -13,7 +13,7 @@ from tiny import assert_same_run, checkpoint, rows_of, weights
 from model.counts import activated_params, total_params, training_flops_per_token
 from model.device import pick_device
 from model.errors import ConfigError, TrainingError
-from model.training import loop
+from model.training import held
 from model.training.metrics import PATIENCE
 from model.training.pretraining import Pretraining
 
@@ -81,18 +81,18 @@ def test_the_plan_and_the_summary_say_what_was_trained(pretrain, settings, tmp_p
 
 def test_the_lines_before_a_checkpoint_are_on_the_disk_before_it(pretrain, tmp_path, monkeypatch):
     """A machine that goes down after a checkpoint would lose lines that a resumed run never computes again."""
-    on_disk, log, save = [0], tmp_path / "run" / "metrics.jsonl", loop.save_checkpoint
+    on_disk, log, save = [0], tmp_path / "run" / "metrics.jsonl", held.save_checkpoint
 
     def fsync(descriptor):
         if log.exists() and os.path.samestat(os.fstat(descriptor), log.stat()):
             on_disk.append(len(log.read_text().splitlines()))
 
-    def saved(folder, step, *rest):
+    def saved(folder, step, *rest, **named):
         assert on_disk[-1] == step
-        return save(folder, step, *rest)
+        return save(folder, step, *rest, **named)
 
     monkeypatch.setattr("model.training.run_folder.os.fsync", fsync)
-    monkeypatch.setattr(loop, "save_checkpoint", saved)
+    monkeypatch.setattr(held, "save_checkpoint", saved)
     pretrain()
     assert on_disk == [0, 3, 6, 9, 12]
 
