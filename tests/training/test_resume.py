@@ -100,7 +100,7 @@ def test_a_finished_run_resumes_to_its_end_and_changes_nothing(pretrain, tmp_pat
 # --- ended before the first checkpoint ---------------------------------------------------------------------------------
 
 
-KILL = "import os; from model.training import held, run_folder; die = lambda *given: os.kill(os.getpid(), 9)\n"
+KILL = "import os; from model.training import held, run_folder; die = lambda *given, **named: os.kill(os.getpid(), 9)\n"
 
 
 def killed(process, text, folder, code):
