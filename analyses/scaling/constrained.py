@@ -75,8 +75,7 @@ def constrained_part(
 
     runs are all of the table, those that have read their data again among them.
     """
-    drawn = np.array([astuple(surface) for surface in study.drawn]).reshape(-1, 5)
-    surfaces = np.concatenate([[astuple(study.surface)], drawn])
+    surfaces = np.concatenate([[astuple(study.surface)], study.rows])
     findings: list[Finding] = []
     repetition: Repetition | None = None
     degrees = 0

@@ -132,6 +132,7 @@ class SurfaceStudy:
             with np.errstate(all="ignore"):
                 places = np.log(optimum(_surfaces(rows), np.exp(self.log_flops), cost))
             rows = rows[(np.abs(places) < LARGEST_LOG / 2).all(axis=(0, 2))]
+        self.rows = rows  # (R, 5): the resamples that are usable
         self.drawn = _surfaces(rows) if len(rows) >= FEWEST else None  # None: too few for intervals
 
     def law(self, of: str) -> dict[str, Any] | None:
