@@ -25,7 +25,7 @@ if [ "${TINY:-}" ]; then
         --set training.evaluation_tokens=2000 --set 'sweep.tokens_per_param=[1e-9,1e9]' --set sweep.batch_tokens.value=256
         --set sweep.batch_tokens.at_flops=1e9 --sizes ladder-24,ladder-32 --times 1e-5
     )
-    small=1e14,3e14 larger=6e14 largest=1e15 middle=3e14 high=3e14
+    small=1e14,3e14 larger=6e14 largest=1e15 middle=3e14 high=6e14
     ends_low=ladder-24,ladder-40 middle_low=ladder-32 ends_high=ladder-24,ladder-40 middle_high=ladder-32 rungs=ladder-32
 fi
 
@@ -83,6 +83,9 @@ main() {
         fi
     done
     wait
+    for name in larger largest small seeds more_seeds experts_{1,4,64}; do
+        [ -e "$dir/$name.done" ] || { echo "$name is not whole: see $dir/$name.log, then start again"; return 1; }
+    done
     touch "$dir/whole"
 }
 
