@@ -47,6 +47,13 @@ sweep() { # name, workers, options: one sweep, which is not begun again when it 
     touch "$dir/$name.done"
 }
 
+whole() { # ends the script where one of the sweeps is not
+    local name
+    for name in "$@"; do
+        [ -e "$dir/$name.done" ] || { echo "$name is not whole: see $dir/$name.log, then start again"; exit 1; }
+    done
+}
+
 tune() {
     local rate=(--set "sweep.learning_rate.factors=$rates") batch=(--set 'sweep.batch_tokens.factors=[0.5,1,2]')
     sweep tune_low_ends "$((workers / 2))" --budgets $low --sizes $ends_low "${rate[@]}" &
@@ -54,6 +61,7 @@ tune() {
     sweep tune_high_ends "$((workers / 2))" --budgets $high --sizes $ends_high "${rate[@]}" &
     sweep tune_high "$((workers / 2))" --budgets $high --sizes $middle_high "${rate[@]}" "${batch[@]}" &
     wait
+    whole tune_low_ends tune_low tune_high_ends tune_high
     $python examples/scaling_rates.py "$dir"/tune_*/runs.csv --set "$dir/rules.part" --plot "$dir/rates.png" > "$dir/rates.txt" 2>&1 \
         || { echo "the runs do not tell the rules, those of the plan hold:"; cat "$dir/rates.txt"; : > "$dir/rules.part"; }
     mv "$dir/rules.part" "$dir/rules.txt"
@@ -83,9 +91,7 @@ main() {
         fi
     done
     wait
-    for name in larger largest small seeds more_seeds experts_{1,4,64}; do
-        [ -e "$dir/$name.done" ] || { echo "$name is not whole: see $dir/$name.log, then start again"; return 1; }
-    done
+    whole larger largest small seeds more_seeds experts_{1,4,64}
     touch "$dir/whole"
 }
 
