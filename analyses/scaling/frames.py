@@ -11,6 +11,7 @@ from analyses.scaling.cost import CostRule, parse_cost
 from analyses.scaling.laws import ScalingLaw
 from analyses.scaling.options import Options
 from analyses.scaling.parabola import CMin
+from analyses.scaling.several import side_by_side
 from analyses.scaling.study import Study, fit_study, plot_study
 from analyses.scaling.tables import Table, read_table
 from model.errors import HunyuanError
@@ -44,7 +45,8 @@ class FittedLaws(dict[str, Any]):
         """One row a law: method (shared shape, parabolas, surface), of (n_opt or d_opt), coefficient, exponent, intervals."""
         surface = self.get("parametric") or {}
         plain = self.get("parabola")
-        own = "surface" if self["method"] == "parametric" else "shared shape" if plain else "parabolas"
+        names = {"parametric": "surface", "sparsity": "sparsity"}
+        own = names.get(self["method"], "shared shape" if plain else "parabolas")
         parts: list[tuple[str, dict[str, Any]]] = [(own, self)]
         parts += [("parabolas", plain)] if plain else []
         parts += [("surface", surface)] if self["method"] == "both" else []
@@ -88,6 +90,35 @@ def fit_laws(frame: Any, **options: Any) -> FittedLaws:
     return FittedLaws(fit_study(_table(frame), Options(**options)))
 
 
+class ComparedLaws(dict[str, FittedLaws]):
+    """Fits of several tables by name, with their laws and predictions as tables."""
+
+    @cached_property
+    def laws(self) -> "pd.DataFrame":
+        """One row a table and law: coefficient, exponent and the ends of its interval."""
+        return _frame(side_by_side(self.documents)["laws"])
+
+    @cached_property
+    def predictions(self) -> "pd.DataFrame":
+        """One row a table and question."""
+        return _frame(side_by_side(self.documents)["predictions"])
+
+    @property
+    def documents(self) -> dict[str, dict[str, Any]]:
+        return {name: fitted.document for name, fitted in self.items()}
+
+    def figure(self, laws: Sequence[ScalingLaw] = ()) -> "Figure":
+        """The picture of `hunyuan scale-fit A.csv B.csv --plot`."""
+        from analyses.scaling.several_plots import plot_side_by_side
+
+        return plot_side_by_side(self.documents, laws)
+
+
+def compare_laws(frames: Mapping[str, Any], **options: Any) -> ComparedLaws:
+    """See analyses.scaling.compare_laws."""
+    return ComparedLaws({str(name): fit_laws(frame, **options) for name, frame in frames.items()})
+
+
 def _table(frame: Any) -> Table:
     if isinstance(frame, Table):
         return frame
@@ -108,7 +139,8 @@ def _cells(column: Any) -> list[Any]:
 
 def _numbers(name: str, asked: Any) -> tuple[float, ...]:
     try:
-        numbers = (float(asked),) if isinstance(asked, str | int | float) else tuple(map(float, asked))
+        several = asked.split(",") if isinstance(asked, str) else asked
+        numbers = (float(several),) if isinstance(several, int | float) else tuple(map(float, several))
     except (TypeError, ValueError) as error:
         raise HunyuanError(f"{name} is {asked!r}: give a number such as 1e22, or several") from error
     if not all(0 < number < math.inf for number in numbers):

@@ -44,9 +44,10 @@ from hunyuan_cli.options.scale_fit import (
     study_options,
 )
 from hunyuan_cli.results import emit, result_format
-from hunyuan_cli.views.scale_fit import law_row, notes, tables, warned
+from hunyuan_cli.views.scale_fit import law_row, notes, tables, tables_beside, warned
 
 if TYPE_CHECKING:
+    from analyses.scaling.options import Options
     from analyses.scaling.study import Study
 
 
@@ -101,7 +102,7 @@ def scale_fit(
     Exit status: 0 fitted, 3 fitted with something left out or with units, costs or columns in doubt (standard error says
     which), 1 no law.
 
-    Example: hunyuan scale-fit runs.csv --predict 1e18 --plot law.png
+    Example: hunyuan scale-fit runs.csv --predict 1e18,1e19 --plot law.png
 
     As in the report: hunyuan scale-fit runs.csv --cost paper --c-min --law paper --predict 3.1e24
     """
@@ -117,7 +118,10 @@ def scale_fit(
         raise typer.BadParameter("--term draws parabolas and the surface: use --plot with --method sparsity")
     laws = [LAWS[name] if name in LAWS else read_law(Path(name)) for name in law or []]
     options = study_options(given)
-    result = fit_study(read_table(runs), options)
+    if len(runs) > 1:
+        _several(runs, options, laws, plot, term, format, output)
+        return
+    result = fit_study(read_table(runs[0]), options)
     document = result.document
     if laws:
         document["laws"] = [law_row(one, options.predict) for one in laws]
@@ -134,6 +138,45 @@ def scale_fit(
         _draw(result, laws, plot, term, beside=kind == "table" and output is None)
     if status:
         raise typer.Exit(status)
+
+
+def _several(
+    runs: list[Path],
+    options: "Options",
+    laws: list[Any],
+    plot: Path | None,
+    term: bool,
+    format: str,
+    output: Path | None,
+) -> None:
+    """Several tables, one after the other, and their laws in one table and one figure."""
+    from analyses.scaling.several import side_by_side
+    from analyses.scaling.study import fit_study
+    from analyses.scaling.tables import read_table
+
+    names = [str(path) for path in runs]
+    if len(set(names)) < len(names) or term:
+        raise typer.BadParameter(
+            "give each table once" if not term else "--term draws one table: use --plot for several"
+        )
+    documents, worst = {}, 0
+    for name, path in zip(names, runs, strict=True):
+        result = fit_study(read_table(path), options)
+        documents[name] = result.document
+        worst = max(worst, result.status) if 1 not in (worst, result.status) else 1
+        for line in warned(result.document, refused=result.status == 1):
+            stderr(f"{name}: {line}")
+    document = side_by_side(documents)
+    if laws:
+        document["other_laws"] = [law_row(one, options.predict) for one in laws]
+    kind = result_format(format, output)
+    emit(document if kind == "json" else tables_beside(document), format=kind, output=output)
+    if plot is not None:
+        from analyses.scaling.several_plots import plot_side_by_side
+
+        save_figure(plot_side_by_side(documents, laws), plot)
+    if worst:
+        raise typer.Exit(worst)
 
 
 def _draw(result: "Study", laws: list[Any], plot: Path | None, term: bool, beside: bool) -> None:

@@ -15,10 +15,11 @@ BYTES_PER_PARAMETER = 2  # bf16
 _ASK, _DATA, _HOW = "Questions", "The table", "Method"
 
 Runs = Annotated[
-    Path,
+    list[Path],
     typer.Argument(
-        metavar="RUNS.csv",
-        help="A table of runs: CSV, JSON, JSON lines or parquet, also .gz or .zst; - is standard input. Or a folder of runs.",
+        metavar="RUNS.csv...",
+        help="Tables of runs: CSV, JSON, JSON lines or parquet, also .gz or .zst; - is standard input; or folders of runs. "
+        "The laws of several are laid side by side.",
     ),
 ]
 Method = Annotated[

@@ -58,6 +58,30 @@ def tables(document: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def tables_beside(document: dict[str, Any]) -> dict[str, Any]:
+    """The laws and predictions of several tables, one row each."""
+    laws = [
+        {
+            "table": row["table"],
+            "law": f"{row['of'][0].upper()}_opt",
+            "coefficient": f"{row['coefficient']:.4g}",
+            "exponent": f"{row['exponent']:.4f}",
+            "interval": _interval(row["exponent_interval"], "{:.4f}"),
+        }
+        for row in document["laws"]
+    ]
+    compute = {one["table"]: "C_min" if one["c_min"] else "flops" for one in document["tables"]}
+    rows = [
+        _prediction(row, row["table"], compute[row["table"]]) for row in document["predictions"] if row.get("flops")
+    ]
+    laws += [
+        {"table": row["name"], "law": f"{of[0].upper()}_opt", "coefficient": f"{row[of]['coefficient']:.4g}",
+         "exponent": f"{row[of]['exponent']:.4f}"}
+        for row in document.get("other_laws", []) for of in ("n_opt", "d_opt")
+    ]  # fmt: skip
+    return {"laws side by side": laws} | ({"predictions": rows} if rows else {})
+
+
 def _sources(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Whatever has laws and predictions, by name."""
     plain, shaped = document.get("parabola"), document["method"] != "parametric"
