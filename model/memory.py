@@ -62,6 +62,7 @@ class TrainingMemory:
     block: int  # of activations_recomputed, what is there for that block alone
     head: int  # of the loss: chunks of logits, and the gradients that it makes already in the forward pass
     in_flight: int  # of the backward pass of one block: gradients on their way
+    exchanged: int  # by FSDP when a block is recomputed: the gradients of the block after it, in a row to be summed
 
     @property
     def state(self) -> int:
@@ -76,7 +77,12 @@ class TrainingMemory:
     @property
     def total_recomputed(self) -> int:
         inputs = self.activations_recomputed - self.block
-        return self._fullest(self.compute_copies_recomputed + inputs + max(self.head, self.block + self.in_flight))
+        return self._fullest(self.compute_copies_recomputed + inputs + max(self.head, self.working_recomputed))
+
+    @property
+    def working_recomputed(self) -> int:
+        """In the backward pass of a block that is recomputed."""
+        return self.block + self.in_flight + self.exchanged
 
     def _fullest(self, before_gradients: int) -> int:
         return self.weights + self.optimizer + self.held + max(before_gradients, self.closing)
@@ -123,9 +129,11 @@ def training_memory(
     in_flight = _in_flight_bytes(shape, tokens, value, layout)
     if layout.is_one_process:
         copies, copies_recomputed = _copies(shape, value)
+        exchanged = 0
         closing = inputs[0] + inner[0] + in_flight
     else:
         copies = copies_recomputed = _gathered(shape, value, layout)
+        exchanged = value * _largest_block(shape, layout)
         closing = max(copies + inputs[0] + inner[0] + in_flight, _root_in_flight(shape, layout))
     return TrainingMemory(
         weights=weights,
@@ -140,6 +148,7 @@ def training_memory(
         block=block,
         head=_head_bytes(shape, tokens, value),
         in_flight=in_flight,
+        exchanged=exchanged,
     )
 
 
@@ -205,7 +214,7 @@ def _head_bytes(shape: ModelShape, tokens: int, value: int) -> int:
 def _in_flight_bytes(shape: ModelShape, tokens: int, value: int, layout: Layout) -> int:
     """Gradients in the backward pass of one block: of the residual stream and its branches, of the widest weight.
 
-    With several processes also those of the block before, on their way to be summed; or all of the block's, and a copy.
+    With several processes it may be more that at its end all of its weights' are there, and a copy in a row to be summed.
     """
     head = FLOAT * shape.vocab_size * shape.hidden_size  # its gradient waits: for the embedding's, or to be summed
     most = 0
@@ -214,7 +223,7 @@ def _in_flight_bytes(shape: ModelShape, tokens: int, value: int, layout: Layout)
         whole = value * sum(gathered_values(block_weights(layer, shape.hidden_size), layout))
         exchanged = _keys_in_flight(layer.attention, tokens, value, layout.context_parallel)
         stream = 4 * FLOAT * tokens * shape.hidden_size
-        most = max(most, block + whole + exchanged, stream + 2 * whole)
+        most = max(most, block + exchanged, stream + 2 * whole)
     return head * (shape.tied or not layout.is_one_process) + most
 
 
@@ -258,8 +267,12 @@ def _stacked_weights(layer: Layer, hidden: int) -> int:
 
 def _gathered(shape: ModelShape, value: int, layout: Layout) -> int:
     """What FSDP gathers: the largest block twice, one in use and the next on its way, and embedding and head."""
-    blocks = [sum(gathered_values(block_weights(layer, shape.hidden_size), layout)) for layer in kinds_of(shape)]
-    return value * 2 * max(blocks) + FLOAT * sum(gathered_values(root_weights(shape), layout))
+    return value * 2 * _largest_block(shape, layout) + FLOAT * sum(gathered_values(root_weights(shape), layout))
+
+
+def _largest_block(shape: ModelShape, layout: Layout) -> int:
+    """Values that FSDP gathers for it."""
+    return max(sum(gathered_values(block_weights(layer, shape.hidden_size), layout)) for layer in kinds_of(shape))
 
 
 def _root_in_flight(shape: ModelShape, layout: Layout) -> int:

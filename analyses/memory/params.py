@@ -79,7 +79,7 @@ def memory_by_part(memory: TrainingMemory) -> dict[str, dict[str, Any]]:
     That moment is the loss; or the backward pass of a block, in which a recomputed block's activations are there, too; or that
     of the first block, when the gradients of all others are there and their activations are not.
     """
-    in_loss = memory.head >= memory.block + memory.in_flight
+    in_loss = memory.head >= memory.working_recomputed
     kept = {
         "weights": memory.weights,
         "gradients": memory.gradients,
@@ -92,7 +92,7 @@ def memory_by_part(memory: TrainingMemory) -> dict[str, dict[str, Any]]:
             memory,
             memory.compute_copies_recomputed,
             memory.activations_recomputed - (memory.block if in_loss else 0),
-            memory.head if in_loss else memory.in_flight,
+            memory.head if in_loss else memory.in_flight + memory.exchanged,
         ),
         "total": memory.total_recomputed,
     }

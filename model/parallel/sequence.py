@@ -23,10 +23,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention.bias import causal_lower_right
 
 from model.kernels.cross_entropy import linear_cross_entropy
-from model.layers.attention import KeysValues, kernel_precision, repeats_heads
+from model.layers.attention import KeysValues, causal_attention
 from model.layers.documents import positions_within
 from model.layers.dropout import Dropout
 from model.moe.layer import MoE
@@ -169,7 +168,7 @@ class SequenceGroup:
         for chunk, rows in zip(chunks_of(self.process, self.processes), queries.split(size, dim=2), strict=True):
             end = (chunk + 1) * size
             seen = None if mask is None else _visible(mask[:, end - size : end], mask[:, :end])
-            attended.append(_attend_to_the_end(rows, keys[:, :, :end], values[:, :, :end], seen).transpose(1, 2))
+            attended.append(causal_attention(rows, keys[:, :, :end], values[:, :, :end], seen).transpose(1, 2))
         return torch.cat(attended, dim=1).transpose(
             1, 2
         )  # in the order (B, 2c, H, P), in which the next product reads it
@@ -211,23 +210,3 @@ def _visible(rows: Tensor, columns: Tensor) -> Tensor:
     """document_ids of the last c tokens (B, c) and of all so far (B, S') -> (B, 1, c, S'): which a query sees."""
     same = rows[:, :, None] == columns[:, None, :]
     return same.tril(columns.shape[1] - rows.shape[1])[:, None]
-
-
-def _attend_to_the_end(queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None) -> Tensor:
-    """queries (B, H, c, P) of the last c of S' tokens, keys and values (B, G, S', P) -> (B, H, c, P), causal."""
-    keys, values = keys.to(queries.dtype), values.to(queries.dtype)
-    grouped = queries.shape[1] != keys.shape[1]
-    if grouped and repeats_heads(queries, seen):
-        each = queries.shape[1] // keys.shape[1]
-        keys, values, grouped = keys.repeat_interleave(each, dim=1), values.repeat_interleave(each, dim=1), False
-    whole = seen is None and queries.shape[2] == keys.shape[2]
-    mask: Any = seen
-    if mask is None and not whole:
-        mask = causal_lower_right(queries.shape[2], keys.shape[2])  # of which a GPU's kernel makes no tensor
-        if queries.device.type == "cpu":
-            mask = mask._materialize()
-    with kernel_precision(queries):
-        output = F.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=mask, is_causal=whole, enable_gqa=grouped
-        )
-    return output.to(queries.dtype)
