@@ -115,7 +115,7 @@ class _Answers:
         for flops in self.options.predict:
             if (row := self._row(flops)) is None:
                 reason = f"no size for {flops:.4g} FLOPs: the served tokens take them all"
-                findings.append(Finding("unreachable_flops", reason))
+                findings.append(Finding("unreachable_flops", reason, unanswered=True))
             else:
                 rows.append({"asked": "flops"} | row)
         for loss in self.options.predict_loss:
@@ -123,7 +123,9 @@ class _Answers:
             row = None if reached is None else self._row(reached)
             if row is None:
                 why = "the data are too few, or E too high" if self.options.unique_tokens else "E is too high"
-                findings.append(Finding("unreachable_loss", f"no budget for a loss of {loss:g}: {why}"))
+                findings.append(
+                    Finding("unreachable_loss", f"no budget for a loss of {loss:g}: {why}", unanswered=True)
+                )
                 continue
             row.pop("loss_interval")
             rows.append({"asked": "loss"} | row | {"flops_interval": self._flops_interval(loss)})

@@ -1,6 +1,6 @@
 """What a reader of a scaling fit must know: rows left out and why, doubts, what was taken for what."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -18,11 +18,17 @@ class Finding:
     row: int | None = None  # of the table, the first one being 1
     excludes: bool = False  # a run or a budget was left out for it
     suspect: bool = False  # what was fitted may be something else than it seems
+    unanswered: bool = False  # a prediction that was asked for is missing
     rows: tuple[int, ...] = ()  # where it stands for several
 
     def document(self) -> dict[str, Any]:
         place = {"budget": self.budget, "row": self.row, "rows": list(self.rows) or None}
         return {"code": self.code, "reason": self.reason} | {k: v for k, v in place.items() if v is not None}
+
+
+def status(findings: Iterable[Finding]) -> int:
+    """The exit status of a study with laws: 3 where something is left out, in doubt or unanswered, else 0."""
+    return 3 if any(one.excludes or one.suspect or one.unanswered for one in findings) else 0
 
 
 def summarised(findings: Sequence[Finding], what: str) -> list[Finding]:

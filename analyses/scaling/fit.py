@@ -16,7 +16,7 @@ from analyses.scaling.advice import influence, leave_one_budget_out, next_runs
 from analyses.scaling.bootstrap import Resamples, case_bootstrap, percentiles, residual_bootstrap
 from analyses.scaling.columns import SIZES
 from analyses.scaling.cost import CostRule
-from analyses.scaling.findings import Finding
+from analyses.scaling.findings import Finding, status
 from analyses.scaling.isoflop import (
     CORRECTED_SHARE,
     MIN_SIZES,
@@ -56,10 +56,10 @@ class ScaleFit:
 
     @property
     def status(self) -> int:
-        """0 clean, 3 fitted with exclusions or a suspicion, 1 refused."""
+        """0 clean, 3 fitted with something left out, in doubt or unanswered, 1 refused."""
         if self.document["n_opt"] is None:
             return 1
-        return 3 if any(finding.excludes or finding.suspect for finding in self.findings) else 0
+        return status(self.findings)
 
 
 def scale_fit(table: Table, options: Options) -> ScaleFit:

@@ -60,7 +60,7 @@ class Predictor:
                     "flops": f"size for {value:.4g} FLOPs"}[asked]  # fmt: skip
             why = "the least losses, fitted as E + K / C^gamma over at least 4 budgets, do not determine it"
             reason = f"no {what}: {why if asked == 'loss' else 'the law does not reach it'}"
-            return {"asked": asked, "value": value}, [Finding(f"unreachable_{asked}", reason)]
+            return {"asked": asked, "value": value}, [Finding(f"unreachable_{asked}", reason, unanswered=True)]
         loss_law = self._loss.law if self._loss else None
         factor, sizes = self._extrapolation(x), self._interval(law, x)
         row: dict[str, Any] = {

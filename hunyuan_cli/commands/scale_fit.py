@@ -99,8 +99,8 @@ def scale_fit(
     Columns: flops (or budget), activated_params (or params, N), tokens (or D), loss, or names near these; one of the first
     three may be missing. Numbers may be written 53.3M or 16,078,219.
 
-    Exit status: 0 fitted, 3 fitted with something left out or with units, costs or columns in doubt (standard error says
-    which), 1 no law.
+    Exit status: 0 fitted, 3 fitted with something left out, a prediction that has no answer, or units, costs or columns in
+    doubt (standard error says which), 1 no law.
 
     Example: hunyuan scale-fit runs.csv --predict 1e18,1e19 --plot law.png
 

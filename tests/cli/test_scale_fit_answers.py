@@ -122,7 +122,7 @@ def test_a_surface_that_is_refused_is_the_error(tmp_path, capsys):
 
 
 def test_a_size_beyond_every_budget_is_told_of_a_surface_too(clean, capsys):
-    found, _ = fit(capsys, clean, "--method", "parametric", "--predict-params", "1e299")
+    found, _ = fit(capsys, clean, "--method", "parametric", "--predict-params", "1e299", status=3)
     assert found["predictions"] == [] and "unreachable_params" in [one["code"] for one in found["warnings"]]
     found, _ = fit(capsys, clean, "--method", "parametric", "--predict", "1e27")
     (warning,) = [one for one in found["warnings"] if one["code"] == "extrapolation"]
@@ -223,7 +223,7 @@ def test_sizes_and_losses_are_asked_for_and_go_back(clean, capsys):
 
 
 def test_a_loss_that_is_never_reached_is_told(clean, capsys):
-    found, err = fit(capsys, clean, "--predict-loss", "1.5")
+    found, err = fit(capsys, clean, "--predict-loss", "1.5", status=3)
     assert found["predictions"] == [{"asked": "loss", "value": 1.5}]
     assert [warning["code"] for warning in found["warnings"]] == ["unreachable_loss"] and "a loss of 1.5" in err[0]
 

@@ -132,7 +132,7 @@ class Answers:
             if row is None:
                 what = f"a loss of {value:g}" if name == "loss" else f"{value:.4g} FLOPs"
                 why = "no budget reaches it" if name == "loss" else "they, or the memory, leave no room for a model"
-                findings.append(Finding(f"unreachable_{name}", f"no size for {what}: {why}"))
+                findings.append(Finding(f"unreachable_{name}", f"no size for {what}: {why}", unanswered=True))
                 continue
             row = {"asked": name} | row
             if name == "loss":

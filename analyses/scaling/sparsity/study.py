@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from analyses.scaling.columns import SIZES
-from analyses.scaling.findings import Finding, summarised
+from analyses.scaling.findings import Finding, status, summarised
 from analyses.scaling.options import Options
 from analyses.scaling.refusals import TIED
 from analyses.scaling.sparsity.answers import Answers
@@ -41,10 +41,10 @@ class SparsityStudy:
 
     @property
     def status(self) -> int:
-        """0 clean, 3 fitted with exclusions or a suspicion, 1 refused."""
+        """0 clean, 3 fitted with something left out, in doubt or unanswered, 1 refused."""
         if self.answers is None:
             return 1
-        return 3 if any(finding.excludes or finding.suspect for finding in self.findings) else 0
+        return status(self.findings)
 
 
 def sparsity_study(table: Table, options: Options) -> SparsityStudy:

@@ -1,12 +1,15 @@
 """The surface's part of a study: its laws beside the parabolas', their bias on it, and answers from it."""
 
 import math
+from dataclasses import astuple
 
+import numpy as np
 import pytest
-from isoflop_data import CHINCHILLA, codes, result_of, surface_study
+from isoflop_data import CHINCHILLA, codes, result_of, runs_of, surface_study
 
 from analyses.scaling.laws import Surface
-from analyses.scaling.surface import optimum
+from analyses.scaling.surface import bootstrap_parametric, fit_parametric, optimum
+from analyses.scaling.surface_report import steadied
 
 TRUE = Surface(**CHINCHILLA)
 EXPONENT = TRUE.beta / (TRUE.alpha + TRUE.beta)
@@ -88,3 +91,22 @@ def test_least_absolute_deviations_shrug_off_an_outlier_that_is_kept():
     lad = result_of(columns, method="parametric", lad=True, keep_outliers=True, resamples=100)
     assert lad.document["n_opt"]["exponent"] == pytest.approx(EXPONENT, abs=1e-3)
     assert math.isfinite(part(lad)["objective"])
+
+
+def test_resamples_are_drawn_nearer_to_the_surface_where_residuals_count_by_their_size():
+    """By 1 / (1 + 0.5 sqrt(5 / n)), in E, the exponents, and the logs of both terms at the runs' mean log N and log D."""
+    runs = runs_of(surface_study(budgets=5, sizes=4, noise=5e-3))
+    columns = runs.params, runs.tokens, runs.loss
+    found = fit_parametric(*columns, generator=np.random.default_rng(0), lad=True)
+    drawn = bootstrap_parametric(found, *columns, generator=np.random.default_rng(1), resamples=40, lad=True).surfaces
+    near = steadied(drawn, found, runs, 0.0)
+    share = 1 / (1 + 0.5 * np.mean(np.abs(found.residuals) > 0) * np.sqrt(5 / 20))
+
+    def terms(surfaces):
+        e, a, b, alpha, beta = np.atleast_2d(surfaces).T
+        n, d = (np.exp(np.log(column).mean()) for column in columns[:2])
+        return np.stack([e, np.log(a / n**alpha), np.log(b / d**beta), alpha, beta], axis=1)
+
+    own = terms(astuple(found.surface))
+    assert terms(near) - own == pytest.approx(share * (terms(drawn) - own), rel=1e-6, abs=1e-9) and share < 0.85
+    assert steadied(drawn, found, runs, 1.0) == pytest.approx(drawn, rel=1e-9)
