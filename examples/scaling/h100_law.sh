@@ -1,6 +1,6 @@
 #!/bin/bash
 # The law and figures of what h100.sh left in a folder, beside h100.toml: bash examples/scaling/h100_law.sh runs/h100
-set -eu
+set -u
 cd "$(dirname "$0")/../.."
 dir=$1 out=${2:-examples/scaling} hunyuan=${HUNYUAN:-hunyuan} python=${PYTHON:-python3}
 
@@ -17,8 +17,15 @@ join "$dir"/tune_*/runs.csv > "$out/h100_tune.csv"
 join "$dir"/{small,larger,largest,seeds,more_seeds}/runs.csv > "$out/h100_runs.csv"
 join "$dir"/experts_*/runs.csv > "$out/h100_experts.csv"
 $python examples/scaling_rates.py "$out/h100_tune.csv" --plot "$out/h100_rates.png"
-for shape in shared parabola; do
-    $hunyuan scale-fit "$out/h100_runs.csv" --shape $shape --law paper --format json --output "$out/h100_$shape.json"
-done
-$hunyuan scale-fit "$out/h100_runs.csv" --method both --law paper --plot "$out/h100.png" --format json --output "$out/h100_law.json"
-$hunyuan scale-fit "$out/h100_runs.csv" --method both --law paper
+fit() { # name, table, options: the law as JSON
+    $hunyuan scale-fit "$2" --law paper "${@:3}" --format json --output "$out/h100_$1.json" || echo "there is no law of $1"
+}
+fit parabola "$out/h100_runs.csv" --shape parabola
+fit law "$out/h100_runs.csv" --shape shared --method both --plot "$out/h100.png"
+fit without_embedding "$out/h100_runs.csv" --shape shared --method both --params-column activated_params_without_embedding
+$hunyuan scale-fit "$out/h100_runs.csv" --law paper --shape shared --method both
+
+# What more experts buy: those of the main sweep, at the budgets and sizes of the others, and the others.
+join "$dir"/{small,larger,largest,seeds,more_seeds}/runs.csv "$dir"/experts_*/runs.csv > "$dir/mixtures.csv"
+$hunyuan scale-fit "$dir/mixtures.csv" --method sparsity --format json --output "$out/h100_sparsity.json"
+$hunyuan scale-fit "$dir/mixtures.csv" --method sparsity
