@@ -18,7 +18,7 @@ join "$dir"/{small,larger,largest,seeds,more_seeds}/runs.csv > "$out/h100_runs.c
 join "$dir"/experts_*/runs.csv > "$out/h100_experts.csv"
 $python examples/scaling_rates.py "$out/h100_tune.csv" --plot "$out/h100_rates.png"
 fit() { # name, table, options: the law as JSON
-    $hunyuan scale-fit "$2" --law paper "${@:3}" --format json --output "$out/h100_$1.json" || echo "there is no law of $1"
+    $hunyuan scale-fit "$2" --law paper "${@:3}" --format json --output "$out/h100_$1.json" || echo "not every law of $1 holds: its warnings say why"
 }
 fit parabola "$out/h100_runs.csv" --shape parabola
 fit law "$out/h100_runs.csv" --shape shared --method both --plot "$out/h100.png"
