@@ -21,7 +21,6 @@ from model.kernels import cross_entropy as loss
 from model.memory import training_memory
 from model.moe.place_keys import routing_key
 from model.parallel.layout import Layout
-from model.parallel.sequence import split_sequences
 from model.parallel.shard import initial_weights, pieces_of, shared_model
 from model.parallel.start import ranks_of
 from model.training.config import TrainingConfig
@@ -72,8 +71,6 @@ def measured(rank, sizes, recompute, batch):
         ranks = ranks_of(layout, rank, torch.device("cpu"))
         shards, optimizer = shared_model(CONFIG, training, ranks)
         shards.fill(pieces_of(shards, initial_weights(CONFIG, 0)), optimizer.state)
-        if layout.context_parallel > 1:
-            split_sequences(shards.net, ranks.dense["shard"].get_group(), recompute=recompute)
         ids, labels = torch.randint(
             CONFIG.vocab_size, (2, batch, CONTEXT), generator=torch.Generator().manual_seed(rank)
         )
