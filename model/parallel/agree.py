@@ -53,13 +53,15 @@ def together(ranks: Ranks | None) -> Iterator[None]:
         yield
     except Exception as caught:
         error = caught
-    said = gathered(ranks, "" if error is None else f"{type(error).__name__}: {error}")
+    told = (
+        "" if error is None else str(error) if isinstance(error, HunyuanError) else f"{type(error).__name__}: {error}"
+    )
+    said = gathered(ranks, told)
     if error is not None and (ranks.is_first or said[ranks.rank] != said[0]):
         raise error
     if any(said):
         rank, text = next((rank, text) for rank, text in enumerate(said) if text)
-        what = text.partition(": ")[2] if isinstance(error, HunyuanError) else text
-        raise PeerError(f"rank {rank} of the run has failed: {what}") from error
+        raise PeerError(f"rank {rank} of the run has failed: {text}") from error
 
 
 def _bytes(text: bytes) -> Tensor:

@@ -292,7 +292,7 @@ def _corpus(data: DataConfig, settings: RunSettings, progress: Progress | None, 
 
 
 def _task(
-    stage: Stage, orders: list[Sampler], corpus: Corpus, device: torch.device, ranks: Ranks | None
+    stage: Stage, orders: list[Sampler], corpus: Corpus, device: torch.device, ranks: Ranks | None = None
 ) -> Pretraining:
     """What is learnt in a stage, or in a run without."""
     if not stage.name:
