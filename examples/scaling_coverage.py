@@ -1,4 +1,4 @@
-"""How often the 95% intervals of `hunyuan scale-fit` cover the true exponent, over simulated studies.
+"""How often the 95% intervals of `hunyuan scale-fit --shape parabola` cover the true exponent, over simulated studies.
 
     python examples/scaling_coverage.py --output examples/scaling/coverage.json
 

@@ -201,6 +201,25 @@ def line(row: dict[str, Any]) -> str:
     return " | ".join(parts)
 
 
+def digest(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """For each group and way the mean coverage of its figures, the least and the most, and those outside of 92 to 98%."""
+    for group, way in product(dict.fromkeys(row["group"] for row in rows), ("default", "parabola")):
+        mine = [row for row in rows if row["group"] == group and way in row]
+        shares = [found["coverage"] for row in mine for found in row[way].values()]
+        if not shares:
+            continue
+        outside = [
+            (row, name) for row in mine for name, found in row[way].items() if not 0.92 <= found["coverage"] <= 0.98
+        ]
+        yield (
+            f"{group}, {way}: {len(mine)} cells, {len(shares)} figures, {min(shares):.1%} to {max(shares):.1%}, mean "
+            f"{np.mean(shares):.1%}, {len(outside)} outside of 92 to 98%, in {len({id(row) for row, _ in outside})} cells"
+        )
+        far = sorted(outside, key=lambda one: -abs(one[0][way][one[1]]["coverage"] - 0.95))
+        for row, name in far[:3]:
+            yield f"    {line(row).split('|')[0]}{name} {row[way][name]['coverage']:.1%}"
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -238,7 +257,7 @@ def main(arguments: list[str] | None = None) -> None:
             if time.monotonic() > until:  # leaving the pool ends what has begun
                 break
     rows = summary(blocks)
-    print(*map(line, rows), sep="\n")
+    print(*map(line, rows), *digest(rows), sep="\n")
     if options.summary:
         settings = {
             "confidence": 0.95,

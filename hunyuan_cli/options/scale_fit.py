@@ -213,7 +213,7 @@ Interval = Annotated[
     Literal["delta", "residual", "case"],
     typer.Option(
         "--interval",
-        help="How intervals are made: delta method, residual bootstrap or case bootstrap.",
+        help="How intervals are made: delta method, or residual or case bootstrap, which resample parabolas.",
         rich_help_panel=_HOW,
     ),
 ]
