@@ -293,6 +293,8 @@ def test_far_below_chinchilla_s_budgets_there_is_no_loss_and_no_critical_batch()
     """Its surface has more than ln V there, and the critical batch at such a loss would be a few thousand tokens for all."""
     small, large = plan_of(1e13), plan_of(1e19)
     assert small["loss_estimate"] is small["critical_batch_tokens"] is small["flops_min"] is None
+    large_vocabulary = plan_of(1e15, vocab_size=100_000)  # ln V is 11.5: above what the surface says there, 8 to 9
+    assert large_vocabulary["loss_estimate"] is None
     assert "--loss" in small["loss_source"] and "sweep's rule" in small["batch_source"]
     assert (
         large["loss_estimate"] < math.log(large["model"]["vocab_size"])
