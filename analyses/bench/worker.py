@@ -37,7 +37,7 @@ def worker(
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(name, work, build, take or _seconds, there), daemon=True)
+    process = context.Process(target=_serve, args=(name, work, build, take or seconds_of, there), daemon=True)
     # Ctrl-C is for this process, which ends that one: what is blocked here stays blocked there. The tracker of resources is
     # started before, for its start lets SIGINT through again.
     resource_tracker.ensure_running()
@@ -80,7 +80,7 @@ def _serve(name: str, work: Any, build: Callable[[str, Any, Any], Any], take: Ca
                 asked = pipe.recv()
                 if device.type == "cuda":  # what warming up needed more is not counted
                     torch.cuda.reset_peak_memory_stats(device)
-                pipe.send((take(run, asked, device), _peak_memory(device)))
+                pipe.send((take(run, asked, device), peak_memory(device)))
         except EOFError:  # the asker is done
             return
         except HunyuanError as error:
@@ -90,7 +90,7 @@ def _serve(name: str, work: Any, build: Callable[[str, Any, Any], Any], take: Ca
             pipe.send(HunyuanError(f"{name} cannot run here ({reason}): leave it out"))
 
 
-def _seconds(run: Step, steps: int, device: Any) -> list[float]:
+def seconds_of(run: Step, steps: int, device: Any) -> list[float]:
     """Of every step."""
     from model.device import synchronize
 
@@ -109,7 +109,7 @@ def _seconds(run: Step, steps: int, device: Any) -> list[float]:
     return seconds
 
 
-def _peak_memory(device: Any) -> int:
+def peak_memory(device: Any) -> int:
     """Most bytes this process held: resident memory, or the accelerator's since it was asked."""
     import resource
     import sys

@@ -8,6 +8,7 @@ from hunyuan_cli.console import progress
 from hunyuan_cli.options.bench import (
     Batches,
     BenchDevice,
+    BenchProcesses,
     BenchRuns,
     Compiled,
     Contexts,
@@ -45,6 +46,7 @@ def train(
     peer: Peer = False,
     compiled: Compiled = False,
     device: BenchDevice = "cpu",
+    processes: BenchProcesses = 1,
     format: Format = "table",
     output: Output = None,
 ) -> None:
@@ -53,11 +55,20 @@ def train(
     Contenders take turns; on a GPU they are compiled and follow one another, with the ceiling timed before every turn.
 
     Example: hunyuan bench train --device cuda --peer --format json
+
+    Two GPUs against one: hunyuan bench train --device cuda --processes 2 --rounds 3
     """
+    from analyses.bench.processes import layouts, processes_table
     from analyses.bench.training import contenders, describe, training_table, turns, workload
     from model.device import pick_device
 
     work = workload(shape, str(pick_device(device)), threads)
+    if processes > 1:
+        count = rounds * (1 + len(layouts(processes, work.config)))
+        with progress("timing training steps on several processes", total=count) as advance:
+            table = processes_table(work, processes, rounds=rounds, steps=steps, progress=advance)
+        emit(describe(work) | {"contenders": table}, format=format, output=output)
+        return
     total = turns(work, contenders(work, peer=peer, compiled=compiled), rounds)
     with progress("timing training steps", total=total) as advance:
         table = training_table(work, rounds=rounds, steps=steps, peer=peer, compiled=compiled, progress=advance)

@@ -21,6 +21,14 @@ Shape = Annotated[
         help="small: 5M activated parameters, within a cache. large: 273M, beyond any; on a GPU 1.98B of 14.4B.",
     ),
 ]
+BenchProcesses = Annotated[
+    int,
+    typer.Option(
+        "--processes",
+        min=1,
+        help="Time instead steps on so many processes, a GPU each, in every way to share out the weights, against one.",
+    ),
+]
 TrainShape = Annotated[
     Literal["small", "large", "toy"] | None,
     typer.Option(

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
@@ -144,18 +145,26 @@ def _share_out(net: Hunyuan, ranks: Ranks) -> None:
     if apart:
         for mixture in _mixtures(net):
             if layout.expert_shard * layout.expert_replicate > 1:
-                shard(mixture.experts, ranks.experts["expert_replicate", "expert_shard"], lambda parameter: inner)
+                shard(
+                    mixture.experts, _mesh(ranks.experts, "expert_replicate", "expert_shard"), lambda parameter: inner
+                )
             else:
                 of_experts |= set(mixture.experts.parameters())
+    dense = _mesh(ranks.dense, "replicate", "shard")
     for layer in net.layers:
-        shard(layer, ranks.dense, lambda parameter: inner if parameter.dim() == 3 else None)
-    shard(net, ranks.dense)
+        shard(layer, dense, lambda parameter: inner if parameter.dim() == 3 else None)
+    shard(net, dense)
     for module in net.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(
                 True
             )  # gloo scales nothing on its way, and nothing is to be scaled
+
+
+def _mesh(mesh: DeviceMesh, replicate: str, shard: str) -> DeviceMesh:
+    """What FSDP is given: where there is one copy nothing is summed over copies."""
+    return mesh[shard] if mesh[replicate].size() == 1 else mesh[replicate, shard]
 
 
 def initial_weights(config: HunyuanConfig, seed: int) -> Iterator[tuple[str, Tensor]]:

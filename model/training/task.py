@@ -86,6 +86,14 @@ class SameBatch:
         return {}
 
 
+class SameBatches(SameBatch):
+    """The same of ids (M, B, S + 1): M micro-batches, of which each process of several takes its own."""
+
+    def micro_batches(self, step: int) -> list[MicroBatch]:
+        tokens = self.ids[0, :, 1:].numel()
+        return [MicroBatch(part, targets=tokens, tokens=tokens) for part in self.ids]
+
+
 def share(value: Tensor, part: int, whole: int) -> Tensor:
     """What a mean over `part` targets adds to the mean over `whole`; equal parts are divided by their number, exactly."""
     return value / (whole / part) if part else value * 0.0
