@@ -27,6 +27,7 @@ def fit_laws(frame: Any, **options: Any) -> "FittedLaws":
     missing. method="sparsity" needs total_params or num_experts, too.
 
     options are the fields of analyses.scaling.options.Options; in short: cost="paper" or "9.59,2.3e8", c_min=True,
+    shape="parabola" for the report's method alone, which else stands under "parabola" beside the shape that all budgets share,
     and predict, predict_params and predict_loss may be one number or several, also as "1e22,1e23".
 
     The result is the document of `hunyuan scale-fit --format json`, a dict, with budgets, laws, predictions and warnings
