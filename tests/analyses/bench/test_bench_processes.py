@@ -1,5 +1,7 @@
 """What the bench of several processes counts and reports."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 from unittest.mock import patch
 
@@ -56,3 +58,22 @@ def _sent(rank: int, layout: Layout) -> float:
     with patch.multiple(dist, **{n: seeing(getattr(dist, n), *how) for n, how in whole.items() if hasattr(dist, n)}):
         step()
     return seen[0]
+
+
+def test_a_row_compares_with_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weak scaling: two processes have twice the tokens; what they send takes its time at the measured bandwidth."""
+    seconds = {1: [0.5, 0.4, 0.6], 2: [0.8, 0.5, 0.5]}
+
+    @contextlib.contextmanager
+    def ranks(work: Workload, layout: Layout) -> Iterator[Any]:
+        yield lambda steps: (seconds[layout.processes], 7 * layout.processes, 1e6 * (layout.processes - 1))
+
+    monkeypatch.setattr(processes, "ranks", ranks)
+    done: list[int] = []
+    table = processes.processes_table(WORK, 2, rounds=2, progress=done.append).set_index("contender")
+    assert len(done) == 2 * 5
+    assert table.loc["1 process", ["tokens_per_second", "speedup", "of_ideal", "sent_bytes"]].tolist() == [32, 1, 1, 0]
+    fsdp = table.loc["fsdp"]
+    assert fsdp[["tokens_per_second", "speedup", "of_ideal", "peak_memory_bytes"]].tolist() == [64, 2, 1, 14]
+    assert fsdp["step_seconds"] == 0.5
+    assert fsdp["bus_seconds"] == fsdp["sent_bytes"] / 1e6 > 0
