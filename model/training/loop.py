@@ -11,7 +11,7 @@ from model.checkpoint.run import has_generator_state, task_tensors, whole_weight
 from model.config.released import reasons_against
 from model.counts import activated_params, total_params, training_flops_per_token
 from model.device import autocast, compute_dtype, dtype_name, keep_freed_memory, measure_peak_flops
-from model.errors import CheckpointError, TrainingError
+from model.errors import CheckpointError, PeerError, TrainingError
 from model.files import write_json
 from model.parallel.start import Ranks
 from model.training.events import Reporter, RunPlan
@@ -252,7 +252,7 @@ class _Session:
         """What a step came to; TrainingError where that is not finite."""
         result = launched.result()
         if not result.is_finite:
-            raise TrainingError(
+            raise (TrainingError if self.writes else PeerError)(  # all know it: one says it
                 f"the loss is {result.loss} and the gradient norm {result.grad_norm} at step {launched.step + 1}: stopped "
                 f"before the update; {self._last_good()}; start a new run with a lower training.learning_rate"
             )
