@@ -28,7 +28,7 @@ from analyses.scaling.surface_outliers import surface_outliers
 from model.errors import HunyuanError
 
 RESAMPLES = 1000  # at most: each is a fit, and 95% intervals need no more
-UNSTEADY = 0.5
+UNSTEADY, FEWEST_STEADIED = 2.0, 30
 FEWEST = 20  # resamples that make an interval
 STEEPEST = 20.0  # exponent of a surface: beyond, powers of sizes overflow
 
@@ -111,12 +111,12 @@ def steadied(rows: np.ndarray, found: ParametricFit, runs: Runs, delta: float) -
     """The surfaces of resamples (R, 5) nearer to the fitted one, so that they spread as it does from study to study.
 
     Where residuals count by their absolute values, resamples of few runs spread more than the fit itself, as those of a median
-    do: in simulations with normal noise by 25 and 20% for 30 and 54 runs. UNSTEADY (p / n)^(1/2) for p parameters is the part
-    of this that leaves the intervals on the safe side (examples/scaling_shape_coverage.py). Residuals within `delta` count by
-    their squares, and need no correction.
+    do: in simulations with normal noise by a third and a fifth for 30 and 54 runs, which is about UNSTEADY p / n for p parameters
+    (examples/scaling_shape_coverage.py); fewer runs, where intervals are rough, are taken for 30. Residuals within `delta`
+    count by their squares, and need no correction.
     """
     beyond = float((np.abs(found.residuals) > delta).mean())
-    share = 1 / (1 + UNSTEADY * beyond * math.sqrt(len(PARAMETERS) / len(runs)))
+    share = 1 / (1 + UNSTEADY * beyond * len(PARAMETERS) / max(len(runs), FEWEST_STEADIED))
     middle = [float(np.log(column).mean()) for column in (runs.params, runs.tokens)]  # where the terms are known best
 
     def terms(surfaces: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ Method = Annotated[
     Literal["quadratic", "parametric", "both", "sparsity"],
     typer.Option(
         "--method",
-        help="Parabolas per budget, the surface E + A/N^a + B/D^b, both, or for mixtures E + A/(N^a R^g) + B/D^b, R = total by "
+        help="A curve per budget, the surface E + A/N^a + B/D^b, both, or for mixtures E + A/(N^a R^g) + B/D^b, R = total by "
         "activated parameters.",
         rich_help_panel=_HOW,
     ),

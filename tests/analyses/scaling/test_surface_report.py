@@ -94,13 +94,13 @@ def test_least_absolute_deviations_shrug_off_an_outlier_that_is_kept():
 
 
 def test_resamples_are_drawn_nearer_to_the_surface_where_residuals_count_by_their_size():
-    """By 1 / (1 + 0.5 sqrt(5 / n)), in E, the exponents, and the logs of both terms at the runs' mean log N and log D."""
-    runs = runs_of(surface_study(budgets=5, sizes=4, noise=5e-3))
+    """By 1 / (1 + 2 5 / n), in E, the exponents, and the logs of both terms at the runs' mean log N and log D."""
+    runs = runs_of(surface_study(budgets=5, sizes=8, noise=5e-3))
     columns = runs.params, runs.tokens, runs.loss
     found = fit_parametric(*columns, generator=np.random.default_rng(0), lad=True)
     drawn = bootstrap_parametric(found, *columns, generator=np.random.default_rng(1), resamples=40, lad=True).surfaces
     near = steadied(drawn, found, runs, 0.0)
-    share = 1 / (1 + 0.5 * np.mean(np.abs(found.residuals) > 0) * np.sqrt(5 / 20))
+    share = 1 / (1 + 2 * np.mean(np.abs(found.residuals) > 0) * 5 / 40)
 
     def terms(surfaces):
         e, a, b, alpha, beta = np.atleast_2d(surfaces).T
