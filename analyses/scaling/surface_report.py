@@ -111,8 +111,8 @@ def steadied(rows: np.ndarray, found: ParametricFit, runs: Runs, delta: float) -
     """The surfaces of resamples (R, 5) nearer to the fitted one, so that they spread as it does from study to study.
 
     Where residuals count by their absolute values, resamples of few runs spread more than the fit itself, as those of a median
-    do: in simulations with normal noise by a third and a fifth for 30 and 54 runs, which is about UNSTEADY p / n for p parameters
-    (examples/scaling_shape_coverage.py); fewer runs, where intervals are rough, are taken for 30. Residuals within `delta`
+    do: in simulations with normal noise by a third and a fifth for 30 and 54 runs, about UNSTEADY p / n for p parameters
+    (examples/scaling_shape_coverage.py). Fewer runs, where intervals are rough, are taken for 30. Residuals within `delta`
     count by their squares, and need no correction.
     """
     beyond = float((np.abs(found.residuals) > delta).mean())
