@@ -167,7 +167,10 @@ def summary(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
             counts.update(block["counts"])
             told.update(block["told"])
         sets = BLOCK * len(mine)
-        row: dict[str, Any] = asdict(cell) | {"sets": sets, "told": {name: told[name] / sets for name in TOLD}}
+        row: dict[str, Any] = asdict(cell) | {
+            "sets": sets,
+            "told": {name: round(told[name] / sets, 4) for name in TOLD},
+        }
         for way in ("default", "parabola"):
             found = {name: _share(counts, f"{way} {name}", mine) for name in QUANTITIES if counts[f"{way} {name} sets"]}
             row |= {way: found} if found else {}
@@ -180,8 +183,8 @@ def _share(counts: Counter[str], key: str, blocks: list[dict[str, Any]]) -> dict
     ends = [_beta(covered, sets - covered + 1, 0.025), _beta(covered + 1, sets - covered, 0.975)]
     width = float(np.median([block["widths"][key] for block in blocks if key in block["widths"]]))
     return {
-        "coverage": covered / sets, "interval": ends, "above": counts[f"{key} above"] / sets, "sets": sets,
-        "width": width,
+        "coverage": round(covered / sets, 4), "interval": [round(end, 4) for end in ends],
+        "above": round(counts[f"{key} above"] / sets, 4), "sets": sets, "width": float(f"{width:.4g}"),
     }  # fmt: skip
 
 
