@@ -68,7 +68,7 @@ def options(seed):
         keep_outliers=draw.random() < 0.5,
         predict=draw.choice([(), (1e22,), (1e290, 1e-290)]),
         predict_params=draw.choice([(), (1e9, 1e-200)]),
-        predict_loss=draw.choice([(), (), (2.5, 1e5)]),
+        predict_loss=draw.choice([()] * 5 + [(2.5, 1e5)]),
         tolerance=draw.choice([0.1, 0.0, 0.5]),
         best_of=draw.random() < 0.3,
         loss_unit=draw.choice([None] * 9 + ["nats", "bits", "perplexity"]),
