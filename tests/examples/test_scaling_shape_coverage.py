@@ -15,7 +15,11 @@ def test_the_intervals_cover_what_they_claim():
     rows = json.loads((EXAMPLES / "scaling" / "shape_coverage.json").read_text())["rows"]
     assert Counter(row["group"] for row in rows) == {"quadratic": 144, "c-min": 48, "surface": 24}
     for row in rows:
-        assert row["sets"] >= (50 if row["group"] == "surface" else 250) and row["told"]["shape_misfit"] < 0.05 and len(row["default"]) == 7
+        assert (
+            row["sets"] >= (50 if row["group"] == "surface" else 250)
+            and row["told"]["shape_misfit"] < 0.05
+            and len(row["default"]) == 7
+        )
         for name, found in row["default"].items():
             low, high = found["interval"]
             assert low <= 0.98 and high >= 0.92, (row, name)
