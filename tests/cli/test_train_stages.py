@@ -112,10 +112,10 @@ def test_ctrl_c_in_a_stage_is_gone_on_from(hunyuan, monkeypatch):
 
     train_step = loop._Session._train_step
 
-    def interrupted(self):
+    def interrupted(self, stop):
         if self.step == 9:  # the first step of the last stage
             signal.raise_signal(signal.SIGINT)
-        return train_step(self)
+        return train_step(self, stop)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop._Session, "_train_step", interrupted)

@@ -74,7 +74,7 @@ def table(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", [script, str(DATA), *map(str, arguments)])
         runpy.run_path(script, run_name="__main__")
         heading, _, *lines = capsys.readouterr().out.splitlines()
-        assert heading.split() == ["variant", "n", "mean", "sd", "difference", "low", "high"]
+        assert heading.split() == ["variant", "n", "mean", "sd", "difference", "low", "high", "pairs"]
         return dict(re.split(r" {2,}", line.strip(), maxsplit=1) for line in lines)
 
     return lambda *arguments: {name: line.split() for name, line in run(*arguments).items()}
@@ -82,15 +82,15 @@ def table(monkeypatch, capsys):
 
 def test_the_table_of_the_data_in_the_repository(table):
     rows = table()
-    assert rows["mixture"] == ["5", "1.447", "0.006667", "–", "–", "–"]
-    assert rows["dense"] == ["5", "1.467", "0.006088", "0.01978", "0.01064", "0.02892"]
+    assert rows["mixture"] == ["5", "1.447", "0.006667", "–", "–", "–", "–"]
+    assert rows["dense"] == ["5", "1.467", "0.006088", "0.01978", "0.01064", "0.02892", "5"]
     assert set(rows) == set(pd.read_csv(DATA / "cells.csv")["variant"])
 
 
 def test_another_baseline_turns_the_difference_round(table):
     rows = table("--baseline", "dense")
-    assert rows["mixture"] == ["5", "1.447", "0.006667", "-0.01978", "-0.02892", "-0.01064"]
-    assert rows["dense"][3:] == ["–", "–", "–"]
+    assert rows["mixture"] == ["5", "1.447", "0.006667", "-0.01978", "-0.02892", "-0.01064", "5"]
+    assert rows["dense"][3:] == ["–", "–", "–", "–"]
 
 
 def test_a_baseline_that_is_not_there(table):

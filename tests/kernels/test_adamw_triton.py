@@ -49,7 +49,7 @@ def steps(kernels, device, broken=None, dtype=None, **settings):
             for one in given:
                 next(iter(one.values())).fill_(float("nan"))
         with torch.no_grad():
-            norms.append((launch(given[0], 0.01, loss), oracle._plainly(given[1], 0.01, loss)))
+            norms.append((launch(given[0], 0.01, loss), oracle._plainly(given[1], 0.01, loss, None)))
     return ours, oracle, norms
 
 

@@ -60,5 +60,6 @@ def test_the_dense_toy_is_the_peer_of_the_toy():
 
 
 def test_the_ladder_climbs_to_a_billion():
-    sizes = [activated_params(config) for name, config in CONFIGS.items() if name.startswith("ladder-")]
+    rungs = [name for name in CONFIGS if name.startswith("ladder-") and not name.endswith("-dense")]
+    sizes = [activated_params(CONFIGS[name]) for name in rungs]
     assert sizes == sorted(sizes) and sizes[0] < 0.5e6 and 0.8e9 < sizes[-1] < 1.3e9

@@ -21,10 +21,10 @@ KILL = """
 import os, signal
 from model.training import loop
 step = loop._Session._train_step
-def killed(session):
+def killed(session, stop):
     if session.step == 5:
         os.kill(os.getpid(), signal.SIGKILL)
-    return step(session)
+    return step(session, stop)
 loop._Session._train_step = killed
 loop.measure_peak_flops = lambda device, dtype: 1e11
 from hunyuan_cli.main import main

@@ -128,8 +128,10 @@ def test_it_learns_what_was_preferred_and_says_so(trained):
     assert summary["val_accuracy"] == 1.0
 
 
-def test_the_scorer_gives_the_rewards_of_the_run(trained, pairs):
+def test_the_scorer_gives_the_rewards_of_the_run(trained, pairs, monkeypatch):
     """In its own order, whatever is scored together, and as the last validation had them."""
+    # The run is one of float32; a scorer takes bfloat16 on processors that have units for it.
+    monkeypatch.setattr("model.posttraining.scoring.compute_dtype", lambda precision, device: torch.float32)
     scorer = load_reward(trained)
     all_pairs = list(read_pairs(str(pairs)))
     questions = [Question(pair.where, pair.prompt) for pair in all_pairs]

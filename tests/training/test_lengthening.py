@@ -66,7 +66,7 @@ def test_a_run_in_its_annealing_text_is_not_lengthened(pretrain, text, tmp_path)
 WAIT_IN_THE_FIRST_STEP = """
 import time
 from model.training import loop
-def wait(self):
+def wait(self, stop):
     print("at step", self.step, flush=True)
     time.sleep(600)
 loop._Session._train_step = wait
