@@ -113,7 +113,7 @@ def plot_differences(
         ends = np.append(ends[np.isfinite(ends)], 0.0)
         air = 0.1 * (np.ptp(ends) or 1.0)
         axes.set_ylim(ends.min() - air, ends.max() + air)
-        label(axes, "training tokens", f"{name}, less that of {baseline}", "Over training")
+        label(axes, "training tokens", f"{name}, difference", "Over training")
         count_axis(axes.xaxis)
         legend_below(figure, axes)
     return figure

@@ -2,13 +2,16 @@
 
 python examples/claims/figures.py examples/claims                                  tables in Markdown
 python examples/claims/figures.py examples/claims --figures examples/claims        and the figures
+
+FOLDER has cells.csv and curves.csv, and compare.json with the expert rates, which `hunyuan compare --seeds` says.
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,6 +32,7 @@ class Question(NamedTuple):
 
 QUESTIONS = (
     Question("Chance", "report", ("measured",)),
+    Question("Chance, 5.9M activated", "large, expert rate 0.31", ("large, measured",)),
     Question(
         "Cross-layer attention", "report", ("no CLA", "no CLA, one KV head"),
         ("cache_bytes_per_token", "activated_params"),
@@ -53,6 +57,7 @@ QUESTIONS = (
 )  # fmt: skip
 PHASES = (0.0, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)  # of the training tokens
 BINS = 20
+UNSHARED = ("no CLA", "no CLA, one KV head")
 
 
 def question_table(cells: pd.DataFrame, question: Question) -> pd.DataFrame:
@@ -94,35 +99,81 @@ def interval(row: pd.Series) -> str:
     return f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
 
 
-def _beside(name: str, value: float) -> str:
+def _number(name: str, value: float) -> str:
     if name.endswith("_fraction"):
         return f"{value:.1%}"
     return f"{value:,.0f}" if value > 100 else f"{value:.2f}"
 
 
-def print_tables(cells: pd.DataFrame, curves: pd.DataFrame) -> None:
+def claims_rows(cells: pd.DataFrame) -> list[list[str]]:
+    """A row an arm: its question, itself, its loss, what it is compared with, the difference, and what belongs to it."""
+    rows = []
     for question in QUESTIONS:
-        table = question_table(cells, question)
-        heads = [question.title, "seeds", "val loss", f"less {question.baseline}"]
-        heads += [name.replace("_", " ") for name in question.beside]
-        print(
-            markdown(
-                heads,
-                [
-                    [row["variant"], str(row["n"]), f"{row['mean']:.4f} ± {row['sd']:.4f}", interval(row)]
-                    + [_beside(name, row[name]) for name in question.beside]
-                    for _, row in table.iterrows()
-                ],
+        table = question_table(cells, question).set_index("variant")
+        base = table.loc[question.baseline]
+        for arm in question.arms:
+            row = table.loc[arm]
+            beside = (
+                f"{name.replace('_', ' ')} {_number(name, row[name])}, against {_number(name, base[name])}"
+                for name in question.beside
+                if _number(name, row[name]) != _number(name, base[name])
             )
-        )
-    for baseline, arm in (("drop", "recycle"), ("unbalanced, drop", "unbalanced, recycle")):
-        table = phases_table(curves, baseline, arm)
-        heads = ["part of training", f"training loss of {arm}, less {baseline}", *table.columns[-2:]]
-        rows = [
-            [f"{row['from']:.0%} to {row['to']:.0%}", interval(row), *(f"{row[name]:.1%}" for name in heads[2:])]
-            for _, row in table.iterrows()
+            loss = f"{row['mean']:.4f} ± {row['sd']:.4f}"
+            against = f"{question.baseline}: {base['mean']:.4f}"
+            rows.append([question.title, arm, loss, against, interval(row), "; ".join(beside)])
+    return rows
+
+
+def phases_rows(curves: pd.DataFrame) -> list[list[str]]:
+    """A row a phase of training: recycle less drop and the choices that drop lost, with a balance loss and without."""
+    tables = [phases_table(curves, before + "drop", before + "recycle") for before in ("", "unbalanced, ")]
+    rows = []
+    for pair in zip(*(table.iterrows() for table in tables), strict=True):
+        balanced, unbalanced = (row for _, row in pair)
+        row = [f"{balanced['from']:.0%} to {balanced['to']:.0%}"]
+        row += [interval(balanced), f"{balanced['over capacity, drop']:.1%}"]
+        rows.append([*row, interval(unbalanced), f"{unbalanced['over capacity, unbalanced, drop']:.1%}"])
+    return rows
+
+
+def by_seed(curves: pd.DataFrame, arm: str, baseline: str = "report") -> pd.DataFrame:
+    """The differences in validation loss: a row a seed, a column a number of tokens."""
+    values = curves.pivot_table(index=["seed", "tokens"], columns="variant", values="val_loss")
+    return (values[arm] - values[baseline]).unstack().dropna(axis=1)
+
+
+def rate_rows(rates: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """A row a moment of the runs that measured their noise scale, of the table `expert_rates` of compare.json."""
+    return [
+        [
+            rate["name"].replace("large-", "large, "), f"{rate['of_the_run']:.0%}",
+            f"{rate['noise_scale_shared']:,.0f}", f"{rate['noise_scale_routed']:,.0f}",
+            f"{rate['batch_noise_ratio']:.3f}", f"{rate['by_the_rule']:.2f}", f"{rate['by_both_noise_scales']:.2f}",
         ]
-        print(markdown(heads, rows))
+        for rate in rates
+    ]  # fmt: skip
+
+
+def print_tables(cells: pd.DataFrame, curves: pd.DataFrame, rates: Sequence[dict[str, Any]] = ()) -> None:
+    print(markdown(["question", "arm", "val loss", "against", "difference", "beside it"], claims_rows(cells)))
+    heads = ["part of training", "recycle less drop", "dropped", "the same without a balance loss", "dropped"]
+    print(markdown(heads, phases_rows(curves)))
+    if rates:
+        heads = ["runs", "after", "noise scale, shared", "routed", "B / B_noise", "rate by the rule", "by both scales"]
+        print(markdown(heads, rate_rows(rates)))
+
+
+def plot_transition(curves: pd.DataFrame) -> Figure:
+    """Each seed's validation loss without CLA, less that of the report's arm, over training."""
+    figure, panels = make_figure(1, len(UNSHARED), share_y=True)
+    for axes, arm in zip(panels, UNSHARED, strict=True):
+        for seed, line in by_seed(curves, arm).iterrows():
+            axes.plot(line.index, line, color=color(int(seed)), label=f"seed {seed}")
+        axes.axhline(0, color=GREY, linewidth=0.9)
+        label(axes, "training tokens", "val loss, less the report's", f"{arm[0].upper()}{arm[1:]}")
+        count_axis(axes.xaxis)
+    legend_below(figure, panels[0], columns=5)
+    return figure
 
 
 def plot_recycling(curves: pd.DataFrame) -> Figure:
@@ -184,6 +235,7 @@ def figures(cells: pd.DataFrame, curves: pd.DataFrame) -> dict[str, Figure]:
     return {
         "differences.png": against("report", settled),
         "expert_rate.png": against("large, expert rate 0.31", ["large, expert rate 0.56", "large, expert rate 1.0"]),
+        "cross_layer.png": plot_transition(curves),
         "recycling.png": plot_recycling(curves),
         "noise_scale.png": plot_noise(curves),
     }
@@ -195,7 +247,8 @@ def main() -> None:
     parser.add_argument("--figures", type=Path, help="draw the figures into this folder")
     options = parser.parse_args()
     cells, curves = (pd.read_csv(options.folder / name) for name in ("cells.csv", "curves.csv"))
-    print_tables(cells, curves)
+    compared = options.folder / "compare.json"
+    print_tables(cells, curves, json.loads(compared.read_text())["expert_rates"] if compared.exists() else ())
     if options.figures is not None:
         for name, figure in figures(cells, curves).items():
             save_figure(figure, options.figures / name)

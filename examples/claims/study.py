@@ -55,7 +55,8 @@ ARMS: dict[str, Arm] = {
     "large, expert rate 0.31": Arm(LARGE | {"training.expert_lr_scale": 0.31}),
     "large, expert rate 0.56": Arm(LARGE | {"training.expert_lr_scale": 0.56}),
     "large, expert rate 1.0": Arm(LARGE | {"training.expert_lr_scale": 1.0}),
-    "measured": Arm(MEASURED),  # the same run but for rounding: what chance alone does to a difference
+    # The same run but for rounding and a balance loss of each micro-batch's own: what chance does to a difference.
+    "measured": Arm(MEASURED),
     "large, measured": Arm(LARGE | MEASURED, seeds=2),
     # Whether the rate of the large arms is near the best one.
     "large, half the rate": Arm(LARGE | {"training.learning_rate": 1e-3, "training.expert_lr_scale": 0.56}, seeds=2),

@@ -56,14 +56,29 @@ def test_phases_tell_where_in_training_two_arms_differ(study):
     assert table["over capacity, recycle"].tolist() == pytest.approx([0.25] * 6)
 
 
-def test_the_tables_are_printed_and_the_figures_drawn(study, capsys):
-    FIGURES["print_tables"](*study)
+RATE = {
+    "name": "large-measured", "of_the_run": 0.25, "noise_scale_shared": 15920.4, "noise_scale_routed": 36893.3,
+    "batch_noise_ratio": 0.2573, "by_the_rule": 0.3093, "by_both_noise_scales": 0.7434,
+}  # fmt: skip
+
+
+def test_the_tables_are_printed(study, capsys):
+    FIGURES["print_tables"](*study, [RATE])
     printed = capsys.readouterr().out
-    assert "| recycle | 2 | 3.6300 ± 0.7071 | +0.0100 [+0.0100, +0.0100] |" in printed
-    assert "| 0% to 2% | +0.5100 [+0.5100, +0.5100] | 20.0% | 25.0% |" in printed
+    assert (
+        "| Capacity 1.0 | recycle | 3.6300 ± 0.7071 | report: 3.5000 | +0.1300 [+0.1300, +0.1300] "
+        "| recycled fraction 25.0%, against 0.0% |"
+    ) in printed
+    assert "| 0% to 2% | +0.5100 [+0.5100, +0.5100] | 20.0% | +0.5100 [+0.5100, +0.5100] | 20.0% |" in printed
+    assert "| large, measured | 25% | 15,920 | 36,893 | 0.257 | 0.31 | 0.74 |" in printed
+
+
+def test_the_figures_are_drawn(study):
     drawn = FIGURES["figures"](*study)
-    assert list(drawn) == ["differences.png", "expert_rate.png", "recycling.png", "noise_scale.png"]
+    assert list(drawn) == ["differences.png", "expert_rate.png", "cross_layer.png", "recycling.png", "noise_scale.png"]
     shared = drawn["noise_scale.png"].axes[0].get_lines()[0]
     assert list(shared.get_ydata())[:3] == pytest.approx([100, 200, 300])
     over_time = drawn["recycling.png"].axes[0].get_lines()[0]
     assert list(over_time.get_ydata())[:4] == pytest.approx([0.51, 0.51, 0.01, 0.01])  # bins of a twentieth
+    seeds = drawn["cross_layer.png"].axes[1].get_lines()[:2]  # no CLA, one KV head: the third arm
+    assert [list(line.get_ydata()) for line in seeds] == [pytest.approx([0.02] * 10)] * 2
