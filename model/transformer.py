@@ -53,7 +53,6 @@ class Part(NamedTuple):
 
     positions: Tensor  # (S / n,) or (B, S / n)
     document_ids: Tensor | None  # (B, S) of the whole sequences, which attention reads
-    tokens: int  # B * S, those of all processes
 
 
 class DecoderLayer(nn.Module):
@@ -104,6 +103,7 @@ class Hunyuan(nn.Module):
         super().__init__()
         self.config = config
         self.attention_dropout = self.hidden_dropout = 0.0  # shares that training drops (model/layers/dropout.py)
+        self.dropout_stream = 0  # tells apart what processes drop that are given the same routing key
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers: Any = nn.ModuleList(DecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -223,7 +223,7 @@ class Hunyuan(nn.Module):
             real = token_mask.flatten().nonzero()[:, 0]
             if len(real) in (0, input_ids.numel()):  # nothing is told apart
                 real = None
-        tokens = part.tokens if part is not None else input_ids.numel() if real is None else len(real)
+        tokens = input_ids.numel() if real is None else len(real)
         keys = None if dropless else self._place_keys(tokens, routing_key)
         rows = [Rows(mask, real, dropless, dropout) for dropout in self._dropouts(routing_key)]
         hidden, losses, stats = self._blocks(input_ids, positions, keys, rows)
@@ -274,7 +274,10 @@ class Hunyuan(nn.Module):
         return project(hidden, self.head_weight)
 
     def _place_keys(self, tokens: int, routing_key: Tensor | None) -> list[Tensor] | None:
-        """The keys of every layer's places, (E * C,) each: made before any layer runs, in a few operations for all."""
+        """The keys of every layer's places, (E * C,) each: made before any layer runs, in a few operations for all.
+
+        `tokens` are those of this process.
+        """
         c = self.config
         if c.is_dense or c.moe_routing != "recycle" or not self.training:
             return None
@@ -282,6 +285,8 @@ class Hunyuan(nn.Module):
             raise ValueError(
                 "recycle routing is random in training: pass routing_key=routing_key(seed, step), of model.moe.place_keys"
             )
+        if (scope := self.layers[0].mlp.capacity_scope) is not None:
+            tokens *= scope.processes
         places = [c.num_experts * c.capacity(tokens, layer) for layer in range(c.num_hidden_layers)]
         keys = place_keys(routing_key, len(places), max(places))
         return [row[:count] for row, count in zip(keys, places, strict=True)]
@@ -294,4 +299,4 @@ class Hunyuan(nn.Module):
         if routing_key is None:
             raise ValueError("dropout is random: pass routing_key=routing_key(seed, step), of model.moe.place_keys")
         shares = self.attention_dropout, self.hidden_dropout
-        return [Dropout(*shares, keys) for keys in dropout_keys(routing_key, count)]
+        return [Dropout(*shares, keys) for keys in dropout_keys(routing_key ^ self.dropout_stream << 48, count)]

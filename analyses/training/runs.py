@@ -25,6 +25,7 @@ import pandas as pd
 from model.data.config import DataConfig
 from model.errors import CheckpointError
 from model.files import LOCK, is_held
+from model.parallel.layout import Layout
 from model.training.config import TrainingConfig, begun_in
 
 MEASURES = (
@@ -39,13 +40,14 @@ PREFERENCES = (
 )  # fmt: skip
 COUNTS = ("activated_params", "total_params", "tokens")
 ROUTING = ("load_imbalance", "dropped_fraction", "recycled_fraction")
+SCOPES = ("model.capacity_scope", "model.balance_scope")
 SECTIONS: dict[str, DataConfig | TrainingConfig] = {"data": DataConfig(), "training": TrainingConfig()}
 # What a run.toml of an older version means by a key that it does not have.
 DEFAULTS: dict[str, Any] = {
     f"{section}.{key}": list(value) if isinstance(value, tuple) else value
     for section, config in SECTIONS.items()
     for key, value in asdict(config).items()
-}
+} | dict.fromkeys(SCOPES, "micro_batch")
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,12 @@ class Run:
             settings = DEFAULTS | settings
         if not (settings and self.environment):
             return settings
-        # The same settings may mean another precision, by the device, and another text: the default one is the interpreter's.
+        # The same settings may mean another precision, by the device, another scope, by the processes, and another text:
+        # the default one is the interpreter's.
         if settings.get("training.precision") == "auto":
             settings["training.precision"] = begun_in(self.environment)
+        if "global" in map(settings.get, SCOPES):  # which goes by the processes
+            settings["layout.data_parallel"] = Layout(**self.environment.get("layout", {})).data_parallel
         fingerprint = self.environment.get("data", {}).get("fingerprint")
         return settings | ({"data.fingerprint": fingerprint} if fingerprint else {})
 

@@ -14,6 +14,12 @@ from model.errors import ConfigError
 
 RoutingPolicy = Literal["dropless", "drop", "recycle"]
 ROUTING_POLICIES: tuple[str, ...] = get_args(RoutingPolicy)
+# Whose tokens are routed as one where several processes train (model/parallel/places.py); alone both mean the same.
+#   micro_batch   those of each micro-batch: no number depends on how many processes there are
+#   global        those of all micro-batches that the processes compute at a time, not of all that a step accumulates: the
+#                 numbers depend on how many processes there are
+RoutingScope = Literal["micro_batch", "global"]
+ROUTING_SCOPES: tuple[str, ...] = get_args(RoutingScope)
 # What the released families compute differently (model/moe/router.py, model/layers/rope.py):
 #                 weight of a top-1 expert     inverse frequencies of RoPE without scaling
 #   report        its softmax probability      float32
@@ -52,7 +58,9 @@ class HunyuanConfig:
     moe_topk: int | tuple[int, ...] = 1  # routed experts per token: one number, or one for each layer
     moe_routing: RoutingPolicy = "dropless"  # what happens to a choice of a full expert, in training
     capacity_factor: float = 1.25  # places per expert over the mean load; not read when dropless
+    capacity_scope: RoutingScope = "micro_batch"  # whose tokens share an expert's places, see ROUTING_SCOPES
     router_aux_loss_coef: float = 0.01  # of the load-balance loss, per layer
+    balance_scope: RoutingScope = "micro_batch"  # whose choices the load-balance loss counts
     router_z_loss_coef: float = 0.0
     expert_bias_update_rate: float = 0.0  # balancing without a loss: step of the selection bias; 0 switches it off
 
@@ -167,9 +175,32 @@ def _problems(c: HunyuanConfig) -> list[str]:
         c.moe_routing in ROUTING_POLICIES,
         f"model.moe_routing is {c.moe_routing!r}: choose one of {', '.join(ROUTING_POLICIES)}",
     )
+    problems += _scope_problems(c)
     problems += _rope_scaling_problems(c.rope_scaling)
     if isinstance(c.rope_scaling, dict) and c.rope_scaling.get("type") == "dynamic":
         require(c.head_dim != 2, "model.head_dim is 2: alpha scaling, theta * alpha^(d / (d - 2)), needs 4 or more")
+    return problems
+
+
+def _scope_problems(c: HunyuanConfig) -> list[str]:
+    problems = []
+    for name in ("capacity_scope", "balance_scope"):
+        if (scope := getattr(c, name)) not in ROUTING_SCOPES:
+            problems.append(f"model.{name} is {scope!r}: choose one of {', '.join(ROUTING_SCOPES)}")
+        elif scope == "global" and c.is_dense:
+            problems.append(f"model.{name} is 'global': a dense model routes nothing, so leave it at micro_batch")
+    if problems:
+        return problems
+    if c.capacity_scope == "global" and c.moe_routing == "dropless":
+        problems.append(
+            "model.capacity_scope is 'global': dropless experts have no places to share, so set model.moe_routing to "
+            "drop or recycle, or leave it at micro_batch"
+        )
+    if c.balance_scope == "global" and c.router_aux_loss_coef == 0:
+        problems.append(
+            "model.balance_scope is 'global': there is no load-balance loss, so raise model.router_aux_loss_coef, or "
+            "leave it at micro_batch"
+        )
     return problems
 
 

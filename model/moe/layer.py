@@ -55,7 +55,9 @@ class MoE(nn.Module):
         self.shared_mlp: SwiGLU | None = None
         if config.num_shared_expert:
             self.shared_mlp = SwiGLU(config.hidden_size, config.num_shared_expert * config.intermediate_size)
-        self.scope: Scope | None = None  # in training, where the tokens of several processes are routed together
+        # In training, where the tokens of several processes share places, or are balanced together.
+        self.capacity_scope: Scope | None = None
+        self.balance_scope: Scope | None = None
 
     def forward(
         self, hidden: Tensor, place_keys: Tensor | None = None, *, answering: bool = False, dropless: bool = False
@@ -63,7 +65,7 @@ class MoE(nn.Module):
         c = self.config
         # A capacity is a device of training; an answer should not depend on who else is in the batch.
         policy = c.moe_routing if self.training and not dropless else "dropless"
-        scope = self.scope if self.training else None
+        scope = self.capacity_scope if self.training else None
         tokens = len(hidden) * (scope.processes if scope is not None else 1)  # that share the places
         capacity = c.capacity(tokens, self.layer)
         places_here = scope is None or policy == "dropless"  # the operator places a process's own tokens
@@ -92,7 +94,7 @@ class MoE(nn.Module):
             output = output + self.shared_mlp(hidden)
         if answering:
             return output, None, None
-        balance_loss = load_balance_loss(routing, scope)
+        balance_loss = load_balance_loss(routing, self.balance_scope if self.training else None)
         z_loss = router_z_loss(logits) if c.router_z_loss_coef else None
         counts = routing.choices_per_expert, routing.tokens_per_expert, routing.dropped, routing.recycled
         return output, self._aux_loss(balance_loss, z_loss), MoEStats(balance_loss.detach(), *counts)
@@ -121,7 +123,7 @@ class MoE(nn.Module):
             sum_to_one=sums_to_one(self.top_k, c.convention),
         )
         choices, computed, (dropped, recycled) = mixed.counts.split([c.num_experts, c.num_experts, 2])
-        scope = self.scope if self.training else None
+        scope = self.balance_scope if self.training else None
         balance_loss = balance(shares(choices, len(hidden) * self.top_k, scope), mixed.mean_probability)
         stats = MoEStats(balance_loss.detach(), choices, computed, dropped, recycled)
         return mixed.output, self._aux_loss(balance_loss, mixed.z_loss), stats

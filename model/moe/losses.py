@@ -10,8 +10,8 @@ def load_balance_loss(routing: Routing, scope: Scope | None = None) -> Tensor:
     """E * sum_e(fraction of choices to e * mean probability of e): 1 when balanced, up to E when one expert has all.
 
     Hunyuan-Large, arXiv:2411.02265; Switch Transformer, arXiv:2101.03961, equation 4. The fractions are those of the
-    router's own choices, before any capacity, and carry no gradient. With a `scope` they are those of all its processes, whose
-    losses have the mean that one process with all tokens would compute, and so have their gradients.
+    router's own choices, before any capacity, and carry no gradient. With a `scope` they are those of all its processes (Qwen,
+    arXiv:2501.11873), whose losses have the mean that one process with all tokens would compute, and so have their gradients.
     """
     fraction = shares(routing.choices_per_expert, routing.expert_index.numel(), scope)
     return balance(fraction, routing.probabilities.mean(dim=0))

@@ -14,7 +14,6 @@ already has: the report recycles top-1, where this cannot happen. The random ord
 recomputation sees the same one.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -62,12 +61,23 @@ class Routing(NamedTuple):
 
 
 class Scope(Protocol):
-    """The processes whose tokens, T each, are routed as if one had them all: they share places and are balanced together."""
+    """The processes whose tokens, T each, are routed as if one had them all: they share places, or are balanced together.
+
+    The tokens of a process are R chunks of consecutive ones in the order of all; with their counts alone each process knows
+    where its choices stand among those of all (model/parallel/places.py).
+    """
 
     processes: int
 
-    def place(self, chosen: Tensor, place: Callable[[Tensor], Tensor]) -> Tensor:
-        """chosen (T, K) -> the rows of this process's tokens in what `place` makes of the choices of all, in their order."""
+    @property
+    def chunks(self) -> int:
+        """R, of this process."""
+
+    def all_chunks(self, own: Tensor) -> Tensor:
+        """Counts (K, R, E) of this process's chunks -> (K, all R, E), those of all processes' in the order of tokens."""
+
+    def own_chunks(self, whole: Tensor) -> Tensor:
+        """(K, all R, ...) -> (K, R, ...) of this process."""
 
     def sum(self, counts: Tensor) -> Tensor:
         """The sum of every process's counts (E,)."""
@@ -87,21 +97,19 @@ def route(
     """Chooses and places; `capacity` is read by drop and recycle, `place_keys` (E * C,) by recycle alone.
 
     `expert_bias` (E,) is added for the choice and left out of the weight (auxiliary-loss-free balancing, arXiv:2408.15664).
-    With a `scope` capacity and keys are those of all its tokens.
+    With a `scope` capacity and keys are those of all its tokens, the same on each of its processes.
     """
     num_experts = router_logits.shape[-1]
     probabilities, chosen = choose_experts(router_logits, top_k, expert_bias)
     if policy == "dropless":
         return Routing(chosen, weigh(probabilities, chosen, convention), chosen, probabilities)
 
-    def place(choices: Tensor) -> Tensor:
-        if policy == "drop":
-            return drop(choices, num_experts, capacity)
-        if place_keys is None:
-            raise ValueError(NO_KEYS)
-        return recycle(choices, num_experts, capacity, place_keys)
-
-    index = place(chosen) if scope is None else scope.place(chosen, place)
+    if policy == "drop":
+        index = drop(chosen, num_experts, capacity, scope)
+    elif place_keys is None:
+        raise ValueError(NO_KEYS)
+    else:
+        index = recycle(chosen, num_experts, capacity, place_keys, scope)
     is_dropped = index == num_experts
     # A dropped choice keeps its share until here: the others must not grow for want of a place.
     weight = weigh(probabilities, torch.where(is_dropped, chosen, index), convention)
@@ -131,25 +139,25 @@ def sums_to_one(top_k: int, convention: Convention) -> bool:
     return top_k > 1 or convention == "hunyuan-a13b"
 
 
-def drop(expert_index: Tensor, num_experts: int, capacity: int) -> Tensor:
+def drop(expert_index: Tensor, num_experts: int, capacity: int, scope: Scope | None = None) -> Tensor:
     """expert_index (T, K) with every choice over capacity replaced by E."""
-    place, _ = _places_in_order(expert_index, num_experts)
-    return expert_index.masked_fill(place >= capacity, num_experts)
+    return expert_index.masked_fill(_queue(expert_index, num_experts, scope).place >= capacity, num_experts)
 
 
-def recycle(expert_index: Tensor, num_experts: int, capacity: int, place_keys: Tensor) -> Tensor:
+def recycle(
+    expert_index: Tensor, num_experts: int, capacity: int, place_keys: Tensor, scope: Scope | None = None
+) -> Tensor:
     """expert_index (T, K) with every choice over capacity moved to a random free place, or to E when there is none left.
 
     Every free place is as likely as any other, so an expert is chosen in proportion to its free places.
     """
-    place, count = _places_in_order(expert_index, num_experts)
-    over = place >= capacity
+    queue = _queue(expert_index, num_experts, scope)
+    over = queue.place >= capacity
     position = torch.arange(capacity, device=expert_index.device)
-    is_free = position >= count.clamp(max=capacity)[:, None]  # (E, C)
+    is_free = position >= queue.counts.sum(dim=(0, 1)).clamp(max=capacity)[:, None]  # (E, C)
     # Taken places sort behind every free one, whose keys are below.
     free_first = torch.where(is_free.flatten(), place_keys, 2**32).argsort()
-    over_in_order = over.t().flatten()
-    turn = (over_in_order.cumsum(0) - 1).view(over.shape[1], over.shape[0]).t()  # the i of each choice over capacity
+    turn = queue.turns(over, capacity, scope)  # the i of each choice over capacity
     recipient = free_first[turn.clamp(min=0, max=free_first.shape[0] - 1)] // capacity
     recipient = torch.where(turn < is_free.sum(), recipient, num_experts)
     return torch.where(over, recipient, expert_index)
@@ -168,12 +176,57 @@ def update_expert_bias(expert_bias: Tensor, choices_per_expert: Tensor, rate: fl
     expert_bias += rate * torch.sign(load.mean(dim=-1, keepdim=True) - load)
 
 
-def _places_in_order(expert_index: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
-    """The rank of each choice (T, K) among those of its expert, first choices first, and the choices per expert (E,)."""
-    in_order = expert_index.t().flatten()  # (N,): all first choices, then all second ones
-    count = count_per_expert(in_order, num_experts)
-    by_expert = in_order.argsort(stable=True)
-    first = count.cumsum(0) - count
-    rank = torch.arange(in_order.shape[0], device=in_order.device) - first[in_order[by_expert]]
-    place = torch.empty_like(in_order).scatter(0, by_expert, rank)
-    return place.view(expert_index.shape[1], expert_index.shape[0]).t(), count
+class _Queue(NamedTuple):
+    """Where choices stand: first ones before second ones, then by token, among those of all processes of a scope.
+
+    K choices a token, R chunks of tokens; all in one chunk where there is no scope.
+    """
+
+    place: Tensor  # (T, K) of each choice among those of its expert
+    counts: Tensor  # (K, all R, E) choices by chunk and expert
+    before: Tensor  # (K, all R, E) choices of that expert that stand before the chunk's
+
+    def turns(self, over: Tensor, capacity: int, scope: Scope | None) -> Tensor:
+        """over (T, K) -> (T, K): how many choices over capacity, of whatever expert, stand before each of those."""
+        ends = self.before + self.counts
+        of_chunk = (ends.clamp(min=capacity) - self.before.clamp(min=capacity)).sum(dim=-1)  # (K, all R)
+        before = _own(_before(of_chunk.flatten()).view(of_chunk.shape), scope)[..., None]
+        in_order = _by_choice(over, before.shape[1])
+        return _by_token(in_order.cumsum(dim=-1) - 1 + before)
+
+
+def _queue(expert_index: Tensor, num_experts: int, scope: Scope | None) -> _Queue:
+    chunks = 1 if scope is None else scope.chunks
+    choices = _by_choice(expert_index, chunks)  # (K, R, T / R)
+    cells = choices.shape[0] * chunks * num_experts
+    first_cell = torch.arange(0, cells, num_experts, device=expert_index.device)
+    cell = (choices + first_cell.view(*choices.shape[:2], 1)).flatten()  # the choice, chunk and expert as one number
+    count = count_per_expert(cell, cells)
+    by_cell = cell.argsort(stable=True)
+    rank = torch.arange(cell.shape[0], device=cell.device) - _before(count)[cell[by_cell]]
+    within = torch.empty_like(cell).scatter(0, by_cell, rank)
+    counts = count.view(*choices.shape[:2], num_experts)
+    if scope is not None:
+        counts = scope.all_chunks(counts)
+    before = _before(counts.flatten(0, 1)).view(counts.shape)
+    place = within + _own(before, scope).flatten()[cell]
+    return _Queue(_by_token(place.view(choices.shape)), counts, before)
+
+
+def _before(counts: Tensor) -> Tensor:
+    """The sums of what stands before each along the first dimension."""
+    return counts.cumsum(dim=0) - counts
+
+
+def _own(whole: Tensor, scope: Scope | None) -> Tensor:
+    return whole if scope is None else scope.own_chunks(whole)
+
+
+def _by_choice(by_token: Tensor, chunks: int) -> Tensor:
+    """(T, K) -> (K, R, T / R)."""
+    return by_token.t().reshape(by_token.shape[1], chunks, -1)
+
+
+def _by_token(by_choice: Tensor) -> Tensor:
+    """(K, R, T / R) -> (T, K)."""
+    return by_choice.flatten(1).t()

@@ -16,7 +16,6 @@ n processes, c = S / 2n tokens a chunk, B batch, S sequence, H heads, G key-valu
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,7 +27,6 @@ from model.kernels.cross_entropy import linear_cross_entropy
 from model.layers.attention import KeysValues, causal_attention
 from model.layers.documents import positions_within
 from model.layers.dropout import Dropout
-from model.moe.layer import MoE
 from model.transformer import Hunyuan, Output, Part
 
 all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # the first since torch 2.13
@@ -36,11 +34,11 @@ reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sca
 IGNORED = -100  # a label that is left out of the loss
 
 
-def split_sequences(net: Hunyuan, group: dist.ProcessGroup, *, recompute: bool) -> None:
+def split_sequences(net: Hunyuan, group: dist.ProcessGroup, *, recompute: bool) -> "SequenceGroup":
     """Has the model share out each sequence among the processes of the group, in place; all of them call it, and all its steps.
 
     It is then given whole micro-batches as before, the same on each of these processes, and labels. `recompute` says whether
-    blocks are computed again in the backward pass.
+    blocks are computed again in the backward pass. Routing must be told of it too (model/parallel/places.py).
     """
     sequence = SequenceGroup(group)
     for layer in net.layers:
@@ -48,9 +46,8 @@ def split_sequences(net: Hunyuan, group: dist.ProcessGroup, *, recompute: bool) 
             layer.self_attn.attend = sequence.gather_and_attend
         else:
             layer.self_attn.hand_on, layer.self_attn.attend = sequence.gather, sequence.attend
-        if isinstance(layer.mlp, MoE):
-            layer.mlp.scope = sequence
     net.forward = functools.partial(_forward, net, sequence)  # type: ignore[method-assign]
+    return sequence
 
 
 def _forward(
@@ -71,7 +68,7 @@ def _forward(
     if document_ids is not None:
         positions = positions_within(document_ids)
     sequence.sequences = len(input_ids)
-    part = Part(sequence.part(positions), document_ids, input_ids.numel())
+    part = Part(sequence.part(positions), document_ids)
     hidden, aux_loss, stats = net.hidden_states(sequence.part(input_ids), part=part, **given)
     own = sequence.part(labels).flatten()
     loss = linear_cross_entropy(hidden.view(-1, hidden.shape[-1]), net.head_weight, own)
@@ -120,7 +117,7 @@ class _Gather(torch.autograd.Function):
 
 
 class SequenceGroup:
-    """The processes that share out a sequence, as one of them sees them: what attention and routing exchange."""
+    """The processes that share out a sequence, as one of them sees them: what attention exchanges."""
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         self.group, self.process, self.processes = group, group.rank(), group.size()
@@ -184,26 +181,6 @@ class SequenceGroup:
         """The same from keys and values (B, G, S / n, P) of this process."""
         whole = self.gather(KeysValues(keys, values))
         return self.attend(queries, whole.keys, whole.values, mask, dropout)
-
-    @torch.compiler.disable
-    def place(self, chosen: Tensor, place: Callable[[Tensor], Tensor]) -> Tensor:
-        """chosen (T, K) -> this process's rows of what `place` makes of all choices, which have the order of the sequences.
-
-        Each process places the choices of all: they are small beside keys and values, 4 bytes each.
-        """
-        top_k = chosen.shape[1]
-        own = chosen.int()  # (B * S / n, K)
-        parts = own.new_empty(self.processes * len(own), top_k)
-        all_gather(parts, own.contiguous(), group=self.group)
-        whole = in_order(parts.view(self.processes, self.sequences, -1, top_k))  # (B, S, K)
-        placed = place(whole.flatten(0, 1).to(chosen.dtype)).view(whole.shape)
-        return self.part(placed).flatten(0, 1)
-
-    @torch.compiler.disable
-    def sum(self, counts: Tensor) -> Tensor:
-        total = counts.clone()
-        dist.all_reduce(total, group=self.group)
-        return total
 
 
 def _visible(rows: Tensor, columns: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -28,6 +29,7 @@ from model.kernels.adamw import split as halves
 from model.moe.layer import MoE
 from model.parallel.exchange import ParallelExperts
 from model.parallel.pieces import Piece, is_replicated, piece_of
+from model.parallel.places import route_together
 from model.parallel.sequence import split_sequences
 from model.parallel.start import Ranks
 from model.training.config import TrainingConfig
@@ -121,8 +123,14 @@ def shared_model(model: HunyuanConfig, training: TrainingConfig, ranks: Ranks) -
     training = dataclasses.replace(training, graph=False)  # a message between processes is not recorded
     half = ranks.device.type == "cuda" and compute_dtype(training.precision, ranks.device) == torch.bfloat16
     shards = build(model, ranks, split=half, prepare=lambda net: prepare(net, training, ranks.device))
+    sequence, net = None, shards.net
     if ranks.layout.context_parallel > 1:
-        split_sequences(shards.net, ranks.context["context"].get_group(), recompute=training.recompute)
+        sequence = split_sequences(net, ranks.context["context"].get_group(), recompute=training.recompute)
+    assert dist.group.WORLD is not None
+    route_together(net, dist.group.WORLD, sequence)
+    if training.hidden_dropout or training.attention_dropout:  # what has one routing key must not drop alike
+        own = ranks.rank if model.capacity_scope == "global" else ranks.layout.context_index(ranks.rank)
+        net.dropout_stream = own
     optimizer = build_optimizer(shards.parts, model, training, begin=False)
     if isinstance(optimizer, SplitAdamW):
         optimizer.copies = shards.copies()

@@ -2,8 +2,8 @@
 
 A collective is counted as a ring carries it: of a buffer of B bytes a rank of n sends B (n - 1) / n to have it gathered, as
 much to have it summed and shared out (reduce-scatter), twice as much to have the sum (all-reduce), and of its own rows those
-that others need (all-to-all). Routing is taken to be balanced. Left out: the counts that go ahead of rows, the choices that
-context parallelism gathers where experts have a capacity, 4 bytes each, and checkpoints.
+that others need (all-to-all). Routing is taken to be balanced. Left out: the counts that go ahead of rows, those that processes
+exchange which share places or a balance loss (places.py), and checkpoints.
 
 FSDP gathers the weights of blocks for the forward pass and again for the backward pass, embedding and head once, and sums the
 gradients of every micro-batch.

@@ -230,6 +230,8 @@ def pretrain(
                 run_folder.check_same_data(folder, corpus.fingerprint)
                 if first:
                     run_folder.record_changes(folder, settings, steps_saved(folder)[-1])
+                    if note := run_folder.record_layout(folder, settings.model, layout, steps_saved(folder)[-1]):
+                        reporter.note(note)
                 if note := precision_note(settings.training.precision, trained.training.precision, device):
                     reporter.note(note)
             lengths = length_table(corpus, sorted({stage.settings.training.sequence_length for stage in stages}))

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from model.config.hunyuan import HunyuanConfig
 from model.data.corpus import Corpus
 from model.data.tasks import unmasked
 from model.device import compute_dtype, dtype_name
@@ -164,11 +165,33 @@ def record_changes(folder: Path, settings: RunSettings, step: int) -> None:
     }
     if not changes:
         return
+    _record_change(folder, step, {"settings": changes})
+    write_file(folder / "run.toml", settings.to_toml())
+
+
+def record_layout(folder: Path, model: HunyuanConfig, layout: Layout | None, step: int) -> str:
+    """Has environment.json say over which processes a run goes on, where they are others; a sentence where it matters."""
+    record, here = read_json(folder / "environment.json"), layout or Layout()
+    known = [record.get("layout"), *(change.get("layout") for change in record.get("changes", []))]
+    before = Layout(**next(filter(None, reversed(known)), {}))
+    if before == here:
+        return ""
+    _record_change(folder, step, {"layout": dataclasses.asdict(here)})
+    names = [f"model.{name}" for name in ("capacity_scope", "balance_scope") if getattr(model, name) == "global"]
+    turns = before.data_parallel, here.data_parallel
+    if not names or turns[0] == turns[1]:
+        return ""
+    return (
+        f"micro-batches that are routed as one: {turns[1]} from here on, {turns[0]} before, because {' and '.join(names)} = "
+        "global goes by the processes; the run goes on, with other numbers than it would have had with as many"
+    )
+
+
+def _record_change(folder: Path, step: int, change: dict[str, Any]) -> None:
     record = read_json(folder / "environment.json")
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    record["changes"] = [*record.get("changes", []), {"step": step, "time": now, "settings": changes}]
+    record["changes"] = [*record.get("changes", []), {"step": step, "time": now, **change}]
     write_json(folder / "environment.json", record)
-    write_file(folder / "run.toml", settings.to_toml())
 
 
 def refuse_other_run(folder: Path) -> None:

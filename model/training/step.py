@@ -142,7 +142,7 @@ class TrainStep:
         """`note` takes the sentence that a step cannot be recorded, `shards` are a process's pieces of a shared-out model."""
         self.net, self.optimizer, self.task, self.device, self.dtype = net, optimizer, task, device, dtype
         self.config, self.bias_rate = settings.training, settings.model.expert_bias_update_rate
-        self.shards = shards
+        self.shards, self.shares_places = shards, settings.model.capacity_scope == "global"
         self._squares: GradientSquares | None = None
         self._launch: Callable[[Work], tuple[Tensor, Form]] = self._on_device
         if shards is None and isinstance(optimizer, SplitAdamW) and records(settings.model, settings.training, device):
@@ -161,7 +161,9 @@ class TrainStep:
         if targets == 0:
             raise TrainingError(f"step {number + 1} has nothing to learn: every label of its batch is masked")
         own = range(len(batches)) if self.shards is None else self.shards.ranks.micro_batches(len(batches))
-        keys = torch.stack([routing_key(self.config.seed, number, index) for index in own])
+        # Micro-batches that are routed as one have the key that they would have as one.
+        together = self.shards.ranks.layout.data_parallel if self.shards is not None and self.shares_places else 1
+        keys = torch.stack([routing_key(self.config.seed, number, index // together) for index in own])
         keys, rate = (on_its_way(part, self.device) for part in (keys, torch.tensor(learning_rate)))
         work = Work([batches[index] for index in own], keys, rate, targets, tokens, stop)
         if isinstance(self.optimizer, SplitAdamW):

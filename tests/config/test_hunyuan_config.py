@@ -55,6 +55,13 @@ DYNAMIC = {"type": "dynamic", "alpha": 2.0}
         ("moe_topk", 1.5, "a whole number, or a list of them"),
         ("convention", "mixtral", "choose one of report, hunyuan-large, hunyuan-a13b"),
         ("moe_routing", "random", "choose one of dropless, drop, recycle"),
+        ("capacity_scope", "node", "choose one of micro_batch, global"),
+        (
+            "capacity_scope",
+            "global",
+            "dropless experts have no places to share, so set model.moe_routing to drop or recycle",
+        ),
+        ("balance_scope", "batch", "choose one of micro_batch, global"),
         ("hidden_size", 1.5, "a whole number"),
         ("hidden_size", True, "a whole number"),
         ("attention_bias", 1, "true or false"),
@@ -75,6 +82,20 @@ def test_a_wrong_value_is_named_with_what_would_be_valid(field, value, advice):
     shown = value["factor"] if advice.startswith("only") else "" if isinstance(value, dict) else value
     assert any(f"model.{field} " in p and f"{shown}" in p and advice in p for p in problems), problems
     assert all(f"model.{field} " in problem for problem in problems)
+
+
+def test_a_scope_needs_something_to_share():
+    dense = {"num_experts": 1, "moe_topk": 1, "num_shared_expert": 0}
+    for changes, field in (
+        ({"router_aux_loss_coef": 0.0}, "balance_scope"),
+        (dense, "balance_scope"),
+        (dense, "capacity_scope"),
+    ):
+        (problem,) = problems_of(lambda changes=changes, field=field: TOY.replace(**changes, **{field: "global"}))
+        assert problem.startswith(f"model.{field} is 'global': ") and "leave it at micro_batch" in problem
+    assert (
+        TOY.replace(balance_scope="global", moe_routing="recycle", capacity_scope="global").capacity_scope == "global"
+    )
 
 
 def test_alpha_needs_a_head_of_more_than_one_pair():

@@ -35,11 +35,13 @@ class Case:
     model: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     micro_batches: int = 4
+    together: int = 1  # so many of them are one micro-batch of the trainer's
 
     @property
     def settings(self) -> RunSettings:
         tokens = self.micro_batches * ROWS * TOKENS
-        sizes = {"sequence_length": TOKENS, "micro_batch_size": ROWS, "global_batch_tokens": tokens}
+        sizes = {"sequence_length": TOKENS, "micro_batch_size": self.together * ROWS}
+        sizes["global_batch_tokens"] = tokens
         # Adam divides by the size of a gradient: with a small epsilon it makes rounding of gradients near 0 visible.
         training = (
             {"precision": "float32", "device": "cpu", "epsilon": 1e-3, "learning_rate": 1e-3} | sizes | self.training
@@ -54,14 +56,16 @@ class Words:
         self.case = case
 
     def micro_batches(self, step: int) -> list[MicroBatch]:
-        batches = []
+        batches: list[tuple[Tensor, Tensor]] = []
         for index in range(self.case.micro_batches):
             generator = torch.Generator().manual_seed(1000 * step + index)
             ids = torch.randint(61, (ROWS, TOKENS + 1), generator=generator) ** 2 // 61
             labels = ids[:, 1:].clone()
             labels[0, : 3 * index] = -100
-            batches.append(MicroBatch((ids[:, :-1], labels), targets=int((labels >= 0).sum()), tokens=labels.numel()))
-        return batches
+            batches.append((ids[:, :-1], labels))
+        groups = (batches[first : first + self.case.together] for first in range(0, len(batches), self.case.together))
+        merged = (tuple(map(torch.cat, zip(*group, strict=True))) for group in groups)
+        return [MicroBatch((ids, y), targets=int((y >= 0).sum()), tokens=y.numel()) for ids, y in merged]
 
     def forward(self, net: Hunyuan, data: tuple[Tensor, Tensor], routing_key: Tensor) -> Output:
         return net(*data, routing_key=routing_key)

@@ -6,6 +6,7 @@ import torch.distributed as dist
 
 from model.config import HunyuanConfig
 from model.moe.place_keys import routing_key
+from model.parallel.places import route_together
 from model.parallel.sequence import in_order, part_of, parts_of, split_sequences
 from model.training.config import TrainingConfig
 from model.training.prepare import prepare
@@ -37,7 +38,7 @@ def step(config, group, *, recompute, documents):
     net = Hunyuan(config, generator).train()
     prepare(net, TrainingConfig(recompute=recompute, precision="float32"), torch.device("cpu"))
     if group is not None:
-        split_sequences(net, group, recompute=recompute)
+        route_together(net, group, split_sequences(net, group, recompute=recompute))
     ids, labels = (torch.randint(config.vocab_size, (BATCH, TOKENS), generator=generator) for _ in range(2))
     labels[0, : TOKENS // 3] = -100
     document_ids = (ids < 6).cumsum(dim=1) if documents else None

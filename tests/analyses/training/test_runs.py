@@ -194,6 +194,22 @@ def test_the_precision_is_what_auto_came_to(tmp_path, environment, precision):
     assert list(differences.loc["training.precision"])[:2] == [precision, precision]
 
 
+def test_a_global_scope_means_what_the_processes_make_of_it(tmp_path):
+    """Without one, runs over other processes are one group; an older run that has no scope is one of micro-batches."""
+    runs = {name: write_run(tmp_path / name) for name in ("one", "two", "both-one", "both-two")}
+    for name, folder in runs.items():
+        layout = {"layout": {"processes": 4, "expert_parallel": 2, "context_parallel": 2, "shard": 4}}
+        (folder / "environment.json").write_text(json.dumps(layout if name.endswith("two") else {"device": "cpu"}))
+        if name.startswith("both"):
+            config = json.loads((folder / "config.json").read_text()) | {"balance_scope": "global"}
+            (folder / "config.json").write_text(json.dumps(config))
+    assert config_differences(load_runs([runs["one"], runs["two"]])).empty
+    frame = config_differences(load_runs([runs["both-one"], runs["both-two"]])).set_index("setting")
+    assert list(frame.loc["layout.data_parallel"]) == [1, 2] and len(frame) == 1
+    frame = config_differences(load_runs([runs["one"], runs["both-one"]])).set_index("setting")
+    assert list(frame.loc["model.balance_scope"]) == ["micro_batch", "global"]
+
+
 def test_runs_are_drawn_by_tokens_flops_and_time_with_a_band_over_seeds(tmp_path):
     for seed, loss in enumerate((2.9, 3.1)):
         write_run(tmp_path / f"wide-seed{seed}", seed=seed, loss=loss)
