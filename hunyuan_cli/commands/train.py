@@ -69,7 +69,7 @@ def train(
 
     Several processes, with another number when the run goes on: hunyuan train --processes 4 --expert-parallel 2 --out runs/four
 
-    Their micro-batches routed as one: --set model.capacity_scope=global; with one balance loss: --set model.balance_scope=global
+    All their micro-batches routed as one: --set model.capacity_scope=global --set model.balance_scope=global
     """
     from model.parallel.start import processes_started
     from model.training import run_folder
