@@ -8,6 +8,8 @@ everything around it stay as they are: only the products are made elsewhere.
 How many rows each rank is sent, the host must know before they travel: it waits for the device once a layer.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,18 +29,33 @@ class ParallelExperts(Experts):
         """`num_experts` is E; the weights are those of E / P."""
         super().__init__(num_experts // group.size(), hidden_size, intermediate_size)
         self.group = group
+        self.see: Callable[[str, Tensor], None] | None = (
+            None  # told the gradient for each sender's rows, (P * E / P, ...)
+        )
 
     @torch.compiler.disable
     def forward(self, hidden: Tensor, ends: Tensor) -> Tensor:
         counts = torch.diff(ends, prepend=ends.new_zeros(1)).to(torch.int64)  # (E,)
         sent, received, per_expert = exchange_counts(counts, self.group)
         rows: Tensor = _AllToAll.apply(hidden[: sum(sent)], sent, received, self.group)
-        order, inverse = by_expert(per_expert, sum(received))
-        local_ends = per_expert.sum(dim=0).cumsum(0).to(torch.int32)
-        output = permute(super().forward(permute(rows, order, inverse), local_ends), inverse, order)
+        if self.see is not None and torch.is_grad_enabled():
+            output = self._by_sender(rows, per_expert)
+        else:
+            order, inverse = by_expert(per_expert, sum(received))
+            local_ends = per_expert.sum(dim=0).cumsum(0).to(torch.int32)
+            output = permute(super().forward(permute(rows, order, inverse), local_ends), inverse, order)
         back: Tensor = _AllToAll.apply(output, received, sent, self.group)
         missing = len(hidden) - len(back)  # of choices without a place
         return torch.cat([back, back.new_zeros(missing, back.shape[1])]) if missing else back
+
+    def _by_sender(self, rows: Tensor, per_expert: Tensor) -> Tensor:
+        """The same in the order in which rows (R, D) come, with weights of each sender's own, whose gradients come apart."""
+        see, copies = self.see, []
+        assert see is not None
+        for name, weight in (("gate_up", self.gate_up), ("down", self.down)):
+            copies.append(weight.repeat(len(per_expert), 1, 1))
+            copies[-1].register_hook(functools.partial(see, name))
+        return self.products(rows, copies[0], copies[1], per_expert.flatten().cumsum(0).to(torch.int32))
 
 
 def exchange_counts(counts: Tensor, group: dist.ProcessGroup) -> tuple[list[int], list[int], Tensor]:

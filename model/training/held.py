@@ -134,8 +134,11 @@ def check_shared(settings: RunSettings, layout: Layout) -> None:
         problems.append(
             "training.evaluate_tasks are asked in one process: leave them out, and use hunyuan eval afterwards"
         )
-    if training.measure_noise_scale:
-        problems.append("training.measure_noise_scale needs the gradients of one process: leave it out")
+    if training.measure_noise_scale and layout.context_parallel > 1:
+        problems.append(
+            "training.measure_noise_scale needs the gradient of each micro-batch, and --context-parallel leaves it in parts on "
+            "several processes: leave one of them out"
+        )
     if problems:
         raise ConfigError(problems)
     layout.check_fits(

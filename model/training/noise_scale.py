@@ -13,7 +13,8 @@ Roles are measured apart, because the report gives them rates of their own: the 
 all the rest. Gradients are those before clipping, and hold the routing losses, which are trained on as well.
 
 Cost: one pass over the gradients of each micro-batch (1.5% of the toy's step on a processor), and no memory. Weights move as
-they do without it, to the bit. A GPU pays for the micro-batches themselves, which a small model would do without.
+they do without it, to the bit. A GPU pays for the micro-batches themselves, which a small model would do without. Of several
+processes each sees the micro-batches that it computes; expert parallelism pays more (model/parallel/gradients.py).
 """
 
 import math
@@ -24,6 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.parallel.gradients import watch_gradients
+from model.parallel.shard import Shards
 from model.training.split_adamw import SplitAdamW
 
 DECAY = 0.99  # of the averages: about the last 100 steps
@@ -31,37 +34,48 @@ ROUTED = "routed_experts"  # the name of their group (optimizer.py)
 
 
 class GradientSquares:
-    """Sees each micro-batch's own gradient on its way into the parameters, where it is summed up with the others."""
+    """Sees each micro-batch's own gradient on its way into the parameters, where it is summed up with the others.
 
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+    Of several processes, which hold the parameters in `shards`, what it gives are this one's shares of sums over all.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, shards: Shards | None = None) -> None:
         self.optimizer, self.roles = optimizer, roles_of(optimizer)
-        self._seen: list[list[Tensor]] = [[] for _ in self.roles]
+        self._turns = 1 if shards is None else shards.ranks.layout.data_parallel  # micro-batches under way
+        self._copies = {} if shards is None else shards.copies()
+        self._role_of: dict[str, int] = {}
+        self.begin()
         for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.register_hook(partial(self._see, self._role(group)))
+            self._role_of |= dict.fromkeys(group["names"], self._role(group))
+            for name, parameter in zip(group["names"], group["params"], strict=True) if shards is None else ():
+                parameter.register_hook(partial(self._see, name, 0))
+        if shards is not None:
+            watch_gradients(shards, self._see)
 
     def _role(self, group: dict[str, Any]) -> int:
         return self.roles.index("routed" if group["name"] == ROUTED else "shared")
 
-    def _see(self, role: int, gradient: Tensor) -> None:
-        self._seen[role].append(_square(gradient))
+    def _see(self, name: str, turn: int, gradient: Tensor) -> None:
+        self._seen[turn][self._role_of[name]].append(_square(gradient))
 
     def begin(self) -> None:
-        """A micro-batch begins: what was seen before it is forgotten."""
-        self._seen = [[] for _ in self.roles]
+        """A backward pass begins: what was seen before it is forgotten."""
+        self._seen: list[list[list[Tensor]]] = [[[] for _ in self.roles] for _ in range(self._turns)]
 
-    def of_part(self) -> Tensor:
-        """The squared norms (R,) of the micro-batch that has just gone backward, as it weighs in the step."""
-        return _by_role(self._seen)
+    def of_parts(self) -> list[Tensor]:
+        """The squared norms (R,) of the micro-batches that have just gone backward, as they weigh in the step."""
+        some = next(square for roles in self._seen for squares in roles for square in squares)
+        return [_by_role(roles, some) for roles in self._seen]
 
     def of_step(self) -> Tensor:
         """The squared norms (R,) of the gradients that the step has gathered; before the update, which clips them."""
         totals: list[list[Tensor]] = [[] for _ in self.roles]
         collected = self.optimizer.gradients() if isinstance(self.optimizer, SplitAdamW) else {}
         for group in self.optimizer.param_groups:
-            gradients = (collected.get(p, p.grad) for p in group["params"])
-            totals[self._role(group)] += [_square(gradient) for gradient in gradients if gradient is not None]
-        return _by_role(totals)
+            for p in group["params"]:
+                if (gradient := collected.get(p, p.grad)) is not None:
+                    totals[self._role(group)].append(_square(gradient) / self._copies.get(p, 1))
+        return _by_role(totals, next(square for squares in totals for square in squares))
 
 
 def roles_of(optimizer: torch.optim.Optimizer) -> list[str]:
@@ -70,9 +84,8 @@ def roles_of(optimizer: torch.optim.Optimizer) -> list[str]:
     return ["shared", "routed"] if mixture else ["shared"]
 
 
-def _by_role(squares: list[list[Tensor]]) -> Tensor:
-    """Their sums (R,); that of a role without a gradient is 0."""
-    some = next(square for role in squares for square in role)
+def _by_role(squares: list[list[Tensor]], some: Tensor) -> Tensor:
+    """Their sums (R,), tensors like `some`; that of a role without a gradient is 0."""
     return torch.stack([torch.stack([*role, torch.zeros_like(some)]).sum() for role in squares])
 
 
@@ -84,6 +97,7 @@ def signal_and_noise(parts: Sequence[Tensor], shares: Sequence[float], whole: Te
     """Unbiased |G|^2 and S (2, R) of one step, NaN where fewer than two micro-batches have something to learn.
 
     `parts` are squared norms (R,) of the micro-batches as they weigh in the step, which is by their `shares` of its targets.
+    Both are sums over parts and whole: of shares in those, as a process has, come shares in the estimates.
     With unequal shares s the mean of |g|^2 is weighted by them: E sum_i s_i |g_i|^2 = |G|^2 + M S / B holds as before.
     """
     used = [(part, share) for part, share in zip(parts, shares, strict=True) if share > 0]

@@ -120,9 +120,14 @@ class Work(NamedTuple):
     batches: list[MicroBatch]
     keys: Tensor  # (M,) int64: the routing key of each
     learning_rate: Tensor  # () float32
-    targets: int  # of the whole step
-    tokens: int
+    each: list[int]  # the targets of every micro-batch of the step
+    tokens: int  # of the whole step
     stop: bool = False  # whether this process was asked to stop
+
+    @property
+    def targets(self) -> int:
+        """Of the whole step."""
+        return sum(self.each)
 
 
 class TrainStep:
@@ -155,10 +160,10 @@ class TrainStep:
         """
         self.net.train()
         if self.config.measure_noise_scale and self._squares is None:  # now, when the weights are those that will move
-            self._squares = GradientSquares(self.optimizer)
+            self._squares = GradientSquares(self.optimizer, self.shards)
         batches = list(self.task.micro_batches(number))  # all at once: each weighs what it has of the whole
-        targets, tokens = sum(batch.targets for batch in batches), sum(batch.tokens for batch in batches)
-        if targets == 0:
+        targets, tokens = [batch.targets for batch in batches], sum(batch.tokens for batch in batches)
+        if not any(targets):
             raise TrainingError(f"step {number + 1} has nothing to learn: every label of its batch is masked")
         own = range(len(batches)) if self.shards is None else self.shards.ranks.micro_batches(len(batches))
         # Micro-batches that are routed as one have the key that they would have as one.
@@ -228,7 +233,7 @@ class TrainStep:
             if self.shards is not None:
                 self.shards.take_gradients()
             if self._squares is not None:
-                squares.append(self._squares.of_part())
+                squares += self._squares.of_parts()
             if isinstance(self.optimizer, SplitAdamW) and len(batches) > 1:
                 self.optimizer.collect()
             losses.append(loss.detach())
@@ -244,7 +249,7 @@ class TrainStep:
         loss, aux_loss, sums = (torch.stack(parts).sum(dim=0) for parts in (losses, aux_losses, measures))
         noise = loss.new_zeros(0)
         if self._squares is not None:
-            shares = [batch.targets / work.targets for batch in batches]
+            shares = [targets / work.targets for targets in work.each]
             noise = signal_and_noise(squares, shares, self._squares.of_step(), work.tokens)
         return Found(loss, aux_loss, sums, noise, merged)
 

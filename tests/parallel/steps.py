@@ -80,6 +80,7 @@ class Recorded:
 
     numbers: list[tuple[float, float, float]] = field(default_factory=list)
     routing: list[list[list[float]]] = field(default_factory=list)
+    noise: list[list[float]] = field(default_factory=list)
     gradients: list[dict[str, Tensor]] = field(default_factory=list)
     weights: dict[str, Tensor] = field(default_factory=dict)
     places: dict[str, tuple[slice, ...]] = field(default_factory=dict)
@@ -118,6 +119,7 @@ def _record(step: TrainStep, parameters: dict[str, Any], settings: RunSettings) 
     for number, rate in zip(range(STEPS), itertools.cycle([settings.training.learning_rate]), strict=False):
         result = step(number, rate).result()
         recorded.numbers.append((result.loss, result.aux_loss, result.grad_norm))
+        recorded.noise.append(result.noise)
         if result.routing is not None:
             recorded.routing.append([part.double().flatten().tolist() for part in result.routing])
     recorded.weights = {name: p.detach().clone() for name, p in parameters.items()}

@@ -1,0 +1,63 @@
+"""What each micro-batch's own gradient is, where processes sum theirs before anyone holds them.
+
+    watch_gradients(shards, see)      see(name, turn, gradient) for every weight and every backward pass from here on
+
+A process sees the gradients of its own micro-batch whole, on their way into the sums of FSDP. The experts of expert parallelism
+are given the rows of several processes at once: they then compute with a copy of their weights for each sender, whose gradients
+come apart. That takes as much memory as all experts of a layer, and rounds the sum over senders in another order.
+
+`turn` is which of the micro-batches under way a gradient is of. Every part of every micro-batch's gradient is seen once, by one
+process. Where sequences are shared out it would be seen in pieces that are yet to be summed: that is not done here.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from model.parallel.exchange import ParallelExperts
+from model.parallel.shard import Shards
+
+See = Callable[[str, int, Tensor], None]
+
+
+def watch_gradients(shards: Shards, see: See) -> None:
+    """Sees to it that `see` is told, for as long as the model lives."""
+    assert shards.ranks.layout.context_parallel == 1, "a micro-batch must not be shared out"
+    watched = WeakTensorKeyDictionary()
+    own = shards.ranks.layout.data_index(shards.ranks.rank)
+    modules: Iterator[tuple[str, Any]] = shards.net.named_modules()
+    for place, module in modules:
+        prefix = f"{place}." if place else ""
+        if isinstance(module, ParallelExperts):
+            _watch_senders(module, shards, prefix, see)
+        elif isinstance(module, FSDPModule):
+            # After FSDP's own hook, which has put whole weights in place; those of the blocks inside are gathered later.
+            module.register_forward_pre_hook(lambda module, _, prefix=prefix: watch(module, prefix))
+
+    def watch(module: nn.Module, prefix: str) -> None:
+        for name, parameter in module.named_parameters():
+            if isinstance(parameter, DTensor) or parameter in watched or _is_apart(shards, name):
+                continue
+            watched[parameter] = True
+            parameter.register_hook(lambda gradient, name=prefix + name: see(name, own, gradient))
+
+
+def _is_apart(shards: Shards, name: str) -> bool:
+    """Whether a weight is of experts that several processes send rows to."""
+    return ".experts." in name and shards.ranks.layout.expert_parallel > 1
+
+
+def _watch_senders(experts: ParallelExperts, shards: Shards, prefix: str, see: See) -> None:
+    layout, group = shards.ranks.layout, experts.group
+    turns = [layout.data_index(dist.get_global_rank(group, sender)) for sender in range(group.size())]
+
+    def apart(name: str, gradient: Tensor) -> Any:
+        for turn, part in zip(turns, gradient.chunk(len(turns)), strict=True):
+            see(prefix + name, turn, part)
+
+    experts.see = apart
