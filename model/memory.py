@@ -152,6 +152,16 @@ def training_memory(
     )
 
 
+def all_gathered_bytes(model: HunyuanConfig | ModelShape, layout: Layout, precision: Precision) -> int:
+    """The weights of all blocks, where FSDP keeps what it has gathered until the backward pass is done with it."""
+    shape = shape_of(model)
+    kinds = kinds_of(shape).items()
+    values = sum(
+        times * sum(gathered_values(block_weights(layer, shape.hidden_size), layout)) for layer, times in kinds
+    )
+    return VALUE_BYTES[precision] * values
+
+
 def state_bytes(
     model: HunyuanConfig | ModelShape,
     *,

@@ -3,14 +3,17 @@
 Weak scaling: every process has a micro-batch of the size that the one process has, so that N processes are ideally N times as
 fast. `of_ideal` is the share of that, `speedup` the ratio itself, both against the one process of the same round.
 
-    1 process       the step of `hunyuan train` alone
-    replicate       every process has the weights, gradients are summed
-    fsdp            weights shared out, gathered block by block
-    ep              experts shared out, their rows exchanged; the rest replicated
-    ep x fsdp       experts shared out, the rest as in fsdp
+    1 process        the step of `hunyuan train` alone
+    apart            every process takes that step, all at once, and none sends anything: what the machine itself allows
+    replicate        every process has the weights, gradients are summed
+    fsdp             weights shared out, gathered block by block; kept for the backward pass where a GPU has room
+    ep               experts shared out, their rows exchanged; the rest replicated
+    ep x fsdp        experts shared out, the rest as in fsdp
+    fsdp regathered  on a GPU: gathered again for the backward pass, as where there is no room
 
 sent_bytes counts in closed form what a process sends in a step (`sent_bytes` below); bus_seconds is the time that this takes at
-the bandwidth of the same run, measured on a sum of 256 MB. What is overlapped with computation is not waited for.
+the bandwidth of the same run, measured on a sum of 256 MB. On a GPU a profile of two more steps says what of NCCL's time is
+overlapped (overlap.py). A contender that fails has a row that says why, and the others go on.
 """
 
 import contextlib
@@ -19,29 +22,42 @@ import multiprocessing
 import statistics
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
+from analyses.bench.overlap import Overlap, profiled
 from analyses.bench.training import Workload
 from analyses.bench.worker import peak_memory, seconds_of
 from model.config.hunyuan import HunyuanConfig
+from model.errors import HunyuanError
 from model.parallel.layout import Layout
 from model.parallel.pieces import is_replicated
 
-ALONE = "1 process"
+ALONE, APART, REGATHERED = "1 process", "apart", "fsdp regathered"
 PROBE = 1 << 28  # bytes of the sum that measures the bandwidth
+PROFILED = 2  # steps
 
 
-def layouts(processes: int, config: HunyuanConfig) -> dict[str, Layout]:
+class Answer(NamedTuple):
+    """What a process says of the steps that it was asked for."""
+
+    seconds: list[float]
+    memory: int  # peak bytes
+    bandwidth: float  # bytes a second of the bus
+    loss: float  # of the last step
+    overlap: Overlap | None  # of steps after those, on a GPU
+
+
+def layouts(processes: int, config: HunyuanConfig, *, on_gpu: bool = False) -> dict[str, Layout]:
     """The contenders on so many processes."""
-    found = {"replicate": Layout(processes=processes, shard=1), "fsdp": Layout(processes=processes)}
+    found = {APART: Layout(), "replicate": Layout(processes=processes, shard=1), "fsdp": Layout(processes=processes)}
     if not config.is_dense and config.num_experts % processes == 0:
         found["ep"] = Layout(processes=processes, expert_parallel=processes, shard=1)
         found["ep x fsdp"] = Layout(processes=processes, expert_parallel=processes)
-    return found
+    return found | ({REGATHERED: Layout(processes=processes)} if on_gpu else {})
 
 
 def processes_table(
@@ -50,38 +66,50 @@ def processes_table(
     *,
     rounds: int = 3,
     steps: int = 3,
+    only: Collection[str] = (),
     progress: Callable[[int], None] = lambda done: None,
 ) -> pd.DataFrame:
-    """One row a contender, which follow one another: medians over rounds of tokens/s, with speedup, memory and bytes sent."""
+    """One row a contender, which follow one another: medians over rounds of tokens/s, with speedup, memory and bytes sent.
+
+    `only` names those that take part; that of one process always does.
+    """
     rows: list[dict[str, Any]] = []
-    for name, layout in {ALONE: Layout(), **layouts(processes, work.config)}.items():
-        with ranks(work, layout) as ask:
-            answers = []
-            for _ in range(rounds):
-                answers.append(ask(steps))
-                progress(1)
-        speeds = [layout.processes * work.tokens / statistics.median(times) for times, _, _ in answers]
-        row: dict[str, Any] = {"contender": name, "processes": layout.processes}
+    for name, layout in {ALONE: Layout(), **layouts(processes, work.config, on_gpu=work.on_gpu)}.items():
+        if only and name not in (ALONE, *only):
+            continue
+        members = processes if name == APART else layout.processes
+        row: dict[str, Any] = {"contender": name, "processes": members}
+        try:
+            with ranks(work, layout, members, keep_gathered=False if name == REGATHERED else None) as ask:
+                answers = []
+                for turn in range(rounds):
+                    answers.append(ask(steps, profile=work.on_gpu and turn == rounds - 1))
+                    progress(1)
+        except (HunyuanError, RuntimeError) as error:
+            rows.append(row | {"failed": str(error)})
+            continue
+        speeds = [members * work.tokens / statistics.median(answer.seconds) for answer in answers]
+        last = answers[-1]
         row |= {"tokens_per_second": statistics.median(speeds), "least": min(speeds), "most": max(speeds)}
-        alone = rows[0]["tokens_per_second"] if rows else row["tokens_per_second"]
-        row |= {"speedup": row["tokens_per_second"] / alone}
-        row |= {
-            "of_ideal": row["speedup"] / layout.processes,
-            "peak_memory_bytes": max(memory for _, memory, _ in answers),
-        }
-        row["sent_bytes"] = sent_bytes(work, layout)
-        bandwidth = answers[-1][2]
-        row |= {"bus_bytes_per_second": bandwidth, "bus_seconds": row["sent_bytes"] / bandwidth if bandwidth else 0.0}
-        row["step_seconds"] = layout.processes * work.tokens / row["tokens_per_second"]
-        rows.append(row)
+        alone = rows[0].get("tokens_per_second") if rows else row["tokens_per_second"]
+        speedup = row["tokens_per_second"] / alone if alone else None
+        row |= {"speedup": speedup, "of_ideal": speedup and speedup / members}
+        row |= {"peak_memory_bytes": max(answer.memory for answer in answers)}
+        row["sent_bytes"] = sent_bytes(work, layout, regathered=name == REGATHERED or not work.on_gpu)
+        row["bus_bytes_per_second"] = last.bandwidth
+        row["bus_seconds"] = row["sent_bytes"] / last.bandwidth if last.bandwidth else 0.0
+        row["step_seconds"] = members * work.tokens / row["tokens_per_second"]
+        row["loss"] = last.loss
+        rows.append(row | ({} if last.overlap is None else last.overlap._asdict()))
     return pd.DataFrame(rows)
 
 
-def sent_bytes(work: Workload, layout: Layout) -> int:
+def sent_bytes(work: Workload, layout: Layout, *, regathered: bool = True) -> int:
     """What a process sends in one step of one micro-batch, in messages that go round in rings, at balanced routing.
 
     Of a group of n, gathering or scattering a tensor sends (n - 1) / n of it, summing it twice that. Weights are gathered for
-    the forward and again for the backward pass, but for those outside of the blocks; rows of experts go four ways.
+    the forward and where they are `regathered` again for the backward pass, but for those outside of the blocks; rows of
+    experts go four ways.
     """
     import torch
 
@@ -102,7 +130,7 @@ def sent_bytes(work: Workload, layout: Layout) -> int:
         if ".experts." in name:
             size //= layout.expert_parallel
             shard, replicate = layout.expert_shard, layout.expert_replicate
-        gathers = 2 if name.startswith("layers.") else 1
+        gathers = 2 if regathered and name.startswith("layers.") else 1
         total += size * (gathers + 1) * _part(shard) + 2 * size / shard * _part(replicate)
     row = work.config.hidden_size * (2 if work.on_gpu else 4)
     for layer in range(0 if work.config.is_dense else work.config.num_hidden_layers):
@@ -118,50 +146,54 @@ def _part(processes: int) -> float:
 
 
 @contextlib.contextmanager
-def ranks(work: Workload, layout: Layout) -> Iterator[Callable[[int], tuple[list[float], int, float]]]:
-    """Processes that take steps together; yields the function that asks for some: seconds, peak bytes, bytes/s of the bus."""
+def ranks(
+    work: Workload, layout: Layout, members: int, *, keep_gathered: bool | None = None
+) -> Iterator[Callable[..., Answer]]:
+    """Processes that take steps together, or each by itself where the layout is that of one.
+
+    Yields the function that asks them for some: the seconds are those of the slowest process.
+    """
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
-        ends, members = [], []
-        for rank in range(layout.processes):
+        ends, processes = [], []
+        for rank in range(members):
             here, there = context.Pipe()
-            given = (rank, work, layout, str(Path(folder) / "meeting"), there)
-            members.append(context.Process(target=_serve, args=given, daemon=True))
-            members[-1].start()
+            given = (rank, work, layout, keep_gathered, str(Path(folder) / "meeting"), there)
+            processes.append(context.Process(target=_serve, args=given, daemon=True))
+            processes[-1].start()
             there.close()
             ends.append(here)
 
-        def ask(steps: int) -> tuple[list[float], int, float]:
+        def ask(steps: int, *, profile: bool = False) -> Answer:
             for end in ends:
-                end.send(steps)
-            answers = []
+                end.send((steps, profile))
+            answers: list[Answer] = []
             for rank, end in enumerate(ends):
                 try:
-                    answers.append(end.recv())
+                    answer = end.recv()
                 except (EOFError, ConnectionError) as error:
-                    raise RuntimeError(f"process {rank} of {layout.processes} ended early") from error
-                if isinstance(answers[-1], Exception):
-                    raise answers[-1]
-            seconds, _, bandwidth = answers[0]
-            return seconds, max(memory for _, memory, _ in answers), bandwidth
+                    raise RuntimeError(f"process {rank} of {members} ended early") from error
+                if isinstance(answer, Exception):
+                    raise answer
+                answers.append(answer)
+            slowest = max(answers, key=lambda answer: statistics.median(answer.seconds))
+            return slowest._replace(memory=max(answer.memory for answer in answers))
 
         try:
             ask(3)  # to warm up
             yield ask
         finally:
-            for member in members:
-                member.terminate()
-            for member in members:
-                member.join()
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.join()
 
 
-def _serve(rank: int, work: Workload, layout: Layout, meeting: str, pipe: Any) -> None:
+def _serve(rank: int, work: Workload, layout: Layout, keep_gathered: bool | None, meeting: str, pipe: Any) -> None:
     import os
 
     import torch
     import torch.distributed as dist
-
-    from model.errors import HunyuanError
 
     torch.set_num_threads(work.threads)
     os.environ["LOCAL_RANK"] = str(rank)
@@ -173,23 +205,31 @@ def _serve(rank: int, work: Workload, layout: Layout, meeting: str, pipe: Any) -
             store = dist.FileStore(meeting, layout.processes)
             backend = "cpu:gloo,cuda:nccl" if work.on_gpu else "gloo"
             dist.init_process_group(backend, store=store, rank=rank, world_size=layout.processes)
-        step = _step(rank, work, layout, device)
+        step = _step(rank, work, layout, device, keep_gathered)
+        last: list[Any] = [None]
+
+        def run() -> None:
+            last[0] = step()
+
         while True:
-            steps = pipe.recv()
+            steps, profile = pipe.recv()
             if work.on_gpu:
                 torch.cuda.reset_peak_memory_stats(device)
-            seconds = seconds_of(step, steps, device)
-            pipe.send((seconds, peak_memory(device), _bandwidth(layout, device)))
+            seconds = seconds_of(run, steps, device)
+            memory, loss = peak_memory(device), last[0].result().loss
+            overlap = profiled(run, PROFILED, device) if profile else None
+            pipe.send(Answer(seconds, memory, _bandwidth(layout, device), loss, overlap))
     except EOFError:  # the asker is done
         return
     except Exception as error:
-        pipe.send(
-            HunyuanError(f"process {rank} of {layout.processes} cannot run ({' '.join(str(error).split())[:300]})")
-        )
+        where = f"process {rank} of {layout.processes} cannot run"
+        pipe.send(HunyuanError(f"{where} ({type(error).__name__}: {' '.join(str(error).split())[:600]})"))
 
 
-def _step(rank: int, work: Workload, layout: Layout, device: Any) -> Callable[[], None]:
-    """The step of `hunyuan train` on micro-batches of the workload's size, one for each process."""
+def _step(
+    rank: int, work: Workload, layout: Layout, device: Any, keep_gathered: bool | None = None
+) -> Callable[[], Any]:
+    """The step of `hunyuan train` on micro-batches of the workload's size, one for each process, the same in every step."""
     import torch
 
     from model.device import compute_dtype, keep_freed_memory
@@ -209,7 +249,9 @@ def _step(rank: int, work: Workload, layout: Layout, device: Any) -> Callable[[]
     shape = (layout.processes, work.batch, work.sequence_length + 1)
     ids = torch.randint(work.config.vocab_size, shape, generator=generator).to(device)
     sizes: dict[str, Any] = {"sequence_length": work.sequence_length, "micro_batch_size": work.batch}
-    training = TrainingConfig(**sizes, global_batch_tokens=layout.processes * work.tokens, graph=False)
+    training = TrainingConfig(
+        **sizes, global_batch_tokens=layout.processes * work.tokens, graph=False, learning_rate=3e-4
+    )
     shards = None
     if layout.processes == 1:
         with device:
@@ -217,7 +259,9 @@ def _step(rank: int, work: Workload, layout: Layout, device: Any) -> Callable[[]
         prepare(net, training, device)
         optimizer = build_optimizer(net, work.config, training)
     else:
-        shards, optimizer = shared_model(work.config, training, ranks_of(layout, rank, device))
+        shards, optimizer = shared_model(
+            work.config, training, ranks_of(layout, rank, device), keep_gathered=keep_gathered
+        )
         net = shards.net
         std = work.config.initializer_range
         for name, piece in shards.pieces.items():
@@ -232,10 +276,7 @@ def _step(rank: int, work: Workload, layout: Layout, device: Any) -> Callable[[]
     dtype = compute_dtype(training.precision, device)
     step = TrainStep(net, optimizer, settings, SameBatches(ids), device, dtype, shards=shards)
 
-    def run() -> None:
-        step(next(numbers), training.learning_rate)
-
-    return run
+    return lambda: step(next(numbers), training.learning_rate)
 
 
 def _bandwidth(layout: Layout, device: Any) -> float:

@@ -8,6 +8,7 @@ from hunyuan_cli.console import progress
 from hunyuan_cli.options.bench import (
     Batches,
     BenchDevice,
+    BenchLayouts,
     BenchProcesses,
     BenchRuns,
     Compiled,
@@ -47,6 +48,7 @@ def train(
     compiled: Compiled = False,
     device: BenchDevice = "cpu",
     processes: BenchProcesses = 1,
+    layouts: BenchLayouts = None,
     format: Format = "table",
     output: Output = None,
 ) -> None:
@@ -58,15 +60,20 @@ def train(
 
     Two GPUs against one: hunyuan bench train --device cuda --processes 2 --rounds 3
     """
-    from analyses.bench.processes import layouts, processes_table
+    from analyses.bench.processes import layouts as contenders_of
+    from analyses.bench.processes import processes_table
     from analyses.bench.training import contenders, describe, training_table, turns, workload
     from model.device import pick_device
 
     work = workload(shape, str(pick_device(device)), threads)
     if processes > 1:
-        count = rounds * (1 + len(layouts(processes, work.config)))
+        known = list(contenders_of(processes, work.config, on_gpu=work.on_gpu))
+        only = known if layouts is None else [name.strip() for name in layouts.split(",")]
+        if unknown := [name for name in only if name not in known]:
+            raise typer.BadParameter(f"--layouts does not know {unknown[0]!r}: choose from {', '.join(known)}")
+        count = rounds * (1 + len(only))
         with progress("timing training steps on several processes", total=count) as advance:
-            table = processes_table(work, processes, rounds=rounds, steps=steps, progress=advance)
+            table = processes_table(work, processes, rounds=rounds, steps=steps, only=only, progress=advance)
         emit(describe(work) | {"contenders": table}, format=format, output=output)
         return
     total = turns(work, contenders(work, peer=peer, compiled=compiled), rounds)

@@ -29,6 +29,10 @@ BenchProcesses = Annotated[
         help="Time instead steps on so many processes, a GPU each, in every way to share out the weights, against one.",
     ),
 ]
+BenchLayouts = Annotated[
+    str | None,
+    typer.Option("--layouts", metavar="NAMES", help="With --processes, those alone, beside one process: fsdp,ep."),
+]
 TrainShape = Annotated[
     Literal["small", "large", "toy"] | None,
     typer.Option(

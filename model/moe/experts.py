@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from model.device import matmul_dtype
 from model.kernels import onednn
+from model.kernels.mixture import Mixture, mixture, mixture_applies
 from model.layers.mlp import swiglu, swiglu_output
 
 Weights = tuple[
@@ -50,6 +51,29 @@ class Experts(nn.Module):
         if hidden.device.type == "cpu" and not aligned and self.down_scale is None:
             return loop_experts(hidden.to(dtype), gate_up, down, ends)
         return grouped_experts(hidden, gate_up, down, ends, self.gate_up_scale, self.down_scale)
+
+    def has_operator(self, hidden: Tensor) -> bool:
+        """Whether `mixture` is there for these tokens (T, D)."""
+        return mixture_applies(hidden, self.gate_up)
+
+    def mixture(
+        self,
+        hidden: Tensor,
+        router_weight: Tensor,
+        shared: tuple[Tensor, Tensor] | None,
+        bias: Tensor | None,
+        place_order: Tensor | None,
+        *,
+        top_k: int,
+        capacity: int | None,
+        sum_to_one: bool,
+    ) -> Mixture:
+        """The whole layer around these experts, by the kernels of a GPU (model/kernels/mixture.py)."""
+        weights = self.gate_up, self.down
+        routing = bias, place_order
+        return mixture(
+            hidden, router_weight, weights, shared, *routing, top_k=top_k, capacity=capacity, sum_to_one=sum_to_one
+        )
 
     def weights(self, expert: int | Tensor) -> Weights:
         """Of one expert, by its number or by a tensor (1,) that holds it: a compiled program reads them where they lie."""

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config.hunyuan import HunyuanConfig, RoutingPolicy
-from model.kernels.mixture import mixture, mixture_applies
 from model.layers.linear import project
 from model.layers.mlp import SwiGLU
 from model.moe.dispatch import combine, dispatch, plan_dispatch
@@ -100,9 +99,7 @@ class MoE(nn.Module):
         return output, self._aux_loss(balance_loss, z_loss), MoEStats(balance_loss.detach(), *counts)
 
     def _has_operator(self, hidden: Tensor) -> bool:
-        return (
-            isinstance(self.experts, Experts) and self.experts.alone and mixture_applies(hidden, self.experts.gate_up)
-        )
+        return isinstance(self.experts, Experts) and self.experts.has_operator(hidden)
 
     def _in_kernels(
         self, hidden: Tensor, policy: RoutingPolicy, capacity: int, place_keys: Tensor | None
@@ -111,10 +108,9 @@ class MoE(nn.Module):
         c, shared = self.config, self.shared_mlp
         if policy == "recycle" and place_keys is None:
             raise ValueError(NO_KEYS)
-        mixed = mixture(
+        mixed = self.experts.mixture(
             hidden,
             self.router.weight,
-            (self.experts.gate_up, self.experts.down),
             None if shared is None else (shared.gate_up_proj.weight, shared.down_proj.weight),
             self.router.expert_bias,
             place_keys.argsort() if policy == "recycle" and place_keys is not None else None,

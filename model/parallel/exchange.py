@@ -5,7 +5,8 @@ everything around it stay as they are: only the products are made elsewhere.
 
     rows (N, D) by expert -> all-to-all -> (R, D) by sender, then by expert -> (R, D) by expert -> products -> the way back
 
-How many rows each rank is sent, the host must know before they travel: it waits for the device once a layer.
+How many rows each rank is sent, the host must know before they travel: it waits for the device once a layer. This is the plain
+path, which serves on processors and without gradients; model/parallel/mixture.py is what a GPU trains with.
 """
 
 import functools
@@ -16,8 +17,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from model.kernels.mixture import Mixture
 from model.moe.dispatch import permute
 from model.moe.experts import Experts
+from model.parallel.mixture import Lane, Sizes, by_expert, exchange, parallel_mixture
 
 
 class ParallelExperts(Experts):
@@ -36,17 +39,27 @@ class ParallelExperts(Experts):
     @torch.compiler.disable
     def forward(self, hidden: Tensor, ends: Tensor) -> Tensor:
         counts = torch.diff(ends, prepend=ends.new_zeros(1)).to(torch.int64)  # (E,)
-        sent, received, per_expert = exchange_counts(counts, self.group)
+        sizes = Sizes(counts, Lane(hidden.device), self.group)
+        sent, received = sizes.read()
         rows: Tensor = _AllToAll.apply(hidden[: sum(sent)], sent, received, self.group)
         if self.see is not None and torch.is_grad_enabled():
-            output = self._by_sender(rows, per_expert)
+            output = self._by_sender(rows, sizes.per_expert)
         else:
-            order, inverse = by_expert(per_expert, sum(received))
-            local_ends = per_expert.sum(dim=0).cumsum(0).to(torch.int32)
+            order, inverse = by_expert(sizes.per_expert, sum(received))
+            local_ends = sizes.per_expert.sum(dim=0).cumsum(0).to(torch.int32)
             output = permute(super().forward(permute(rows, order, inverse), local_ends), inverse, order)
         back: Tensor = _AllToAll.apply(output, received, sent, self.group)
         missing = len(hidden) - len(back)  # of choices without a place
         return torch.cat([back, back.new_zeros(missing, back.shape[1])]) if missing else back
+
+    def has_operator(self, hidden: Tensor) -> bool:
+        return self.see is None and super().has_operator(hidden)
+
+    @torch.compiler.disable
+    def mixture(self, hidden: Tensor, router_weight: Tensor, *given: Any, **how: Any) -> Mixture:
+        own = self.gate_up, self.down
+        shared, bias, place_order = given
+        return parallel_mixture(hidden, router_weight, own, shared, bias, place_order, self.group, **how)
 
     def _by_sender(self, rows: Tensor, per_expert: Tensor) -> Tensor:
         """The same in the order in which rows (R, D) come, with weights of each sender's own, whose gradients come apart."""
@@ -58,38 +71,14 @@ class ParallelExperts(Experts):
         return self.products(rows, copies[0], copies[1], per_expert.flatten().cumsum(0).to(torch.int32))
 
 
-def exchange_counts(counts: Tensor, group: dist.ProcessGroup) -> tuple[list[int], list[int], Tensor]:
-    """counts (E,) of this rank's rows -> rows sent to each rank, rows received of each, and (P, E / P) those by expert."""
-    here = torch.empty_like(counts)
-    dist.all_to_all_single(here, counts, group=group)
-    both = torch.stack([counts.view(group.size(), -1).sum(dim=1), here.view(group.size(), -1).sum(dim=1)])
-    sent, received = both.tolist()
-    return sent, received, here.view(group.size(), -1)
-
-
-def by_expert(per_expert: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """Rows that lie by sender, then by expert, (P, E / P) of them -> the order by expert, then by sender; and its inverse."""
-    senders, experts = per_expert.shape
-    expert = torch.arange(experts, device=per_expert.device).repeat(senders)
-    order = torch.repeat_interleave(expert, per_expert.flatten(), output_size=rows).argsort(stable=True)
-    inverse = torch.empty_like(order).scatter(0, order, torch.arange(rows, device=order.device))
-    return order, inverse
-
-
 class _AllToAll(torch.autograd.Function):
     """rows (sum of sent, D) -> (sum of received, D); the gradients go the way back."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, sent: list[int], received: list[int], group: dist.ProcessGroup) -> Tensor:
         ctx.sent, ctx.received, ctx.group = sent, received, group
-        return _all_to_all(rows, sent, received, group)
+        return exchange(rows.contiguous(), sent, received, group)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        return _all_to_all(grads[0], ctx.received, ctx.sent, ctx.group), None, None, None
-
-
-def _all_to_all(rows: Tensor, sent: list[int], received: list[int], group: dist.ProcessGroup) -> Tensor:
-    output = rows.new_empty(sum(received), rows.shape[1])
-    dist.all_to_all_single(output, rows.contiguous(), received, sent, group=group)
-    return output
+        return exchange(grads[0].contiguous(), ctx.received, ctx.sent, ctx.group), None, None, None

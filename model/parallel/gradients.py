@@ -2,7 +2,7 @@
 
     watch_gradients(shards, see)      see(name, turn, gradient) for every weight and every backward pass from here on
 
-A process sees the gradients of its own micro-batch whole, on their way into the sums of FSDP. The experts of expert parallelism
+A process sees the gradients of its own micro-batch whole, on their way into the sums of all. The experts of expert parallelism
 are given the rows of several processes at once: they then compute with a copy of their weights for each sender, whose gradients
 come apart. That takes as much memory as all experts of a layer, and rounds the sum over senders in another order.
 
@@ -37,7 +37,8 @@ def watch_gradients(shards: Shards, see: See) -> None:
             _watch_senders(module, shards, prefix, see)
         elif isinstance(module, FSDPModule):
             # After FSDP's own hook, which has put whole weights in place; those of the blocks inside are gathered later.
-            module.register_forward_pre_hook(lambda module, _, prefix=prefix: watch(module, prefix))
+            whole: Any = module  # a FSDPModule is a module as well
+            whole.register_forward_pre_hook(lambda module, _, prefix=prefix: watch(module, prefix))
 
     def watch(module: nn.Module, prefix: str) -> None:
         for name, parameter in module.named_parameters():
@@ -45,6 +46,8 @@ def watch_gradients(shards: Shards, see: See) -> None:
                 continue
             watched[parameter] = True
             parameter.register_hook(lambda gradient, name=prefix + name: see(name, own, gradient))
+
+    watch(shards.net, "")  # what FSDP does not share out is whole from the first
 
 
 def _is_apart(shards: Shards, name: str) -> bool:

@@ -1,5 +1,7 @@
 """A model over several processes: expert parallelism, then FSDP2 from the blocks up, then weights, each rank its own pieces.
 
+Weights that are shared out go to FSDP. Those of which every rank of a group has a copy stay plain (model/parallel/copies.py).
+
     shards, optimizer = shared_model(config, training, ranks)
     shards.fill(pieces_of(shards, initial_weights(config, seed)), optimizer.state)
 
@@ -13,20 +15,23 @@ Gradients are summed over ranks and never averaged: the loss of a micro-batch is
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Shard
 
 from model.checkpoint.run import WithoutDrawing
 from model.config.hunyuan import HunyuanConfig
-from model.device import compute_dtype
+from model.device import compute_dtype, memory_bytes
 from model.kernels.adamw import split as halves
+from model.memory import Precision, all_gathered_bytes, training_memory
 from model.moe.layer import MoE
+from model.parallel.copies import Copies, Gradient
 from model.parallel.exchange import ParallelExperts
 from model.parallel.pieces import Piece, is_replicated, piece_of
 from model.parallel.places import route_together
@@ -38,12 +43,14 @@ from model.training.prepare import prepare
 from model.training.split_adamw import SplitAdamW, is_split
 from model.transformer import Hunyuan
 
+ROOM = 0.8  # of a GPU's memory that a step may take and still keep what it has gathered
+
 
 class Shards:
     """The pieces that this rank holds of a shared-out model."""
 
-    def __init__(self, net: Hunyuan, ranks: Ranks, pieces: dict[str, Piece]) -> None:
-        self.net, self.ranks, self.pieces = net, ranks, pieces
+    def __init__(self, net: Hunyuan, ranks: Ranks, pieces: dict[str, Piece], copies: Copies) -> None:
+        self.net, self.ranks, self.pieces, self._copies = net, ranks, pieces, copies
         self._whole = dict(net.named_parameters())
         self.parts = {name: _local(parameter) for name, parameter in self._whole.items()}
         for name, part in self.parts.items():
@@ -60,6 +67,10 @@ class Shards:
                     value, states[part]["low"] = halves(value)
                 part.copy_(value)
 
+    def before_backward(self, gradient: Gradient | None) -> None:
+        """`gradient` is given before this rank's last backward pass of a step: what it has of a parameter by then."""
+        self._copies.begin(gradient)
+
     def take_gradients(self) -> None:
         """Moves the gradients of a backward pass to the pieces, and adds them to what is there already."""
         for name, parameter in self._whole.items():
@@ -70,8 +81,9 @@ class Shards:
             part.grad = local if part.grad is None else part.grad.add_(local)
             parameter.grad = None
 
-    def sum_replicated(self) -> None:
-        """Sums over ranks the gradients of what everyone holds; those of the rest FSDP has summed."""
+    def sum_copies(self) -> None:
+        """After the last backward pass: sums over ranks the gradients that FSDP has not, for want of shares."""
+        self._copies.finish()
         small = [self.parts[name].grad for name in self._replicated]
         there = [gradient for gradient in small if gradient is not None]
         if there:
@@ -89,7 +101,14 @@ class Shards:
         return torch.stack([g.double().square().sum() / copies[part] for part, g in gradients.items()]).sum()
 
 
-def build(config: HunyuanConfig, ranks: Ranks, *, split: bool = False, prepare: Callable[[Hunyuan], None]) -> Shards:
+def build(
+    config: HunyuanConfig,
+    ranks: Ranks,
+    *,
+    split: bool = False,
+    keep_gathered: bool = False,
+    prepare: Callable[[Hunyuan], None],
+) -> Shards:
     """The model over `ranks`, its weights undefined and its buffers 0.
 
     `split` weights are bfloat16 (model/training/split_adamw.py). `prepare` is what is done to a model of one process, such as
@@ -110,19 +129,28 @@ def build(config: HunyuanConfig, ranks: Ranks, *, split: bool = False, prepare: 
         if split and is_split(name, parameter):
             parameter.data = parameter.data.to(torch.bfloat16)
     prepare(net)
-    _share_out(net, ranks)
+    _share_out(net, ranks, keep_gathered)
     net.to_empty(device=ranks.device)
     for buffer in net.buffers():
         buffer.zero_()
     pieces = {name: piece_of(layout, ranks.rank, name, whole) for name, whole in wholes.items()}
-    return Shards(net, ranks, pieces)
+    return Shards(net, ranks, pieces, _copies_of(net, ranks))
 
 
-def shared_model(model: HunyuanConfig, training: TrainingConfig, ranks: Ranks) -> tuple[Shards, torch.optim.Optimizer]:
-    """A model over `ranks` with its optimizer. The weights are still to be filled in, and SplitAdamW to begin after that."""
+def shared_model(
+    model: HunyuanConfig, training: TrainingConfig, ranks: Ranks, *, keep_gathered: bool | None = None
+) -> tuple[Shards, torch.optim.Optimizer]:
+    """A model over `ranks` with its optimizer. The weights are still to be filled in, and SplitAdamW to begin after that.
+
+    `keep_gathered` is whether FSDP gathers weights once a micro-batch and not again for the backward pass; None: where the
+    device has room for that.
+    """
     training = dataclasses.replace(training, graph=False)  # a message between processes is not recorded
     half = ranks.device.type == "cuda" and compute_dtype(training.precision, ranks.device) == torch.bfloat16
-    shards = build(model, ranks, split=half, prepare=lambda net: prepare(net, training, ranks.device))
+    keep = has_room(model, training, ranks, half) if keep_gathered is None else keep_gathered
+    shards = build(
+        model, ranks, split=half, keep_gathered=keep, prepare=lambda net: prepare(net, training, ranks.device)
+    )
     sequence, net = None, shards.net
     if ranks.layout.context_parallel > 1:
         sequence = split_sequences(net, ranks.context["context"].get_group(), recompute=training.recompute)
@@ -137,8 +165,27 @@ def shared_model(model: HunyuanConfig, training: TrainingConfig, ranks: Ranks) -
     return shards, optimizer
 
 
-def _share_out(net: Hunyuan, ranks: Ranks) -> None:
-    """FSDP2, bottom up: experts over their own mesh, then blocks, then the rest; meshes of one rank need none."""
+def has_room(model: HunyuanConfig, training: TrainingConfig, ranks: Ranks, half: bool) -> bool:
+    """Whether a GPU can hold all gathered weights besides what a step takes; what the host has is not known to be free."""
+    there = memory_bytes(ranks.device) if ranks.device.type == "cuda" else None
+    if there is None or ranks.layout.shard == 1:
+        return False
+    precision: Precision = "bfloat16" if half else "float32"
+    step = training_memory(
+        model,
+        batch=training.micro_batch_size,
+        context=training.sequence_length,
+        precision=precision,
+        moments=training.moments,
+        several=training.micro_batches > ranks.layout.data_parallel,
+        layout=ranks.layout,
+    )
+    taken = step.total_recomputed if training.recompute else step.total
+    return taken + all_gathered_bytes(model, ranks.layout, precision) <= ROOM * there
+
+
+def _share_out(net: Hunyuan, ranks: Ranks, keep_gathered: bool) -> None:
+    """FSDP2, bottom up: experts over their own mesh, then blocks, then the rest; what has copies alone goes without."""
     # It warns of blocks that return a view, which must not be changed in place. None is.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
     layout = ranks.layout
@@ -146,28 +193,49 @@ def _share_out(net: Hunyuan, ranks: Ranks) -> None:
     of_experts: set[nn.Parameter] = set()
 
     def shard(module: nn.Module, mesh: Any, placement: Callable[[nn.Parameter], Shard | None] | None = None) -> None:
-        fully_shard(module, mesh=mesh, shard_placement_fn=placement, ignored_params=small | of_experts)
+        again = None if module is net else not keep_gathered
+        ignored = small | of_experts
+        fully_shard(
+            module, mesh=mesh, reshard_after_forward=again, shard_placement_fn=placement, ignored_params=ignored
+        )
 
     inner = Shard(layout.expert_shard_dim(net.config.num_experts or 1))
-    apart = layout.expert_parallel > 1
-    if apart:
-        for mixture in _mixtures(net):
-            if layout.expert_shard * layout.expert_replicate > 1:
-                shard(
-                    mixture.experts, _mesh(ranks.experts, "expert_replicate", "expert_shard"), lambda parameter: inner
-                )
-            else:
-                of_experts |= set(mixture.experts.parameters())
-    dense = _mesh(ranks.dense, "replicate", "shard")
-    for layer in net.layers:
-        shard(layer, dense, lambda parameter: inner if parameter.dim() == 3 else None)
-    shard(net, dense)
+    for mixture in _mixtures(net) if layout.expert_parallel > 1 else []:
+        if layout.expert_shard > 1:
+            shard(mixture.experts, _mesh(ranks.experts, "expert_replicate", "expert_shard"), lambda parameter: inner)
+            register_fsdp_forward_method(mixture.experts, "mixture")
+        else:
+            of_experts |= set(mixture.experts.parameters())
+    if layout.shard > 1:
+        dense = _mesh(ranks.dense, "replicate", "shard")
+        for layer in net.layers:
+            shard(layer, dense, lambda parameter: inner if parameter.dim() == 3 else None)
+        shard(net, dense)
+        # The host of a rank may be late where it has waited for its sizes: the next block is asked for before this one.
+        for layer, following in pairwise(net.layers):
+            layer.set_modules_to_forward_prefetch([following])
     for module in net.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(
                 True
             )  # gloo scales nothing on its way, and nothing is to be scaled
+
+
+def _copies_of(net: Hunyuan, ranks: Ranks) -> Copies:
+    """Of what FSDP does not share out, block by block, and by the ranks that have the same; but for what is small."""
+    layout, copies = ranks.layout, Copies()
+    plain = {
+        p: name
+        for name, p in net.named_parameters()
+        if not isinstance(p, DTensor) and not is_replicated(name, tuple(p.shape))
+    }
+    for module in (*net.layers, net):
+        own = {p: plain.pop(p) for p in module.parameters() if p in plain}
+        apart = [p for p, name in own.items() if ".experts." in name and layout.expert_parallel > 1]
+        copies.add(apart, ranks.experts["expert_replicate"].get_group())
+        copies.add((p for p in own if p not in set(apart)), ranks.dense["replicate"].get_group())
+    return copies
 
 
 def _mesh(mesh: DeviceMesh, replicate: str, shard: str) -> DeviceMesh:

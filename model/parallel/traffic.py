@@ -5,8 +5,8 @@ much to have it summed and shared out (reduce-scatter), twice as much to have th
 that others need (all-to-all). Routing is taken to be balanced. Left out: the counts that go ahead of rows, those that processes
 exchange which share places or a balance loss (places.py), and checkpoints.
 
-FSDP gathers the weights of blocks for the forward pass and again for the backward pass, embedding and head once, and sums the
-gradients of every micro-batch.
+FSDP gathers the weights of blocks for the forward pass and, where it does not keep them, again for the backward pass, embedding
+and head once, and sums the gradients of every micro-batch. It is taken to have no room to keep them.
 """
 
 from collections.abc import Iterator

@@ -66,10 +66,19 @@ class SplitAdamW(torch.optim.Optimizer):
     def collect(self) -> None:
         """Adds the gradients of a micro-batch to float32 sums: bfloat16 would lose what several add."""
         for parameter in self._halved():
-            if parameter.grad is not None:
-                total = self._sums.get(parameter)
-                self._sums[parameter] = parameter.grad.float() if total is None else total.add_(parameter.grad)
-                parameter.grad = None
+            self._collect(parameter)
+
+    def _collect(self, parameter: nn.Parameter) -> None:
+        if parameter.grad is not None:
+            total = self._sums.get(parameter)
+            self._sums[parameter] = parameter.grad.float() if total is None else total.add_(parameter.grad)
+            parameter.grad = None
+
+    def collected(self, parameter: nn.Parameter) -> Tensor | None:
+        """The gradient of all micro-batches so far, the newest one's included."""
+        if parameter in self._sums:
+            self._collect(parameter)
+        return self._sums.get(parameter, parameter.grad)
 
     def gradients(self) -> dict[nn.Parameter, Tensor]:
         """What `update` will take: the sums of several micro-batches, or the one gradient."""

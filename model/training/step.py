@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.device import autocast, on_its_way
 from model.errors import TrainingError
@@ -221,7 +221,8 @@ class TrainStep:
     def _gradients(self, work: Work) -> Found:
         """Leaves them in the parameters, those of the mean over the whole step."""
         losses, aux_losses, measures, squares, routing, batches = [], [], [], [], [], work.batches
-        for batch, key in zip(batches, work.keys.unbind(), strict=True):
+        several = len(batches) > 1
+        for number, (batch, key) in enumerate(zip(batches, work.keys.unbind(), strict=True), start=1):
             with autocast(self.device, self.dtype):
                 output = self.task.forward(self.net, batch.data, key)
             assert output.loss is not None and output.aux_loss is not None, "a task's forward pass is given labels"
@@ -229,12 +230,14 @@ class TrainStep:
             aux_loss = share(output.aux_loss, batch.tokens, work.tokens)
             if self._squares is not None:
                 self._squares.begin()
+            if self.shards is not None:
+                self.shards.before_backward(self._gradient_of if number == len(batches) else None)
             (loss + aux_loss).backward()
             if self.shards is not None:
                 self.shards.take_gradients()
             if self._squares is not None:
                 squares += self._squares.of_parts()
-            if isinstance(self.optimizer, SplitAdamW) and len(batches) > 1:
+            if isinstance(self.optimizer, SplitAdamW) and several:
                 self.optimizer.collect()
             losses.append(loss.detach())
             aux_losses.append(aux_loss.detach())
@@ -243,7 +246,7 @@ class TrainStep:
                 routing.append(output.stats)
         routed = work.tokens
         if self.shards is not None:
-            self.shards.sum_replicated()
+            self.shards.sum_copies()
             routed *= self.shards.ranks.layout.context_parallel  # each part of a sequence has the balance loss of all
         merged = merge_stats(routing, [batch.tokens for batch in batches], routed)
         loss, aux_loss, sums = (torch.stack(parts).sum(dim=0) for parts in (losses, aux_losses, measures))
@@ -252,6 +255,12 @@ class TrainStep:
             shares = [targets / work.targets for targets in work.each]
             noise = signal_and_noise(squares, shares, self._squares.of_step(), work.tokens)
         return Found(loss, aux_loss, sums, noise, merged)
+
+    def _gradient_of(self, parameter: nn.Parameter) -> Tensor | None:
+        """What a rank has of a plain parameter's gradient when its last backward pass has come to it."""
+        if isinstance(self.optimizer, SplitAdamW):
+            return self.optimizer.collected(parameter)
+        return parameter.grad
 
     def _balance(self, routing: MoEStats | None) -> None:
         """Moves the routers' selection biases, where the model balances its experts that way."""

@@ -81,7 +81,7 @@ def measured(rank, sizes, recompute, batch):
             shards.take_gradients()
 
         micro_batch()
-        shards.sum_replicated()
+        shards.sum_copies()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         micro_batch()
