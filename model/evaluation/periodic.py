@@ -16,6 +16,8 @@ from model.evaluation.long_context import RULER_METRIC, ruler_documents
 from model.generation.defaults import GenerationDefaults
 from model.generation.engine import Engine
 from model.generation.session import Session
+from model.parallel.agree import together
+from model.parallel.start import Ranks
 from model.tokenizer.chat_template import plain_template
 from model.tokenizer.interface import TextTokenizer
 from model.transformer import Hunyuan
@@ -52,16 +54,24 @@ class PeriodicTasks:
             )
             self.asked[f"{PREFIX}{name}_{size or length}"] = list(drawn)
 
-    def scores(self, net: Hunyuan) -> dict[str, float]:
-        """Percent by key; blocks that are compiled for training's shapes are not compiled again for these."""
+    def scores(self, net: Hunyuan, ranks: Ranks | None = None) -> dict[str, float]:
+        """Percent by key; blocks that are compiled for training's shapes are not compiled again for these.
+
+        Of several processes, all of which call it with a whole model each, one asks a task: they take turns, and meet
+        after each turn, so that none waits long for the others.
+        """
         engine = Engine(net, self.tokenizer, plain_template(), False, GenerationDefaults(), trained_here=True)
         model = Model(engine, session=Session(net, records=False))
-        found = {}
+        tasks = [documents for of_key in self.asked.values() for documents in of_key]
+        means = torch.zeros(len(tasks), dtype=torch.float64)
+        processes, rank = (1, 0) if ranks is None else (ranks.layout.processes, ranks.rank)
         with torch.compiler.set_stance("force_eager"):
-            for key, tasks in self.asked.items():
-                means = []
-                for documents in tasks:
-                    values = [sample.scores[RULER_METRIC] for sample in ask_documents(model, documents)]
-                    means.append(sum(values) / len(values))
-                found[key] = 100 * sum(means) / len(means)
-        return found
+            for turn in range(0, len(tasks), processes):
+                with together(ranks):
+                    if turn + rank < len(tasks):
+                        values = [sample.scores[RULER_METRIC] for sample in ask_documents(model, tasks[turn + rank])]
+                        means[turn + rank] = sum(values) / len(values)
+        if ranks is not None:
+            ranks.sum_(means)
+        by_key = means.split([len(of_key) for of_key in self.asked.values()])
+        return {key: 100 * sum(of_key.tolist()) / len(of_key) for key, of_key in zip(self.asked, by_key, strict=True)}

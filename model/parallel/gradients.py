@@ -10,7 +10,7 @@ come apart. That takes as much memory as all experts of a layer, and rounds the 
 process. Where sequences are shared out it would be seen in pieces that are yet to be summed: that is not done here.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch.distributed as dist
@@ -30,12 +30,11 @@ def watch_gradients(shards: Shards, see: See) -> None:
     assert shards.ranks.layout.context_parallel == 1, "a micro-batch must not be shared out"
     watched = WeakTensorKeyDictionary()
     own = shards.ranks.layout.data_index(shards.ranks.rank)
-    modules: Iterator[tuple[str, Any]] = shards.net.named_modules()
-    for place, module in modules:
-        prefix = f"{place}." if place else ""
+    for place, module in shards.net.named_modules():
+        prefix, gathers = f"{place}." if place else "", isinstance(module, FSDPModule)
         if isinstance(module, ParallelExperts):
             _watch_senders(module, shards, prefix, see)
-        elif isinstance(module, FSDPModule):
+        elif gathers:
             # After FSDP's own hook, which has put whole weights in place; those of the blocks inside are gathered later.
             whole: Any = module  # a FSDPModule is a module as well
             whole.register_forward_pre_hook(lambda module, _, prefix=prefix: watch(module, prefix))

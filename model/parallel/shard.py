@@ -260,6 +260,25 @@ def pieces_of(shards: Shards, weights: Iterable[tuple[str, Tensor]]) -> Iterator
         yield name, weight[shards.pieces[name].slices]
 
 
+def whole_model(net: Hunyuan, ranks: Ranks) -> Hunyuan:
+    """A copy of a shared-out model on every rank, for what each computes by itself; in evaluation mode. All ranks call it."""
+    for module in net.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()  # the root keeps its weights gathered after a pass without a backward pass
+    parts = {name: _local(parameter).detach() for name, parameter in net.named_parameters()}
+    with torch.device("meta"), WithoutDrawing():
+        whole = Hunyuan(net.config)
+    values = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    for name, parameter in whole.named_parameters():
+        piece, part = piece_of(ranks.layout, ranks.rank, name, tuple(parameter.shape)), parts[name]
+        values[name] = part.new_zeros(piece.whole)
+        if piece.is_first:
+            values[name][piece.slices] = part
+        ranks.sum_(values[name])  # of one value and zeros
+    whole.load_state_dict(values, assign=True)
+    return whole.requires_grad_(False).eval()
+
+
 def _mixtures(net: Hunyuan) -> list[MoE]:
     return [layer.mlp for layer in net.layers if isinstance(layer.mlp, MoE)]
 

@@ -130,10 +130,6 @@ def check_shared(settings: RunSettings, layout: Layout) -> None:
     training, model, problems = settings.training, settings.model, []
     if training.graph is True:
         problems.append("training.graph records the step of one process: leave it at auto")
-    if training.evaluate_tasks:
-        problems.append(
-            "training.evaluate_tasks are asked in one process: leave them out, and use hunyuan eval afterwards"
-        )
     if training.measure_noise_scale and layout.context_parallel > 1:
         problems.append(
             "training.measure_noise_scale needs the gradient of each micro-batch, and --context-parallel leaves it in parts on "

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.checkpoint.run import newest_intact, step_of, steps_saved
+from model.counts import total_params
 from model.data.config import DataConfig
 from model.data.corpus import Corpus, Progress, prepare_corpus
 from model.data.lengths import describe_lengths, length_table
@@ -22,6 +23,7 @@ from model.device import compute_dtype, dtype_name, on_its_way, pick_device
 from model.files import write_json
 from model.layers.documents import documents_of
 from model.parallel.agree import together
+from model.parallel.shard import whole_model
 from model.parallel.start import Ranks
 from model.training import run_folder
 from model.training.events import Reporter
@@ -133,8 +135,13 @@ class Pretraining:
         if self.ranks is not None:
             self.ranks.sum_(total)
         found = float(total)
-        scores = self.tasks.scores(net) if self.tasks is not None else {}
+        scores = self._scores(net)
         return {"val_loss": found / tokens, "val_bits_per_byte": found / math.log(2) / text_bytes} | scores
+
+    def _scores(self, net: Hunyuan) -> dict[str, float]:
+        if self.tasks is None:
+            return {}
+        return self.tasks.scores(net if self.ranks is None else whole_model(net, self.ranks), self.ranks)
 
     def _dealt(self, batches: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, bool, bool]]:
         """Every batch, whether this process computes it, and whether it counts: each computes as many, some of them twice."""
@@ -274,8 +281,12 @@ def pretrain(
 
 def _check(settings: RunSettings, device: torch.device, ranks: Ranks | None) -> None:
     """Refuses what cannot be trained here, before the text is read."""
-    layout = None if ranks is None else ranks.layout
-    check_memory(settings.model, settings.training, device, layout=layout)
+    layout, beside, of_what = None if ranks is None else ranks.layout, 0, ""
+    if layout is not None and settings.training.evaluate_tasks:
+        on_gpu, of_what = device.type == "cuda", "the whole models that training.evaluate_tasks ask"
+        width = 2 if on_gpu and compute_dtype(settings.training.precision, device) == torch.bfloat16 else 4
+        beside = width * total_params(settings.model) * (1 if on_gpu else layout.processes)
+    check_memory(settings.model, settings.training, device, layout=layout, beside=beside, of_what=of_what)
     check_grouped_product(settings.model, settings.training, device)
     if layout is None:
         check_recording(settings.model, settings.training, device)

@@ -33,9 +33,9 @@ TINY = str(ROOT / "tests" / "training" / "tiny.toml")
         (("--processes", "8", "--expert-parallel", "8"), 1, "--expert-parallel is 8 and must divide the 4 experts"),
         (("--processes", "2", "--set", "training.graph=true"), 1, "training.graph records the step of one process"),
         (
-            ("--processes", "2", "--set", "training.evaluate_tasks=['niah_single_1@32']"),
+            ("--processes", "2", "--context-parallel", "2", "--set", "training.measure_noise_scale=true"),
             1,
-            "use hunyuan eval afterwards",
+            "--context-parallel leaves it in parts",
         ),
     ],
 )
