@@ -1,30 +1,58 @@
 """Starts the processes of one command on this machine, and ends with them: torch's elastic agent, inside the command.
 
-    status = launch(4, ["train", "--processes", "4", ...])
+    status = launch(4, ["train", "--processes", "4", ...], restarts=2, go_on=...)
 
-A signal goes to every process, each of which stops where nothing is lost; the status is then 128 and its number.
+A signal goes to every process, each of which stops where nothing is lost; the status is then 128 and its number. Of a failure
+one sentence is said. Where all are started again, it is with a new agent: what the old one keeps would lead them astray.
 """
 
 import logging
 import os
 import sys
+import tempfile
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from hunyuan_cli import failures
 from hunyuan_cli.console import stderr
+
+if TYPE_CHECKING:
+    from model.parallel.watch import Failure
 
 SAVING = "600"  # seconds that the processes have to save after a signal, before they are killed
 
 
-def launch(processes: int, arguments: list[str]) -> int:
-    """The exit status of `hunyuan ARGUMENTS` in so many processes, which share out this one's cores."""
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+def launch(processes: int, arguments: list[str], *, restarts: int, go_on: Callable[[bool], str]) -> int:
+    """The exit status of `hunyuan ARGUMENTS` in so many processes, which share out this one's cores.
 
+    They are started again up to `restarts` times, unless the failure would come again at once. `go_on` says how the run goes
+    on: by itself (True), or with which command.
+    """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what is said there is said here as well
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SAVING)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    for restart in range(restarts + 1):
+        os.environ[failures.RESTARTS] = str(restart)
+        status, failure = _start(processes, arguments)
+        if failure is None:
+            return status
+        again = restart < restarts and failure.kind != "mistake" and status == 1
+        said = failures.words(failure, processes)
+        if not again:
+            stderr(f"error: {said}; {go_on(False)}")
+            return status
+        stderr(f"{said}; {go_on(True)} (restart {restart + 1} of {restarts})")
+    raise AssertionError("unreachable")
+
+
+def _start(processes: int, arguments: list[str]) -> "tuple[int, Failure | None]":
+    """Starts all and waits for them: the status, and what made them fail."""
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -33,17 +61,21 @@ def launch(processes: int, arguments: list[str]) -> int:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
+        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
     )
-    try:
-        elastic_launch(config, sys.executable)("-m", "hunyuan_cli", *arguments)
-    except SignalException as stopped:
-        return 128 + stopped.sigval
-    except ChildFailedError as failed:
-        rank, failure = failed.get_first_failure()
-        how = f"status {failure.exitcode}" if failure.exitcode >= 0 else f"signal {-failure.exitcode}"
-        stderr(f"error: rank {rank} of {processes} ended with {how}, and the others with it")
-        return 1
-    return 0
+    with tempfile.TemporaryDirectory(prefix="hunyuan-") as folder:
+        place = Path(folder, "failure.json")
+        os.environ[failures.FILE] = str(place)
+        try:
+            elastic_launch(config, sys.executable)("-m", "hunyuan_cli", *arguments)
+        except SignalException as stopped:
+            failure = failures.read(place, {})
+            # Those that are stopped at once, without saving, die before each other's eyes.
+            return 128 + stopped.sigval, None if failure is None or failure.kind == "died" else failure
+        except ChildFailedError as failed:
+            statuses = {rank: failure.exitcode for rank, failure in failed.failures.items()}
+            return 1, failures.read(place, statuses)
+    return 0, None
 
 
 def was_interrupted(folder: Path) -> bool:

@@ -5,7 +5,6 @@
 Nothing is imported at the top that takes time: `main` has to be there to meet a Ctrl-C. hunyuan_cli/app.py has the commands.
 """
 
-import errno
 import os
 import sys
 from collections.abc import Callable
@@ -50,8 +49,9 @@ def run(
     """
     import typer
 
-    from hunyuan_cli import app
+    from hunyuan_cli import app, failures
     from hunyuan_cli.console import stderr
+    from hunyuan_cli.sentences import sentence
 
     state = {"debug": False, "begin": begin, "arguments": arguments}
     try:
@@ -75,49 +75,20 @@ def run(
             import traceback
 
             traceback.print_exc()
+        elif failures.has_launcher():
+            failures.write(failures.before_meeting(error, arguments))
         else:
-            stderr(f"error: {_sentence(error, arguments)}")
+            stderr(f"error: {sentence(error, arguments)}")
         return 1
 
 
 def _usage_sentence(error: Exception) -> str:
-    message = _one_line(getattr(error, "format_message", error.__str__)()).rstrip(".")
+    from hunyuan_cli.sentences import one_line
+
+    message = one_line(getattr(error, "format_message", error.__str__)()).rstrip(".")
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "hunyuan"
     return f"error: {message} (see {command} --help)" if message else ""  # a bare `hunyuan` has shown its help
-
-
-def _sentence(error: Exception, arguments: list[str]) -> str:
-    """What went wrong and what to do, in one sentence."""
-    import shlex
-
-    from model.errors import HunyuanError, missing_compiler
-
-    torch = sys.modules.get("torch")
-    if isinstance(error, HunyuanError):
-        return _one_line(str(error))
-    if said := missing_compiler(error):
-        return said
-    out_of_memory = isinstance(error, MemoryError) or "can't allocate memory" in str(
-        error
-    )  # torch's words on a processor
-    if out_of_memory or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
-        return "the device is out of memory: lower the batch size or the sequence length, or take a smaller model"
-    if isinstance(error, OSError) and error.strerror:
-        where = f"'{error.filename}': " if error.filename else ""
-        full = {
-            errno.ENOSPC: "free some space",
-            errno.EDQUOT: "free some space",
-            errno.EFBIG: "raise its limit (ulimit -f)",
-        }
-        advice = f", {full[error.errno]} or write elsewhere" if error.errno in full else ""
-        return f"{where}{error.strerror[0].lower()}{error.strerror[1:]}{advice}"
-    what = _one_line(f"{type(error).__name__}: {error}")
-    return f"this is a bug in hunyuan ({what}); rerun as hunyuan --debug {shlex.join(arguments)} to see where"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ with stop_on_signal(stderr, FINISH_STEP) as should_stop: ...    should_stop() is
 """
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 FINISH_STEP = "stopping after this step (Ctrl-C again to stop at once, without saving)"
@@ -12,10 +12,17 @@ FINISH_CELLS = "stopping after the steps that are going on (Ctrl-C again to stop
 
 
 @contextmanager
-def stop_on_signal(note: Callable[[str], None], message: str, *, at_once: bool = True) -> Iterator[Callable[[], bool]]:
+def stop_on_signal(
+    note: Callable[[str], None],
+    message: str,
+    *,
+    at_once: bool = True,
+    noted: Collection[int] = (signal.SIGINT, signal.SIGTERM),
+) -> Iterator[Callable[[], bool]]:
     """Yields a function that says whether the user has asked to stop; the first signal asks, a second Ctrl-C stops at once.
 
     With `at_once` a signal that comes before the function was first called stops at once as well: there is nothing to save.
+    Signals other than those `noted` are obeyed without a word.
     """
     asked = working = False
 
@@ -24,7 +31,8 @@ def stop_on_signal(note: Callable[[str], None], message: str, *, at_once: bool =
         if (at_once and not working) or (asked and number == signal.SIGINT):
             raise KeyboardInterrupt
         asked = True
-        note(message)
+        if number in noted:
+            note(message)
 
     def should_stop() -> bool:
         nonlocal working

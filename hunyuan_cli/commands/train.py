@@ -1,18 +1,31 @@
 """`hunyuan train`: pre-train a model from a preset, a run file, given weights, or settings on the command line."""
 
+import os
 import shlex
+import signal
 import sys
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from hunyuan_cli.console import data_progress, stderr
+from hunyuan_cli.failures import teller
 from hunyuan_cli.launch import launch, was_interrupted
 from hunyuan_cli.options.common import Flops, OptionalDevice, OptionalSeed, Tokens
-from hunyuan_cli.options.parallel import ContextParallel, ExpertParallel, Processes, Shard, chosen_layout
+from hunyuan_cli.options.parallel import (
+    HANG_SECONDS,
+    ContextParallel,
+    ExpertParallel,
+    HangTimeout,
+    Processes,
+    Restarts,
+    Shard,
+    chosen_layout,
+)
 from hunyuan_cli.options.train import (
     ConfigFile,
     Data,
@@ -28,10 +41,12 @@ from hunyuan_cli.options.train import (
     new_settings,
 )
 from hunyuan_cli.run_figures import draw_run
+from hunyuan_cli.sentences import sentence
 from hunyuan_cli.signals import FINISH_STEP, stop_on_signal
 
 if TYPE_CHECKING:
     from model.parallel.layout import Layout
+    from model.parallel.start import Ranks
     from model.training.settings import RunSettings
 
 
@@ -54,6 +69,8 @@ def train(
     expert_parallel: ExpertParallel = 1,
     context_parallel: ContextParallel = 1,
     shard: Shard = None,
+    restarts: Restarts = 0,
+    hang_timeout: HangTimeout = None,
 ) -> None:
     """Train a mixture of experts on text; with no options, the toy preset on the Python standard library's sources.
 
@@ -70,8 +87,10 @@ def train(
     Several processes, with another number when the run goes on: hunyuan train --processes 4 --expert-parallel 2 --out runs/four
 
     All their micro-batches routed as one: --set model.capacity_scope=global --set model.balance_scope=global
+
+    Started again from the last checkpoint when a process dies or hangs: hunyuan train --processes 4 --restarts 3
     """
-    from model.parallel.start import processes_started
+    from model.parallel import start
     from model.training import run_folder
     from model.training.held import check_shared
     from model.training.resume import resumed_settings
@@ -82,6 +101,9 @@ def train(
         ("training", "init_from"): init_from and str(init_from),
     }  # fmt: skip
     changes, out_given = changed_sections(options, settings), out is not None
+    restarted = start.restarts() > 0 and not resume
+    if restarted and out is None:
+        raise typer.BadParameter("what torchrun starts again needs the folder of the run: add --out RUN")
     if resume:
         if out is None:
             raise typer.BadParameter("--resume needs the folder of the run: add --out RUN")
@@ -89,48 +111,68 @@ def train(
             if value is not None:
                 raise typer.BadParameter(f"{name} cannot change a run that is resumed: leave it out")
         chosen = resumed_settings(run_folder.settings_of(out), changes)
+    elif restarted and out is not None and run_folder.is_begun(out):
+        resume = True
+        chosen = run_folder.settings_of(out)
     else:
         chosen, name = new_settings(config, changes, new_length=bool(steps or tokens or flops))
         out = out or _free_folder(name)
         run_folder.refuse_other_run(out)
         _refuse_in_use(out, chosen.corpus.all_sources)
 
-    started = processes_started()
+    started = start.processes_started()
     layout = chosen_layout(
         processes, started, expert_parallel=expert_parallel, context_parallel=context_parallel, shard=shard
     )
+    if restarts and (processes is None or layout is None):
+        raise typer.BadParameter("--restarts starts several --processes again; torchrun has --max-restarts")
+    if hang_timeout is not None and layout is None:
+        raise typer.BadParameter("--hang-timeout is of several processes: leave it out")
     if layout is not None:
         check_shared(chosen, layout)
-        if started == 1:
-            status = launch(layout.processes, [*sys.argv[1:], *(() if out_given else ("--out", str(out)))])
-            raise typer.Exit(130 if status == 0 and was_interrupted(out) else status)
-    _run(out, chosen, layout, resume=resume, quiet=quiet, tensorboard=tensorboard, own_launcher=processes is not None)
+    command = _command(layout, restarts if processes is not None else None)
+    if layout is not None and started == 1:
+        arguments = [*sys.argv[1:], *(() if out_given else ("--out", str(out)))]
+        status = launch(layout.processes, arguments, restarts=restarts, go_on=partial(_going_on, out, command))
+        raise typer.Exit(130 if status == 0 and was_interrupted(out) else status)
+    join = None
+    if layout is not None:
+        seconds = HANG_SECONDS if hang_timeout is None else hang_timeout
+        join = partial(start.joined, layout, chosen.training.device, hang_seconds=seconds, leave=partial(os._exit, 1))
+    _run(
+        out, chosen, join, command,
+        resume=resume, quiet=quiet, tensorboard=tensorboard,
+    )  # fmt: skip
 
 
 def _run(
     out: Path,
     settings: "RunSettings",
-    layout: "Layout | None",
+    join: "Callable[..., AbstractContextManager[Ranks]] | None",
+    command: str,
     *,
     resume: bool,
     quiet: bool,
     tensorboard: bool,
-    own_launcher: bool,
 ) -> None:
-    """Trains in this process, which may be one of several: the first of them speaks."""
+    """Trains in this process, which may be one of several that `join`: the first of them speaks."""
     from hunyuan_cli.views.training import run_reporter
     from model.parallel.agree import of_first
-    from model.parallel.start import joined
     from model.training import run_folder
     from model.training.events import Silent
     from model.training.pretraining import pretrain
 
     with ExitStack() as stack:
-        ranks = None if layout is None else stack.enter_context(joined(layout, settings.training.device))
+        ranks = None
+        if join is not None:
+            words = partial(sentence, arguments=sys.argv[1:])
+            ranks = stack.enter_context(join(tell=teller(words, lambda: _going_on(out, command))))
+            out = Path(of_first(ranks, str(out)))
         first = ranks is None or ranks.is_first
-        out = out if ranks is None else Path(of_first(ranks, str(out)))
         reporter = stack.enter_context(run_reporter(quiet, tensorboard)) if first else Silent()
-        stop = stack.enter_context(stop_on_signal(reporter.note, FINISH_STEP))
+        # The launcher ends the others by SIGTERM when a process has failed, of which something else is to be said.
+        noted = (signal.SIGINT,) if ranks is not None else (signal.SIGINT, signal.SIGTERM)
+        stop = stack.enter_context(stop_on_signal(reporter.note, FINISH_STEP, noted=noted))
         progress = data_progress(reporter.note) if first and not quiet else None
         summary = pretrain(out, settings, reporter, resume=resume, should_stop=stop, progress=progress, ranks=ranks)
     if not first:
@@ -138,27 +180,42 @@ def _run(
     draw_run(out, dense=settings.model.is_dense, quiet=quiet)
     folder = shlex.quote(str(out))
     if summary["status"] == "interrupted":
-        stderr(
-            f"stopped after step {summary['steps']} and saved; continue with: "
-            f"{_command(layout, own_launcher)} --out {folder} --resume"
-        )
-        if layout is None:
+        stderr(f"stopped after step {summary['steps']} and saved; continue with: {command} --out {folder} --resume")
+        if ranks is None:
             raise typer.Exit(130)
         return  # a launcher takes another status than 0 for a failure
     if not quiet:
         stderr(f"next: hunyuan infer {shlex.quote(run_folder.first_prompt(out))} --checkpoint {folder}")
 
 
-def _command(layout: "Layout | None", own_launcher: bool) -> str:
-    """How a run is started that has this layout."""
+def _going_on(folder: Path, command: str, by_itself: bool = False) -> str:
+    """How a run that has failed goes on: by itself, or with which command."""
+    from model.checkpoint.run import steps_saved
+    from model.training.run_folder import is_begun
+
+    saved = steps_saved(folder)
+    since = f"from step {saved[-1]}" if saved else "from the beginning"
+    if by_itself:
+        return f"starting all again {since}"
+    if not is_begun(folder):
+        return "nothing was begun: start it again"
+    return f"go on {since} with: {command} --out {shlex.quote(str(folder))} --resume"
+
+
+def _command(layout: "Layout | None", restarts: int | None) -> str:
+    """How a run is started that has this layout; torchrun starts one for which no `restarts` are given."""
     if layout is None:
         return "hunyuan train"
-    sizes = {"--expert-parallel": layout.expert_parallel, "--context-parallel": layout.context_parallel}
-    words = [f" {name} {size}" for name, size in sizes.items() if size > 1]
-    words += [f" --shard {layout.shard}"] if layout.shard != layout.processes else []
-    if own_launcher:
-        return f"hunyuan train --processes {layout.processes}" + "".join(words)
-    return f"torchrun --nproc-per-node {layout.processes} -m hunyuan_cli train" + "".join(words)
+    sizes = {
+        "--expert-parallel": layout.expert_parallel if layout.expert_parallel > 1 else 0,
+        "--context-parallel": layout.context_parallel if layout.context_parallel > 1 else 0,
+        "--shard": layout.shard if layout.shard != layout.processes else 0,
+        "--restarts": restarts or 0,
+    }
+    words = "".join(f" {name} {size}" for name, size in sizes.items() if size)
+    if restarts is not None:
+        return f"hunyuan train --processes {layout.processes}{words}"
+    return f"torchrun --nproc-per-node {layout.processes} -m hunyuan_cli train{words}"
 
 
 def _refuse_in_use(out: Path, sources: Iterable[str]) -> None:

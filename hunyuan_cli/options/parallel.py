@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from model.parallel.layout import Layout
 
 PANEL = "Several processes"
+HANG_SECONDS = 300.0
 Processes = Annotated[
     int | None,
     typer.Option(
@@ -30,6 +31,23 @@ Shard = Annotated[
     typer.Option(
         "--shard", min=1, rich_help_panel=PANEL,
         help="Processes that hold one copy of the other weights between them; 1 gives each its own, by default all share one.",
+    ),
+]  # fmt: skip
+
+Restarts = Annotated[
+    int,
+    typer.Option(
+        "--restarts", min=0, rich_help_panel=PANEL,
+        help="How often all processes are started again, from the last checkpoint, when one has died or hangs. "
+        "With torchrun its --max-restarts does this.",
+    ),
+]  # fmt: skip
+HangTimeout = Annotated[
+    float | None,
+    typer.Option(
+        "--hang-timeout", min=1, rich_help_panel=PANEL,
+        help=f"Seconds without progress in a step after which a process counts as hung and the run ends, by default "
+        f"{HANG_SECONDS:.0f}; 15 minutes at the start and while files are read and written.",
     ),
 ]  # fmt: skip
 

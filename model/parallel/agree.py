@@ -28,6 +28,7 @@ def gathered(ranks: Ranks, text: str) -> list[str]:
     table = torch.zeros(ranks.layout.processes, longest, dtype=torch.uint8)
     table[ranks.rank, : len(own)] = _bytes(own)
     dist.all_reduce(table)
+    ranks.mark()
     pairs = zip(table.unbind(), sizes.tolist(), strict=True)
     return [bytes(row[:size].tolist()).decode() for row, size in pairs]
 
@@ -48,6 +49,7 @@ def together(ranks: Ranks | None) -> Iterator[None]:
     if ranks is None:
         yield
         return
+    ranks.mark(quick=False)  # what is done together is reading and writing
     error: Exception | None = None
     try:
         yield

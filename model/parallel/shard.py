@@ -73,6 +73,7 @@ class Shards:
 
     def take_gradients(self) -> None:
         """Moves the gradients of a backward pass to the pieces, and adds them to what is there already."""
+        self.ranks.mark(quick=True)
         for name, parameter in self._whole.items():
             gradient, part = parameter.grad, self.parts[name]
             if gradient is None or parameter is part:

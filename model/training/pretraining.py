@@ -127,6 +127,8 @@ class Pretraining:
                 tokens += learnt.size
             if not is_own:
                 continue
+            if self.ranks is not None:
+                self.ranks.mark()
             ids, labels = (on_its_way(part, self.device) for part in self._filled(torch.from_numpy(batch)))
             loss = net(ids, labels, document_ids=self._documents(ids)).loss
             assert loss is not None, "labels were given"
@@ -297,9 +299,16 @@ def _check(settings: RunSettings, device: torch.device, ranks: Ranks | None) -> 
 def _corpus(data: DataConfig, settings: RunSettings, progress: Progress | None, ranks: Ranks | None) -> Corpus:
     """The text; of several processes the first one prepares it, and the others find it in the cache."""
     corpus: Corpus | None = None
+
+    def report(stage: str, share: float) -> None:
+        if ranks is not None:
+            ranks.mark()
+        if progress is not None:
+            progress(stage, share)
+
     with together(ranks):
         if ranks is None or ranks.is_first:
-            corpus = prepare_corpus(data, settings.model.vocab_size, progress)
+            corpus = prepare_corpus(data, settings.model.vocab_size, report)
     with together(ranks):
         return corpus or prepare_corpus(data, settings.model.vocab_size)
 

@@ -194,6 +194,11 @@ def _record_change(folder: Path, step: int, change: dict[str, Any]) -> None:
     write_json(folder / "environment.json", record)
 
 
+def is_begun(folder: Path) -> bool:
+    """Whether the folder holds a run, if one without a checkpoint."""
+    return (folder / "run.toml").is_file()
+
+
 def refuse_other_run(folder: Path) -> None:
     if any((folder / name).exists() for name in RECORDS):
         raise CheckpointError(
@@ -203,7 +208,7 @@ def refuse_other_run(folder: Path) -> None:
 
 def settings_of(folder: Path) -> RunSettings:
     """The settings of an existing run."""
-    if not (folder / "run.toml").is_file():
+    if not is_begun(folder):
         raise CheckpointError(
             f"{folder} holds no run to resume: it has no run.toml; check --out, or leave --resume out"
         )
