@@ -37,14 +37,16 @@ def teller(
         if has_launcher():
             write(failure)
         else:
-            stderr(f"error: {words(failure, int(os.environ['WORLD_SIZE']))}; {go_on()}")
+            stderr(f"error: {told(failure, int(os.environ['WORLD_SIZE']), go_on())}")
 
     return tell
 
 
-def words(failure: "Failure", processes: int) -> str:
-    """Which rank, and what happened."""
-    return f"rank {failure.rank} of {processes}{'' if failure.kind in ('died', 'hung') else ':'} {failure.what}"
+def told(failure: "Failure", processes: int, go_on: str) -> str:
+    """Which rank, what happened, and what to do."""
+    verb = failure.kind in ("died", "hung")
+    said = f"rank {failure.rank} of {processes}{'' if verb else ':'} {failure.what}"
+    return f"{said}; {go_on}" if go_on and failure.kind != "final" else said
 
 
 def write(failure: "Failure") -> None:
@@ -59,11 +61,10 @@ def write(failure: "Failure") -> None:
 def before_meeting(error: Exception, arguments: list[str]) -> "Failure":
     """That of a process which fails alone: before it meets the others, or after it has left them."""
     from hunyuan_cli.sentences import sentence
-    from model.errors import HunyuanError
-    from model.parallel.watch import Failure
+    from model.parallel.watch import Failure, kind_of
 
     rank = int(os.environ["RANK"])
-    return Failure(rank, "mistake" if isinstance(error, HunyuanError) else "raised", sentence(error, arguments), rank)
+    return Failure(rank, kind_of(error), sentence(error, arguments), rank)
 
 
 def read(place: Path, statuses: dict[int, int]) -> "Failure | None":
@@ -78,7 +79,7 @@ def read(place: Path, statuses: dict[int, int]) -> "Failure | None":
     if not statuses:
         return None
     # SIGTERM is what the others are ended with.
-    rank = min(statuses, key=lambda rank: (statuses[rank] >= 0, statuses[rank] == -signal.SIGTERM, rank))
+    rank = min(statuses, key=lambda rank: (statuses[rank] == -signal.SIGTERM, statuses[rank] >= 0, rank))
     return Failure(rank, "died", _ended(statuses[rank]), rank)
 
 

@@ -38,12 +38,10 @@ def launch(processes: int, arguments: list[str], *, restarts: int, go_on: Callab
         status, failure = _start(processes, arguments)
         if failure is None:
             return status
-        again = restart < restarts and failure.kind != "mistake" and status == 1
-        said = failures.words(failure, processes)
-        if not again:
-            stderr(f"error: {said}; {go_on(False)}")
+        if restart == restarts or failure.kind in ("mistake", "final") or status != 1:
+            stderr(f"error: {failures.told(failure, processes, go_on(False))}")
             return status
-        stderr(f"{said}; {go_on(True)} (restart {restart + 1} of {restarts})")
+        stderr(f"{failures.told(failure, processes, go_on(True))} (restart {restart + 1} of {restarts})")
     raise AssertionError("unreachable")
 
 

@@ -37,6 +37,9 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # a terminal that cannot show "±" is no reason to fail
     status = run(sys.argv[1:], begin=lambda: on_interrupt(interrupt), interrupted=lambda: interrupted)
     on_interrupt(leave)
+    if status and "RANK" in os.environ:  # the threads of its groups would abort a process that leaves the others
+        sys.stderr.flush()
+        os._exit(status)
     sys.exit(status)
 
 

@@ -198,7 +198,7 @@ def _going_on(folder: Path, command: str, by_itself: bool = False) -> str:
     if by_itself:
         return f"starting all again {since}"
     if not is_begun(folder):
-        return "nothing was begun: start it again"
+        return ""  # there is nothing to go on with
     return f"go on {since} with: {command} --out {shlex.quote(str(folder))} --resume"
 
 

@@ -26,7 +26,7 @@ from typing import Literal
 
 from torch.distributed import Store
 
-from model.errors import HunyuanError, PeerError
+from model.errors import HunyuanError, PeerError, TrainingError
 
 LOOK_SECONDS = 0.5
 SILENT_SECONDS = 10.0  # without a sign of life from a thread that gives one every LOOK_SECONDS
@@ -39,12 +39,15 @@ _ROOT = str(Path(__file__).parents[2]) + os.sep
 _WAITS = tuple(f"{os.sep}torch{os.sep}{part}{os.sep}" for part in ("distributed", "cuda"))  # for others, or for the GPU
 
 
+Kind = Literal["raised", "died", "hung", "mistake", "final"]  # the last two would come again at once
+
+
 @dataclass(frozen=True)
 class Failure:
     """What ended a run: which rank did not do its part, and in which way."""
 
     rank: int
-    kind: Literal["raised", "mistake", "died", "hung"]  # a mistake would come again at once
+    kind: Kind
     what: str  # in words
     declared_by: int
 
@@ -120,13 +123,11 @@ class Watch(threading.Thread):
 
     def failed(self, error: Exception) -> None:
         """Declares an error of this process, unless it is what another one's failure looks like from here."""
-        if isinstance(error, PeerError) or not isinstance(error, HunyuanError):
+        if isinstance(error, PeerError | RuntimeError):  # the second is what torch makes of a lost connection
             self._known.wait(PATIENCE_SECONDS)
-        if self.failure is None and not isinstance(error, PeerError):
-            no_memory = "OutOfMemory" in type(error).__name__ or "can't allocate memory" in str(error)  # torch's words
-            mistake = no_memory or isinstance(error, HunyuanError | MemoryError)
+        if not isinstance(error, PeerError):
             words = str(error) if isinstance(error, HunyuanError) else f"{type(error).__name__}: {error}"
-            self._declare("mistake" if mistake else "raised", self.rank, words, error)
+            self._declare(kind_of(error), self.rank, words, error)
 
     def run(self) -> None:
         lost: Failure | None = None
@@ -218,9 +219,7 @@ class Watch(threading.Thread):
         where = f" (at {busy[other].state.where})" if busy[other].state.where else ""
         return other, f"hung for {limit:.0f} s{where} while the others waited for it"
 
-    def _declare(
-        self, kind: Literal["raised", "mistake", "died", "hung"], rank: int, words: str, error: Exception | None = None
-    ) -> None:
+    def _declare(self, kind: Kind, rank: int, words: str, error: Exception | None = None) -> None:
         """The first one of all processes is the failure of the run, and told where it was declared."""
         with self._lock:
             if self.failure is not None:
@@ -237,3 +236,11 @@ class Watch(threading.Thread):
     def _take(self, text: str) -> None:
         self.failure = Failure(**json.loads(text))
         self._known.set()
+
+
+def kind_of(error: Exception) -> Kind:
+    """A mistake is to be put right before the run goes on; after what is final it would come to the same."""
+    if isinstance(error, TrainingError):
+        return "final"
+    no_memory = "OutOfMemory" in type(error).__name__ or "can't allocate memory" in str(error)  # torch's words
+    return "mistake" if no_memory or isinstance(error, HunyuanError | MemoryError) else "raised"
