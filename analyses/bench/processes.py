@@ -68,10 +68,11 @@ def processes_table(
     steps: int = 3,
     only: Collection[str] = (),
     progress: Callable[[int], None] = lambda done: None,
+    note: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> pd.DataFrame:
     """One row a contender, which follow one another: medians over rounds of tokens/s, with speedup, memory and bytes sent.
 
-    `only` names those that take part; that of one process always does.
+    `only` names those that take part; that of one process always does. `note` is told every row as soon as it is there.
     """
     rows: list[dict[str, Any]] = []
     for name, layout in {ALONE: Layout(), **layouts(processes, work.config, on_gpu=work.on_gpu)}.items():
@@ -87,6 +88,7 @@ def processes_table(
                     progress(1)
         except (HunyuanError, RuntimeError) as error:
             rows.append(row | {"failed": str(error)})
+            note(rows[-1])
             continue
         speeds = [members * work.tokens / statistics.median(answer.seconds) for answer in answers]
         last = answers[-1]
@@ -101,6 +103,7 @@ def processes_table(
         row["step_seconds"] = members * work.tokens / row["tokens_per_second"]
         row["loss"] = last.loss
         rows.append(row | ({} if last.overlap is None else last.overlap._asdict()))
+        note(rows[-1])
     return pd.DataFrame(rows)
 
 

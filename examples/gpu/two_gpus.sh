@@ -7,7 +7,7 @@ mkdir -p "$out"
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 python=${PYTHON:-python3}
 status=0
-timeout 230 "$python" -m hunyuan_cli bench train --device cuda --processes 2 --rounds 3 --steps 5 \
+timeout -s INT -k 15 230 "$python" -m hunyuan_cli bench train --device cuda --processes 2 --rounds 3 --steps 5 \
     --format json --output "$out/two_gpus.json" 2>"$out/two_gpus.log" || status=$?
-timeout 110 "$python" examples/gpu/beyond_one.py --output "$out/beyond_one.json" 2>"$out/beyond_one.log" || status=$?
+timeout -s INT -k 15 95 "$python" examples/gpu/beyond_one.py --output "$out/beyond_one.json" 2>"$out/beyond_one.log" || status=$?
 exit $status

@@ -1,10 +1,11 @@
 """`hunyuan bench`: speed as ratios, to the machine's ceiling and to a peer, measured in one run."""
 
+import json
 import sys
 
 import typer
 
-from hunyuan_cli.console import progress
+from hunyuan_cli.console import progress, stderr
 from hunyuan_cli.options.bench import (
     Batches,
     BenchDevice,
@@ -73,7 +74,10 @@ def train(
             raise typer.BadParameter(f"--layouts does not know {unknown[0]!r}: choose from {', '.join(known)}")
         count = rounds * (1 + len(only))
         with progress("timing training steps on several processes", total=count) as advance:
-            table = processes_table(work, processes, rounds=rounds, steps=steps, only=only, progress=advance)
+            table = processes_table(
+                work, processes, rounds=rounds, steps=steps, only=only, progress=advance,
+                note=lambda row: stderr(json.dumps(row)),  # what is there is not lost when a later one is stopped
+            )  # fmt: skip
         emit(describe(work) | {"contenders": table}, format=format, output=output)
         return
     total = turns(work, contenders(work, peer=peer, compiled=compiled), rounds)

@@ -194,11 +194,8 @@ def _share_out(net: Hunyuan, ranks: Ranks, keep_gathered: bool) -> None:
     of_experts: set[nn.Parameter] = set()
 
     def shard(module: nn.Module, mesh: Any, placement: Callable[[nn.Parameter], Shard | None] | None = None) -> None:
-        again = None if module is net else not keep_gathered
-        ignored = small | of_experts
-        fully_shard(
-            module, mesh=mesh, reshard_after_forward=again, shard_placement_fn=placement, ignored_params=ignored
-        )
+        again: dict[str, Any] = {} if module is net else {"reshard_after_forward": not keep_gathered}
+        fully_shard(module, mesh=mesh, shard_placement_fn=placement, ignored_params=small | of_experts, **again)
 
     inner = Shard(layout.expert_shard_dim(net.config.num_experts or 1))
     for mixture in _mixtures(net) if layout.expert_parallel > 1 else []:
