@@ -27,7 +27,7 @@ THETA = 10_000.0
 REPORT = 1e9  # arXiv:2411.02265: the base of its stage of 256K
 MODEL = {
     "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 64, "num_experts": 8, "cla_share_factor": 2, "initializer_range": 0.028,
+    "num_key_value_heads": 2, "head_dim": 64, "num_experts": 8, "cla_share_factor": 1, "initializer_range": 0.028,
 }  # fmt: skip
 LOSS_COLUMNS = ("seed", "arm", "stage", "rope_base", "first", "end", "loss", "tokens")
 RETRIEVAL_COLUMNS = ("seed", "arm", "stage", "rope_base", "length", "depth", "answers", "correct")
@@ -40,13 +40,15 @@ class Plan:
     model: dict[str, Any]
     contexts: tuple[int, ...]  # of pre-training, and of the stages after it
     steps: tuple[int, ...]  # of each
-    batch: int  # tokens of a step
+    batch: int  # tokens of a step of pre-training
+    stage_batch: int  # and of the stages after it
+    tasks: tuple[int, ...]  # lengths of those of pre-training: the short ones are learnt first
     pairs: int  # in a measured document, all of which are asked for
     documents: int  # of each length that are asked about
     windows: int  # of held-out text as long as the last context, at most
     text_bytes: int
     lengths: tuple[int, ...]  # of measured documents
-    learning_rate: float = 3e-3
+    learning_rate: float = 4e-3
     stage_rate: float = 1e-3
 
     def arms(self) -> dict[str, list[dict[str, float]]]:
@@ -60,16 +62,17 @@ class Plan:
 
 
 FULL = Plan(
-    model=MODEL, contexts=(2048, 8192, 32_768), steps=(1100, 100, 100), batch=65_536, pairs=64, documents=8, windows=16,
-    text_bytes=60_000_000, lengths=(512, 1024, 2048, 4096, 8192, 16_384, 32_768),
+    model=MODEL, contexts=(2048, 8192, 32_768), steps=(2400, 120, 120), batch=32_768, stage_batch=65_536,
+    tasks=(128, 512, 2048), pairs=64, documents=8, windows=16, text_bytes=60_000_000,
+    lengths=(512, 1024, 2048, 4096, 8192, 16_384, 32_768),
 )  # fmt: skip
 QUICK = Plan(
     model=MODEL | {
         "vocab_size": 512, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
         "num_key_value_heads": 1, "head_dim": 16, "num_experts": 4,
     },
-    contexts=(64, 128, 256), steps=(6, 2, 2), batch=256, pairs=4, documents=2, windows=4, text_bytes=300_000,
-    lengths=(32, 64, 128, 256),
+    contexts=(64, 128, 256), steps=(6, 2, 2), batch=256, stage_batch=256, tasks=(16, 64), pairs=4, documents=2,
+    windows=4, text_bytes=300_000, lengths=(32, 64, 128, 256),
 )  # fmt: skip
 
 
@@ -105,14 +108,15 @@ def _is_text(content: bytes) -> bool:
 
 
 def sections(plan: Plan, out: Path, seed: int, device: str) -> dict[str, dict[str, Any]]:
-    """Pre-training: text, and tasks of a quarter of the context and of all of it."""
+    """Pre-training: text, and tasks of several lengths."""
     context = plan.contexts[0]
     long, short = str((out / "text" / "long").absolute()), str((out / "text" / "short").absolute())
     return {
         "model": dict(plan.model) | {"max_position_embeddings": context, "rope_theta": THETA},
         "data": {
-            "sources": [short, long, task(context // 4), task(context), f"tasks:copy:length={context}"],
-            "weights": [0.3, 0.15, 0.2, 0.2, 0.15], "join": [long], "validation_fraction": 0.1,
+            "sources": [short, long, *(task(length) for length in plan.tasks), task(plan.tasks[0], "copy")],
+            "weights": [0.3, 0.15, *[0.45 / len(plan.tasks)] * len(plan.tasks), 0.1],
+            "join": [long], "validation_fraction": 0.1,
         },
         "training": {
             "steps": plan.steps[0], "seed": seed, "device": device, "sequence_length": context,
@@ -123,8 +127,9 @@ def sections(plan: Plan, out: Path, seed: int, device: str) -> dict[str, dict[st
     }  # fmt: skip
 
 
-def task(length: int) -> str:
-    return f"tasks:key_value:length={length},count=100000"
+def task(length: int, kind: str = "key_value") -> str:
+    """Answers alone are learnt: a loss on keys and values that nobody could know hid the lesson (pilot.csv)."""
+    return f"tasks:{kind}:length={length},count=100000,loss=answer"
 
 
 def stages(plan: Plan, out: Path, arm: str) -> list[dict[str, Any]]:
@@ -182,7 +187,10 @@ def seed_done(plan: Plan, out: Path, seed: int, device: str, deadline: float) ->
     for arm in plan.arms():
         began = time.perf_counter()
         own = {"data": {key: first["data"][key] for key in ("join", "validation_fraction")}}
-        own["training"] = first["training"] | {"steps": sum(plan.steps[1:]), "checkpoint_every": 0}
+        own["training"] = first["training"] | {
+            "steps": sum(plan.steps[1:]), "checkpoint_every": 0, "global_batch_tokens": plan.stage_batch,
+            "micro_batch_size": plan.stage_batch // plan.contexts[0],
+        }  # fmt: skip
         own["data"]["sources"] = first["data"]["sources"][:1]  # each stage has its own
         taken = take_over(own, run)
         settings = RunSettings.from_sections(taken | {"stages": stages(plan, out, arm)})

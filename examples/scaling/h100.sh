@@ -8,7 +8,7 @@
 #   bash examples/scaling/h100.sh runs/h100
 #   bash examples/scaling/h100_law.sh runs/h100
 #
-# Stopped at any time, the same command goes on: what ended is not run again. WORKERS cells of each lane share the GPUs.
+# Stopped at any time, the same command goes on: what ended is not run again. ONLY=tune stops before the sweep. WORKERS cells of each lane share the GPUs.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 dir=$(realpath "$1")
@@ -74,6 +74,7 @@ main() {
             --no-estimate "${extra[@]}" > "$dir/prepare.log" 2>&1 || exit 1
         tune
     }
+    [ "${ONLY:-}" = tune ] && exit # to look at rates.txt, and perhaps to change rules.txt, before the sweep
     mapfile -t rules < "$dir/rules.txt"
     extra+=("${rules[@]}")
     { # the larger budgets beside the smaller ones, so that the GPU is never short of work
