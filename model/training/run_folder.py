@@ -182,8 +182,8 @@ def record_layout(folder: Path, model: HunyuanConfig, layout: Layout | None, ste
     if not names or turns[0] == turns[1]:
         return ""
     return (
-        f"micro-batches that are routed as one: {turns[1]} from here on, {turns[0]} before, because {' and '.join(names)} = "
-        "global goes by the processes; the run goes on, with other numbers than it would have had with as many"
+        f"micro-batches that are routed as one: {turns[1]} from here on, {turns[0]} before, because what is global "
+        f"({', '.join(names)}) goes by the processes; the run goes on, with other numbers than it would have had with as many"
     )
 
 

@@ -20,7 +20,7 @@ from model.training.step import TrainStep
 from model.training.task import MicroBatch
 from model.transformer import Hunyuan, Output
 
-STEPS, ROWS, TOKENS = 8, 2, 16
+ROWS, TOKENS = 2, 16
 CPU = torch.device("cpu")
 SHAPE: dict[str, Any] = {
     "vocab_size": 61, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -35,6 +35,7 @@ class Case:
     model: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     micro_batches: int = 4
+    steps: int = 8
     together: int = 1  # so many of them are one micro-batch of the trainer's
 
     @property
@@ -116,7 +117,9 @@ def _record(step: TrainStep, parameters: dict[str, Any], settings: RunSettings) 
         apply()
 
     optimizer.step = applied  # type: ignore[method-assign]
-    for number, rate in zip(range(STEPS), itertools.cycle([settings.training.learning_rate]), strict=False):
+    for number, rate in zip(
+        range(step.task.case.steps), itertools.cycle([settings.training.learning_rate]), strict=False
+    ):
         result = step(number, rate).result()
         recorded.numbers.append((result.loss, result.aux_loss, result.grad_norm))
         recorded.noise.append(result.noise)

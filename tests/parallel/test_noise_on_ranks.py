@@ -1,4 +1,4 @@
-"""training.measure_noise_scale on ranks: signal and noise of eight steps are those of one process."""
+"""training.measure_noise_scale on ranks: signal and noise of two steps are those of one process."""
 
 import pytest
 import torch
@@ -11,8 +11,8 @@ from model.training.held import check_shared
 
 MEASURED = {"measure_noise_scale": True}
 CASES = {
-    "recomputed": Case({"moe_routing": "recycle", "moe_topk": 2}, MEASURED | {"recompute": True}),
-    "dense": Case({"num_experts": 1, "num_shared_expert": 0, "moe_topk": 1}, MEASURED),
+    "recomputed": Case({"moe_routing": "recycle", "moe_topk": 2}, MEASURED | {"recompute": True}, steps=2),
+    "dense": Case({"num_experts": 1, "num_shared_expert": 0, "moe_topk": 1}, MEASURED, steps=2),
 }
 
 

@@ -4,6 +4,8 @@ import dataclasses
 import itertools
 import json
 from collections import Counter
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +13,12 @@ import torch.distributed as dist
 from steps import Case, alone, on_ranks
 from test_steps import assert_alike
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from model.moe.losses import load_balance_loss
 from model.moe.place_keys import place_keys, routing_key
 from model.moe.router import Routing, Scope, drop, recycle, route
+from model.parallel import places
 from model.parallel.layout import Layout
 from model.parallel.places import RoutingGroup
 from model.parallel.sequence import SequenceGroup, part_of
@@ -102,9 +106,9 @@ CASES = {
     ids=["drop", "recycle top-2", "drop top-3", "recycle"],
 )
 def test_ranks_train_as_one_process_with_larger_micro_batches(ranks, name, layout):
-    """Losses, norms, counts and every gradient of eight steps, with two micro-batches accumulated where dp is 2."""
+    """Losses, norms, counts and every gradient of three steps, with two micro-batches accumulated where dp is 2."""
     model, training = CASES[name]
-    case = Case(model | BOTH, training)
+    case = Case(model | BOTH, training, steps=3)
     one = alone(dataclasses.replace(case, together=layout.data_parallel))
     assert_alike(ranks(layout.processes).run(on_ranks, case, layout), one)
     assert one.numbers != alone(case).numbers
@@ -128,8 +132,7 @@ def exchanged(rank: int, recompute: bool) -> Counter[str]:
             patch.setattr(
                 RoutingGroup, name, lambda self, x, name=name, was=was: (found.update([name]), was(self, x))[1]
             )
-        patch.setattr("steps.STEPS", 1)
-        on_ranks(rank, Case(model, {"recompute": recompute}, micro_batches=2), Layout(processes=2))
+        on_ranks(rank, Case(model, {"recompute": recompute}, micro_batches=2, steps=1), Layout(processes=2))
     return found
 
 
@@ -137,6 +140,22 @@ def test_counts_are_exchanged_once_a_layer_and_once_more_when_it_is_recomputed(r
     for recompute in (False, True):
         expected = Counter(dict.fromkeys(("all_chunks", "sum"), 3 * (1 + recompute)))
         assert ranks(2).run(exchanged, recompute) == [expected, expected]
+
+
+def test_the_host_reads_no_count(monkeypatch):
+    """Tensors without values: whatever waits for one of a device raises."""
+    monkeypatch.setattr(places, "all_gather", lambda *_, **__: None)
+    monkeypatch.setattr(dist, "all_reduce", lambda *_, **__: None)
+    group: Any = SimpleNamespace(size=lambda: 4, rank=lambda: 3)
+    sequence: Any = SimpleNamespace(processes=2, process=1, sequences=3)
+    for scope in (RoutingGroup(group, None), RoutingGroup(group, sequence)):
+        with FakeTensorMode():
+            keys = place_keys(routing_key(0), 1, EXPERTS * 40)[0]
+            logits = torch.randn(48, EXPERTS, requires_grad=True)
+            routing = route(logits, 2, policy="recycle", capacity=40, place_keys=keys, scope=scope)
+            assert load_balance_loss(routing, scope).requires_grad
+            with pytest.raises(RuntimeError):
+                int(routing.dropped)
 
 
 def test_going_on_with_other_processes_is_recorded_and_told_where_it_matters(tmp_path):
