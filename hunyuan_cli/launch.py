@@ -1,6 +1,7 @@
 """Starts the processes of one command on this machine, and ends with them: torch's elastic agent, inside the command.
 
     status = launch(4, ["train", "--processes", "4", ...], restarts=2, go_on=...)
+    status, failure = start("hunyuan_cli.a_module", 4, [...])                       once, and nothing is said
 
 A signal goes to every process, each of which stops where nothing is lost; the status is then 128 and its number. Of a failure
 one sentence is said. Where all are started again, it is with a new agent: what the old one keeps would lead them astray.
@@ -30,12 +31,9 @@ def launch(processes: int, arguments: list[str], *, restarts: int, go_on: Callab
     They are started again up to `restarts` times, unless the failure would come again at once. `go_on` says how the run goes
     on: by itself (True), or with which command.
     """
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what is said there is said here as well
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SAVING)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     for restart in range(restarts + 1):
         os.environ[failures.RESTARTS] = str(restart)
-        status, failure = _start(processes, arguments)
+        status, failure = start("hunyuan_cli", processes, arguments)
         if failure is None:
             return status
         if restart == restarts or failure.kind in ("mistake", "final") or status != 1:
@@ -45,12 +43,17 @@ def launch(processes: int, arguments: list[str], *, restarts: int, go_on: Callab
     raise AssertionError("unreachable")
 
 
-def _start(processes: int, arguments: list[str]) -> "tuple[int, Failure | None]":
-    """Starts all and waits for them: the status, and what made them fail."""
+def start(module: str, processes: int, arguments: list[str]) -> "tuple[int, Failure | None]":
+    """Starts `python -m MODULE ARGUMENTS` in all and waits for them: the status, and what made them fail."""
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what is said there is said here as well
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SAVING)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -65,7 +68,7 @@ def _start(processes: int, arguments: list[str]) -> "tuple[int, Failure | None]"
         place = Path(folder, "failure.json")
         os.environ[failures.FILE] = str(place)
         try:
-            elastic_launch(config, sys.executable)("-m", "hunyuan_cli", *arguments)
+            elastic_launch(config, sys.executable)("-m", module, *arguments)
         except SignalException as stopped:
             failure = failures.read(place, {})
             # Those that are stopped at once, without saving, die before each other's eyes.

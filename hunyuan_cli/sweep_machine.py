@@ -14,12 +14,13 @@ CELL, MEASURE = "hunyuan_cli.sweep_cell", "hunyuan_cli.sweep_measure"
 
 @dataclass(frozen=True)
 class Machine:
-    """Where the cells run, how many at a time, and with how many threads each."""
+    """Where the cells run, how many at a time, and of how many processes with how many threads."""
 
     engine: "Callable[[], Engine]"
     where: str  # in words
     workers: int
     threads: int
+    processes: int  # of a cell
     gpus: list[str]
     here: bool  # whether a measurement on this machine says anything
 
@@ -32,13 +33,17 @@ class Machine:
             module=MEASURE,
             workers=self.workers,
             threads=self.threads,
+            processes=self.processes,
             gpus=self.gpus,
             processors=engines.cores(),
         )
 
 
-def machine_of(name: str, address: str | None, plan: "SweepPlan", workers: int, threads: int, cells: int) -> Machine:
+def machine_of(
+    name: str, address: str | None, plan: "SweepPlan", *, workers: int, threads: int, processes: int, cells: int
+) -> Machine:
     """The machine of --engine `name`; zero workers and threads are shared out here, or by the cluster at `address`."""
+    from model.errors import ConfigError
     from model.sweep import engines
 
     device = plan.training["device"]
@@ -47,14 +52,25 @@ def machine_of(name: str, address: str | None, plan: "SweepPlan", workers: int, 
 
         require_ray()
     gpus = [] if address else engines.visible_gpus(device)
+    if 0 < len(gpus) < processes:
+        raise ConfigError([
+            f"--cell-processes is {processes} and each takes a GPU, of which there are {len(gpus)}: give as many at most, "
+            "or --device cpu"
+        ])  # fmt: skip
     if not address:
-        workers, threads = engines.share_out(workers, threads, len(gpus), engines.cores(), cells)
+        workers, threads = engines.share_out(workers, threads, len(gpus), engines.cores(), cells, processes)
+    here = not address
+    each = f", {processes} processes each" if processes > 1 else ""
     if name == "ray":
         where = f"on the Ray cluster at {address}" if address else f"on a local Ray cluster, {workers} at a time"
-        uses_gpu = device == "cuda" or bool(gpus)
+        kind = device if address or gpus else "cpu"
         return Machine(
-            lambda: RayEngine(CELL, workers, threads, uses_gpu, address), where, workers, threads, gpus, not address
-        )
+            lambda: RayEngine(CELL, workers, threads, kind, address, processes),
+            where + each, workers, threads, processes, gpus, here,
+        )  # fmt: skip
     on = f"{len(gpus)} GPU{'s'[: len(gpus) > 1]}" if gpus else "the processor"
-    where = f"on {on}, {workers} at a time, {threads} thread{'s'[: threads > 1]} each"
-    return Machine(lambda: engines.LocalEngine(CELL, workers, threads, gpus), where, workers, threads, gpus, True)
+    where = f"on {on}, {workers} at a time{each}, {threads} thread{'s'[: threads > 1]} each"
+    return Machine(
+        lambda: engines.LocalEngine(CELL, workers, threads, gpus, processes),
+        where, workers, threads, processes, gpus, here,
+    )  # fmt: skip

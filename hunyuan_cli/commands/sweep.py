@@ -11,6 +11,7 @@ from hunyuan_cli.options.common import Format, OptionalDevice, Output
 from hunyuan_cli.options.sweep import (
     Address,
     Budgets,
+    CellProcesses,
     Data,
     DryRun,
     EngineName,
@@ -52,6 +53,7 @@ def sweep(
     device: OptionalDevice = None,
     workers: Workers = 0,
     threads: Threads = 0,
+    cell_processes: CellProcesses = 1,
     engine: EngineName = "local",
     address: Address = None,
     dry_run: DryRun = False,
@@ -77,8 +79,6 @@ def sweep(
 
     if address is not None and engine != "ray":
         raise typer.BadParameter("--address is that of a Ray cluster: add --engine ray")
-    if address is not None and device in (None, "auto"):
-        raise typer.BadParameter("what a cluster at --address has is not seen from here: add --device cuda or cpu")
     options: dict[str, Any] = {
         "budgets": numbers(budgets),
         "sizes": names(sizes),
@@ -89,7 +89,14 @@ def sweep(
         options |= read_rates(rates).sweep_rules()
     sections: dict[str, dict[str, Any]] = {"sweep": options, "data": {"sources": data}, "training": {"device": device}}
     grid = Sweep(out, chosen_plan(plan or out / "plan.toml", sections, settings))
-    machine = machine_of(engine, address, grid.plan, workers, threads, len(grid.todo(retry_failed)))
+    todo = grid.todo(retry_failed)
+    if cell_processes > 1:
+        from model.sweep.shared import check_processes
+
+        check_processes(todo, cell_processes)
+    machine = machine_of(
+        engine, address, grid.plan, workers=workers, threads=threads, processes=cell_processes, cells=len(todo)
+    )
     if dry_run:
         rows, expected = _look_ahead(grid, machine, retry_failed, no_estimate, quiet, show=False)
         emit_grid(rows, expected, format, output)
@@ -106,7 +113,9 @@ def sweep(
                 order=lambda cell: -seconds.get(cell.id, float(cell.flops)),  # or a worker is left with a long cell alone
             )  # fmt: skip
     again = ["hunyuan", "sweep", "--out", str(out)]  # the folder has the plan, options and all
-    for name, value in {"--engine": engine, "--address": address, "--workers": workers, "--threads": threads}.items():
+    given = {"--engine": engine, "--address": address, "--workers": workers, "--threads": threads}
+    given |= {"--cell-processes": cell_processes if cell_processes > 1 else 0}
+    for name, value in given.items():
         again += [name, str(value)] if value and value != "local" else []
     _report(grid, shlex.join(again), whole, format, output)
 

@@ -45,7 +45,16 @@ Set = Annotated[
 Workers = Annotated[
     int, typer.Option("--workers", min=0, help="Cells at a time; several may share a GPU. 0: by the machine.")
 ]
-Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads of each cell; 0: the processors shared out.")]
+Threads = Annotated[
+    int, typer.Option("--threads", min=0, help="Threads of each process of a cell; 0: the processors shared out.")
+]
+CellProcesses = Annotated[
+    int,
+    typer.Option(
+        "--cell-processes", metavar="N", min=1,
+        help="Train each cell as hunyuan train --processes N does, with N GPUs of its own where there are any.",
+    ),
+]  # fmt: skip
 EngineName = Annotated[
     Literal["local", "ray"],
     typer.Option(

@@ -107,7 +107,7 @@ class Layout:
         elif num_experts and num_experts % parallel:
             problems.append(
                 f"--expert-parallel is {parallel} and must divide the {num_experts} experts: "
-                f"{_one_of(d for d in divisors(num_experts) if self.processes % d == 0)} fit {self.processes} processes"
+                f"{one_of(d for d in divisors(num_experts) if self.processes % d == 0)} fit {self.processes} processes"
             )
         elif num_experts and self.expert_shard_dim(num_experts) == 1:
             problems += [
@@ -120,7 +120,7 @@ class Layout:
             least = turns * -(-micro_batches // turns)
             problems.append(
                 f"a step has {micro_batches} micro-batches, which {turns} processes cannot take in equal turns: "
-                f"{_one_of(d * self.context_parallel for d in divisors(micro_batches))} processes fit, or lower "
+                f"{one_of(d * self.context_parallel for d in divisors(micro_batches))} processes fit, or lower "
                 f"training.micro_batch_size or raise training.global_batch_tokens to have {least} micro-batches"
             )
         if sequence_length is not None and self.context_parallel > 1 and sequence_length % (2 * self.context_parallel):
@@ -159,16 +159,17 @@ def _problems(layout: Layout) -> Iterator[str]:
     yield from (f"{name} is {size}: it must be 1 or more" for name, size in wrong.items())
     if wrong:
         return
-    fits = _one_of(divisors(layout.processes))
+    fits = one_of(divisors(layout.processes))
     apart = {name: size for name, size in sizes.items() if layout.processes % size}
     yield from (f"{name} is {size} and must divide the {layout.processes} processes: {fits} fit"
                 for name, size in apart.items())  # fmt: skip
     parallel, shard = layout.expert_parallel, layout.shard
     if not apart and shard % parallel and parallel % shard:
         good = (d for d in divisors(layout.processes) if d % parallel == 0 or parallel % d == 0)
-        yield f"--shard is {shard} and --expert-parallel {parallel}: one must divide the other; {_one_of(good)} fit as --shard"
+        yield f"--shard is {shard} and --expert-parallel {parallel}: one must divide the other; {one_of(good)} fit as --shard"
 
 
-def _one_of(sizes: Iterator[int] | list[int]) -> str:
+def one_of(sizes: Iterator[int] | list[int]) -> str:
+    """The sizes in order, as a sentence lists them."""
     found = sorted(set(sizes))
     return ", ".join(map(str, found[:-1])) + f" and {found[-1]}" if len(found) > 1 else f"only {found[0]}"

@@ -3,8 +3,9 @@
 LocalEngine shares out the processor's threads, or the visible GPUs in turn; several workers may have one GPU, which is
 the normal case for small models. model/sweep/ray_engine.py has the other.
 
-Each cell is a process of the `module` that an engine is given: python -m MODULE FOLDER --threads N --parent PID, with the exit
-statuses of model/sweep/cell.py. The command line has that module, hunyuan_cli/sweep_cell.py.
+Each cell is a process of the `module` that an engine is given: python -m MODULE FOLDER --processes M --threads N --parent PID,
+with the exit statuses of model/sweep/cell.py. It trains in M processes of N threads, on as many GPUs. The command line has
+that module, hunyuan_cli/sweep_cell.py.
 """
 
 import os
@@ -54,13 +55,14 @@ class Engine(Protocol):
 
 
 def launch(
-    module: str, folder: Path, threads: int, environment: dict[str, str] | None = None
+    module: str, folder: Path, threads: int, environment: dict[str, str] | None = None, processes: int = 1
 ) -> subprocess.Popen[bytes]:
     """Starts the process of one cell, which ends when this process does; to be called in its main thread.
 
     (Linux sends the signal of a parent's death when the thread that started the child is over.)
     """
-    arguments = [str(folder.absolute()), "--threads", str(threads), "--parent", str(os.getpid())]
+    how = {"--processes": processes, "--threads": threads, "--parent": os.getpid()}
+    arguments = [str(folder.absolute()), *(word for name, value in how.items() for word in (name, str(value)))]
     return module_process(module, arguments, folder / LOG, threads, environment)
 
 
@@ -91,10 +93,17 @@ def last_words(folder: Path) -> str:
 
 
 class LocalEngine:
-    """Processes of this machine, `workers` at a time with `threads` each, on the visible GPUs in turn where there are any."""
+    """Cells of `processes` processes of this machine, `workers` at a time, on the visible GPUs in turn where there are any.
 
-    def __init__(self, module: str, workers: int, threads: int, gpus: list[str] | None = None) -> None:
-        self.module, self.places, self.threads, self.gpus = module, workers, threads, gpus or []
+    Each process has `threads` threads, or a GPU.
+    """
+
+    def __init__(
+        self, module: str, workers: int, threads: int, gpus: list[str] | None = None, processes: int = 1
+    ) -> None:
+        self.module, self.places, self.threads, self.processes = module, workers, threads, processes
+        names = gpus or []
+        self.gpus = [",".join(names[at : at + processes]) for at in range(0, len(names) - processes + 1, processes)]
         self._processes: dict[int, tuple[str, Path, subprocess.Popen[bytes]]] = {}  # by place
 
     @property
@@ -104,7 +113,7 @@ class LocalEngine:
     def start(self, id: str, folder: Path) -> None:
         place = next(place for place in range(self.places) if place not in self._processes)
         gpu = {"CUDA_VISIBLE_DEVICES": self.gpus[place % len(self.gpus)]} if self.gpus else {}
-        self._processes[place] = id, folder, launch(self.module, folder, self.threads, gpu)
+        self._processes[place] = id, folder, launch(self.module, folder, self.threads, gpu, self.processes)
 
     def ended(self) -> list[Ended]:
         over = []
@@ -147,10 +156,12 @@ def visible_gpus(device: str) -> list[str]:
     return named[:count] if named else [str(index) for index in range(count)]
 
 
-def share_out(workers: int, threads: int, gpus: int, processors: int, cells: int) -> tuple[int, int]:
-    """Workers and threads of each, where 0 means: a worker for each GPU, else each processor, but no more than cells.
+def share_out(
+    workers: int, threads: int, gpus: int, processors: int, cells: int, processes: int = 1
+) -> tuple[int, int]:
+    """Workers and threads of a process, where 0 means: a process for each GPU, else each processor, but no more than cells.
 
     One thread a cell does the most work: small models hardly gain by a second, and lose much where processors are taken.
     """
-    chosen = workers or max(1, min(gpus or processors, cells))
-    return chosen, threads or max(1, processors // chosen)
+    chosen = workers or max(1, min((gpus or processors) // processes, cells))
+    return chosen, threads or max(1, processors // (chosen * processes))

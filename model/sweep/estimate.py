@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +47,26 @@ class Estimate:
 
 
 def estimate(
-    cells: Sequence[Cell], *, module: str, workers: int, threads: int, gpus: list[str], processors: int
+    cells: Sequence[Cell],
+    *,
+    module: str,
+    workers: int,
+    threads: int,
+    gpus: list[str],
+    processors: int,
+    processes: int = 1,
 ) -> Estimate | None:
-    """Measures, and schedules the cells on the workers, longest first; None when the measurement failed."""
+    """Measures, and schedules the cells on the workers, longest first; None when the measurement failed.
+
+    One process is measured. Of `processes` to a cell each does its part, and what they exchange is not counted.
+    """
     if not cells:
         return Estimate({}, 0.0)
     by_size = sorted(cells, key=lambda cell: cell.activated)
     ends = [by_size[0]] if by_size[0].activated == by_size[-1].activated else [by_size[0], by_size[-1]]
     with tempfile.TemporaryDirectory() as folder:
         job, out = Path(folder, "job.json"), Path(folder, "out.json")
-        runs = [cell.settings.to_toml() for cell in ends]
+        runs = [_one_rank(cell.settings, processes).to_toml() for cell in ends]
         job.write_text(json.dumps({"runs": runs, "threads": threads, "seconds": MEASURE_SECONDS}), encoding="utf-8")
         gpu = {"CUDA_VISIBLE_DEVICES": gpus[0]} if gpus else {}
         process = module_process(module, [str(job), str(out)], Path(folder, "log"), threads, gpu)
@@ -68,11 +78,20 @@ def estimate(
         finally:
             process.kill()
             process.wait()
-    crowding = workers * threads / processors
+    busy = workers * processes
+    crowding = busy * threads / processors
     if gpus:
-        crowding = max(workers / processors, math.ceil(workers / len(gpus)) * speeds[0].busy)
-    seconds = {cell.id: seconds_alone(cell, speeds) * max(1.0, crowding) + START_SECONDS for cell in cells}
+        crowding = max(busy / processors, math.ceil(busy / len(gpus)) * speeds[0].busy)
+    alone = {cell.id: seconds_alone(cell, speeds) / processes for cell in cells}
+    seconds = {id: each * max(1.0, crowding) + START_SECONDS for id, each in alone.items()}
     return Estimate(seconds, makespan(list(seconds.values()), workers))
+
+
+def _one_rank(settings: RunSettings, processes: int) -> RunSettings:
+    """The settings with which one process computes as each of several does: without a recorded step."""
+    if processes == 1:
+        return settings
+    return replace(settings, training=replace(settings.training, graph=False))
 
 
 def seconds_alone(cell: Cell, speeds: Sequence[Speed]) -> float:

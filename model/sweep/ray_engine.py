@@ -3,6 +3,10 @@
 Each task starts the same process as the local engine does, so that the numbers are the same at equal threads. The machines
 of a real cluster need this package, the sweep's folder and the text under the same paths (a shared file system). Asked to
 stop, a task finds the file `stop` in its cell's folder.
+
+Ray counts the GPUs of tasks that ask for them; from others its older versions hide all GPUs, its newer ones none. So they are
+asked for where the cluster has any, whatever the machine has that starts the sweep, and what device `auto` is each cell finds
+where it runs.
 """
 
 import importlib.util
@@ -10,7 +14,7 @@ import logging
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +32,9 @@ def require_ray() -> None:
         raise MissingExtraError("ray", "sweep", "--engine ray")
 
 
-def run_task(module: str, folder: str, threads: int, environment: dict[str, str]) -> int:
+def run_task(module: str, folder: str, threads: int, environment: dict[str, str], processes: int) -> int:
     """The exit status of a cell's process; runs on the cluster."""
-    stop, process = Path(folder, STOP), launch(module, Path(folder), threads, environment)
+    stop, process = Path(folder, STOP), launch(module, Path(folder), threads, environment, processes)
     asked = False
     try:
         while True:
@@ -45,40 +49,71 @@ def run_task(module: str, folder: str, threads: int, environment: dict[str, str]
         process.wait()
 
 
-def _own_task() -> Callable[[str, str, int, dict[str, str]], int]:
+def _own_task() -> Callable[[str, str, int, dict[str, str], int], int]:
     """run_task as a function that Ray sends whole: its workers look for modules in the driver's folder first, and a user may
     have a model.py there."""
     root = str(Path(model.__file__).parents[1])
 
-    def task(module: str, folder: str, threads: int, environment: dict[str, str]) -> int:
+    def task(module: str, folder: str, threads: int, environment: dict[str, str], processes: int) -> int:
         import sys
 
         sys.path.insert(0, root)
         from model.sweep.ray_engine import run_task
 
-        return run_task(module, folder, threads, environment)
+        return run_task(module, folder, threads, environment, processes)
 
     return task
 
 
+def resources(
+    machines: Sequence[Mapping[str, float]], device: str, workers: int, threads: int, processes: int
+) -> tuple[dict[str, Any], int]:
+    """What a task asks of its machine, and how many such tasks the machines have room for.
+
+    `machines` have so many CPU and GPU each. HunyuanError where no machine can ever have a task.
+    """
+    gpus = sum(int(machine.get("GPU", 0)) for machine in machines) if device != "cpu" else 0
+    if device == "cuda" and not gpus:
+        raise HunyuanError("the Ray cluster has no GPU: use --device cpu, or another --address")
+    asked: dict[str, Any] = {"num_cpus": threads * processes}
+    kinds = {"num_cpus": ("CPU", "processors", "--threads")}
+    if gpus:
+        asked["num_gpus"] = processes if processes > 1 else 1 / max(1, -(-workers // gpus))
+        kinds["num_gpus"] = ("GPU", "GPUs", "--cell-processes")
+    for name, (key, word, option) in kinds.items():
+        most = max((int(machine.get(key, 0)) for machine in machines), default=0)
+        if asked[name] > most:
+            raise HunyuanError(
+                f"a cell takes {asked[name]:g} {word} of one machine, and none of the Ray cluster has more than {most}: "
+                f"lower {option}"
+            )
+    rooms = [min(int(machine.get(key, 0) / asked[name]) for name, (key, _, _) in kinds.items()) for machine in machines]
+    return asked, sum(rooms)
+
+
 class RayEngine:
-    """Tasks of `threads` processors each, and on GPUs of a share of one, `workers` at a time."""
+    """Tasks of `processes` processes, `workers` at a time; each process takes `threads` processors, or a GPU as well.
 
-    def __init__(self, module: str, workers: int, threads: int, uses_gpu: bool, address: str | None = None) -> None:
-        """Joins the cluster at `address`, or starts one here with room for workers x threads.
+    A task is always on one machine. Tasks of one process may share a GPU.
+    """
 
-        Zero workers are as many as the cluster has GPUs (or processors) for, zero threads one. HunyuanError when there is no
-        such cluster.
+    def __init__(
+        self, module: str, workers: int, threads: int, device: str, address: str | None = None, processes: int = 1
+    ) -> None:
+        """Joins the cluster at `address`, or starts one here with room for the workers.
+
+        Device `auto` takes GPUs where the cluster has any. Zero workers are as many as the cluster has GPUs (or processors)
+        for, zero threads one. HunyuanError when there is no such cluster, or none of its machines has room for a cell.
         """
         require_ray()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
         import ray
 
-        self.module, self.threads = module, threads or 1
+        self.module, self.threads, self.processes = module, threads or 1, processes
         self._started = not ray.is_initialized()
         if self._started:
             local: dict[str, Any] = (
-                {} if address else {"num_cpus": max(1, workers) * self.threads, "include_dashboard": False}
+                {} if address else {"num_cpus": max(1, workers) * processes * self.threads, "include_dashboard": False}
             )
             try:
                 ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
@@ -87,14 +122,14 @@ class RayEngine:
                 raise HunyuanError(
                     f"{where} ({' '.join(str(error).split())}): check --address, or use --engine local"
                 ) from error
-        there = ray.cluster_resources()
-        gpus = int(there.get("GPU", 0)) if uses_gpu else 0
-        if uses_gpu and not gpus:
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        try:
+            asked, room = resources(machines, device, workers, self.threads, processes)
+        except HunyuanError:
             self.close()
-            raise HunyuanError("the Ray cluster has no GPU: use --device cpu, or another --address")
-        self.places = workers or gpus or max(1, int(there.get("CPU", 1)) // self.threads)
-        share: dict[str, Any] = {"num_gpus": min(1.0, gpus / self.places)} if gpus else {}
-        self._task = ray.remote(max_retries=0, num_cpus=self.threads, **share)(_own_task())
+            raise
+        self.places = workers or room
+        self._task = ray.remote(max_retries=0, **asked)(_own_task())
         self._tasks: dict[Any, tuple[str, Path]] = {}
 
     @property
@@ -105,7 +140,8 @@ class RayEngine:
         folder = folder.absolute()
         (folder / STOP).unlink(missing_ok=True)
         passed = {name: os.environ[name] for name in ("HUNYUAN_CACHE", "XDG_CACHE_HOME") if name in os.environ}
-        self._tasks[self._task.remote(self.module, str(folder), self.threads, passed)] = id, folder
+        task = self._task.remote(self.module, str(folder), self.threads, passed, self.processes)
+        self._tasks[task] = id, folder
 
     def ended(self) -> list[Ended]:
         import ray

@@ -1,4 +1,4 @@
-"""Real sweeps of real processes: to the end, killed, interrupted, diverging, and through Ray, all with the same numbers."""
+"""Real sweeps of real processes: to the end, killed, interrupted, diverging, all with the same numbers."""
 
 import json
 import os
@@ -16,7 +16,6 @@ from model.sweep.cell import BUSY, run_cell
 from model.sweep.engines import LocalEngine
 from model.sweep.estimate import Speed, makespan, measure, seconds_alone
 from model.sweep.plan import SweepPlan
-from model.sweep.runner import Sweep
 
 pytestmark = pytest.mark.slow
 
@@ -217,8 +216,17 @@ def test_gpus_go_round(monkeypatch, tmp_path):
     for place in range(5):
         engine.start(str(place), tmp_path)
     assert [started[:3] for started in given] == [("a.module", tmp_path, 3)] * 5
-    assert [env["CUDA_VISIBLE_DEVICES"] for *_, env in given] == ["0", "MIG-7", "0", "MIG-7", "0"]
+    assert [env["CUDA_VISIBLE_DEVICES"] for *_, env, _ in given] == ["0", "MIG-7", "0", "MIG-7", "0"]
     assert engine.running == ["0", "1", "2", "3", "4"]
+
+
+def test_a_cell_of_several_processes_has_gpus_of_its_own(monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr("model.sweep.engines.launch", lambda *started: given.append(started[3:]))
+    engine = LocalEngine("a.module", workers=2, threads=3, gpus=list("34567"), processes=2)
+    for place in range(2):
+        engine.start(str(place), tmp_path)
+    assert given == [({"CUDA_VISIBLE_DEVICES": "3,4"}, 2), ({"CUDA_VISIBLE_DEVICES": "5,6"}, 2)]
 
 
 # --- the expected time ------------------------------------------------------------------------------------------------
@@ -247,66 +255,3 @@ def test_a_measurement_is_of_this_machine(home):
     speed = measure(first.settings, 0.2)
     assert 1e6 < speed.flops_per_second < 1e13 and 0 < speed.update_seconds < 5
     assert (speed.activated, speed.total, speed.busy) == (first.activated, first.total, 1.0)
-
-
-# --- Ray --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """A local Ray cluster of two processors, for this module."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield ray
-    ray.shutdown()
-
-
-class Told:
-    def __init__(self):
-        self.ends = {}
-
-    def started(self, cell):
-        pass
-
-    def ended(self, cell, row, note):
-        self.ends[cell.id] = row and row["status"]
-
-    def tick(self):
-        pass
-
-
-def test_ray_gives_the_same_numbers(cluster, plan_file, reference, tmp_path, capsys):
-    folder = tmp_path / "sweep"
-    command = ["sweep", str(plan_file()), "--out", str(folder), "--engine", "ray", *ONE_EACH]
-    assert main.run(command) == 0
-    assert results(folder) == results(reference[0])
-    assert "on a local Ray cluster, 2 at a time" in capsys.readouterr().err
-    assert cluster.is_initialized()  # what was there before stays
-
-
-def test_a_ray_sweep_that_is_stopped_saves(cluster, home, tmp_path):
-    from model.sweep.ray_engine import RayEngine
-
-    plan = sections(home)
-    plan["sweep"] |= {"budgets": [4e10], "sizes": ["ladder-64"]}
-    sweep, told = Sweep(tmp_path / "sweep", SweepPlan.from_sections(plan)), Told()
-    (only,) = sweep.cells
-    with sweep.held():
-        sweep.prepare()
-        engine = RayEngine("hunyuan_cli.sweep_cell", workers=1, threads=1, uses_gpu=False)
-        assert not sweep.run(engine, told, should_stop=lambda: sweep.progress(only).step >= 3)
-    assert told.ends == {only.id: None}
-    folder = sweep.cell_folder(only)
-    assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
-    assert list((folder / "checkpoints").glob("step-*")) and not (folder / "stop").exists()
-    assert sweep.status(only) == "interrupted"
-
-
-def test_without_ray_the_extra_is_named(plan_file, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert main.run(["sweep", str(plan_file()), "--out", str(tmp_path / "sweep"), "--engine", "ray"]) == 1
-    said = "error: --engine ray needs the package 'ray': install it with pip install 'hunyuan[sweep]'\n"
-    assert capsys.readouterr().err == said
-    assert not (tmp_path / "sweep").exists()
