@@ -165,9 +165,7 @@ def test_going_on_with_other_processes_is_recorded_and_told_where_it_matters(tmp
     assert record_layout(tmp_path, both, None, 3) == "" and record.read_text() == "{}"
     two, shared = Layout(processes=2), Layout(processes=2, context_parallel=2)
     said = record_layout(tmp_path, both, two, 3)
-    assert said.startswith(
-        "micro-batches that are routed as one: 2 from here on, 1 before, because model.capacity_scope and"
-    )
+    assert said.startswith("micro-batches that are routed as one: 2 from here on, 1 before, because what is global")
     assert record_layout(tmp_path, both, two, 4) == ""
     assert "1 from here on, 2 before" in record_layout(tmp_path, both, shared, 5)
     assert record_layout(tmp_path, apart, two, 6) == ""
