@@ -53,9 +53,13 @@ def write(failure: "Failure") -> None:
     """Leaves a failure for the launcher; the first one stays."""
     place = Path(os.environ[FILE])
     aside = place.with_name(f"{os.getpid()}.json")
-    with suppress(OSError):  # where it cannot be written, the launcher says with which status the process ended
+    try:
         aside.write_text(json.dumps(dataclasses.asdict(failure)), encoding="utf-8")
         os.link(aside, place)
+    except OSError:  # where it cannot be written, the launcher says with which status the process ended
+        pass
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def before_meeting(error: Exception, arguments: list[str]) -> "Failure":

@@ -159,20 +159,22 @@ def _run(
     from hunyuan_cli.views.training import run_reporter
     from model.parallel.agree import of_first
     from model.training import run_folder
-    from model.training.events import Silent
+    from model.training.events import Reporter, Silent
     from model.training.pretraining import pretrain
 
+    reporter: Reporter = Silent()
     with ExitStack() as stack:
+        # When a process has failed, its launcher ends the others by SIGTERM: they have something else to say.
+        noted = (signal.SIGINT, signal.SIGTERM) if join is None else (signal.SIGINT,)
+        stop = stack.enter_context(stop_on_signal(lambda message: reporter.note(message), FINISH_STEP, noted=noted))
         ranks = None
         if join is not None:
             words = partial(sentence, arguments=sys.argv[1:])
             ranks = stack.enter_context(join(tell=teller(words, lambda: _going_on(out, command))))
             out = Path(of_first(ranks, str(out)))
         first = ranks is None or ranks.is_first
-        reporter = stack.enter_context(run_reporter(quiet, tensorboard)) if first else Silent()
-        # The launcher ends the others by SIGTERM when a process has failed, of which something else is to be said.
-        noted = (signal.SIGINT,) if ranks is not None else (signal.SIGINT, signal.SIGTERM)
-        stop = stack.enter_context(stop_on_signal(reporter.note, FINISH_STEP, noted=noted))
+        if first:
+            reporter = stack.enter_context(run_reporter(quiet, tensorboard))
         progress = data_progress(reporter.note) if first and not quiet else None
         summary = pretrain(out, settings, reporter, resume=resume, should_stop=stop, progress=progress, ranks=ranks)
     if not first:

@@ -35,7 +35,7 @@ GRACE_SECONDS = 5.0  # that a process has to end by itself after a failure
 START_SECONDS = 900.0  # without progress while the run begins or files are read and written
 
 _FAILURE = "failure"
-_ROOT = str(Path(__file__).parents[2]) + os.sep
+_PACKAGE = Path(__file__).parents[1]
 _WAITS = tuple(f"{os.sep}torch{os.sep}{part}{os.sep}" for part in ("distributed", "cuda"))  # for others, or for the GPU
 
 
@@ -107,6 +107,11 @@ class Watch(threading.Thread):
             threading.Lock(),
         )
 
+    def start(self) -> None:
+        """Says who the process is, before it can come to harm among the others."""
+        self._say()
+        super().start()
+
     def mark(self, quick: bool | None = None) -> None:
         """The process has got on; `quick` says whether what it does next should not take long."""
         self._own.marks += 1
@@ -169,8 +174,8 @@ class Watch(threading.Thread):
         while frame is not None:
             name = frame.f_code.co_filename
             self._own.waits |= any(part in name for part in _WAITS)
-            if not self._own.where and name.startswith(_ROOT):
-                self._own.where = f"{name.removeprefix(_ROOT)}, line {frame.f_lineno}"
+            if not self._own.where and name.startswith(f"{_PACKAGE}{os.sep}"):
+                self._own.where = f"{Path(name).relative_to(_PACKAGE.parent)}, line {frame.f_lineno}"
             frame = frame.f_back
         self._store.set(f"state/{self.rank}", json.dumps(dataclasses.asdict(self._own)))
 
@@ -208,12 +213,14 @@ class Watch(threading.Thread):
             limit = self._hang_seconds if self._own.quick else self._start_seconds
             is_silent = 0 in at_work and now - at_work[0].beat > limit
             return (0, f"gave no sign of life for {limit:.0f} s") if is_silent else None
-        limit = self._hang_seconds if all(seen.state.quick for seen in at_work.values()) else self._start_seconds
+        silence = min(SILENT_SECONDS, self._hang_seconds / 2)
+        silent = {other: seen for other, seen in at_work.items() if now - seen.beat > silence}
+        quick = all(seen.state.quick for other, seen in at_work.items() if other not in silent)
+        limit = self._hang_seconds if quick else self._start_seconds
         if not at_work or now - max(seen.mark for seen in at_work.values()) < limit:
             return None
-        for other, seen in at_work.items():
-            if now - seen.beat > min(SILENT_SECONDS, limit / 2):
-                return other, f"gave no sign of life for {now - seen.beat:.0f} s"
+        for other, seen in silent.items():
+            return other, f"gave no sign of life for {now - seen.beat:.0f} s"
         busy = {other: seen for other, seen in at_work.items() if not seen.state.waits} or at_work
         other = min(busy, key=lambda rank: busy[rank].state.marks)
         where = f" (at {busy[other].state.where})" if busy[other].state.where else ""

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from hunyuan_cli import main
+from hunyuan_cli import failures, main
 
 ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "tests" / "training" / "tiny.toml")
@@ -57,26 +59,55 @@ def test_another_number_than_torchrun_started_is_told(
 
 
 @pytest.mark.slow
-def test_a_signal_saves_once_and_says_how_to_go_on(tmp_path: Path) -> None:
-    """SIGTERM to the command alone; every rank finishes the step, one sentence says how to go on."""
+def test_a_dead_rank_is_started_again_and_a_signal_saves_once_and_says_how_to_go_on(tmp_path: Path) -> None:
+    """SIGKILL to a rank, then SIGTERM to the command alone: every rank finishes the step, one sentence says how to go on."""
     text, run = tmp_path / "text.txt", tmp_path / "run"
     text.write_text("the quick brown fox jumps over the lazy dog " * 800)
     command = [sys.executable, "-m", "hunyuan_cli", "train", "--out", str(run)]
     fresh = ["--config", TINY, "--data", str(text), "--set", f"data.cache_dir={tmp_path / 'cache'}", "--steps", "4000"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     child = subprocess.Popen(
-        [*command, *fresh, "--processes", "2", "--expert-parallel", "2"],
+        [*command, *fresh, "--processes", "2", "--expert-parallel", "2", "--restarts", "1"],
         stderr=subprocess.PIPE, text=True, env=environment,
     )  # fmt: skip
-    limit = time.monotonic() + 200
-    while not list(run.glob("checkpoints/step-*")) and time.monotonic() < limit and child.poll() is None:
-        time.sleep(0.1)
+    wait_until(child, lambda: any(run.glob("checkpoints/step-*")))
+    first = ranks_of(child.pid)
+    os.kill(first[1], signal.SIGKILL)
+    wait_until(
+        child, lambda: len(ranks_of(child.pid)) == 2 and not set(first.values()) & set(ranks_of(child.pid).values())
+    )
+    newest = max(run.glob("checkpoints/step-*"))
+    wait_until(child, lambda: max(run.glob("checkpoints/step-*")) > newest)
+    second = ranks_of(child.pid)
     child.send_signal(signal.SIGTERM)
     _, said = child.communicate(timeout=100)
     assert child.returncode == 143, said
     steps = json.loads((run / "summary.json").read_text())["steps"]
+    assert "rank 1 of 2 was ended by SIGKILL: the machine may be out of memory; starting all again from step" in said
+    assert said.count("(restart 1 of 1)") == said.count("resuming at step") == 1
     assert (
-        f"stopped after step {steps} and saved; continue with: hunyuan train --processes 2 --expert-parallel 2" in said
+        f"stopped after step {steps} and saved; continue with: hunyuan train --processes 2 --expert-parallel 2 --restarts 1"
+        in said
     )
-    assert said.count("saved; continue with") == 1 and "Traceback" not in said
+    assert said.count("saved; continue with") == 1 and "Traceback" not in said and "error" not in said
     assert json.loads((run / "environment.json").read_text())["layout"]["expert_parallel"] == 2
+    assert not [pid for pid in (*first.values(), *second.values()) if Path(f"/proc/{pid}").exists()]
+
+
+def wait_until(child: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+    limit = time.monotonic() + 200
+    while child.poll() is None and time.monotonic() < limit and not happened():
+        time.sleep(0.05)
+
+
+def ranks_of(launcher: int) -> dict[int, int]:
+    """The process of each rank that a command has started."""
+    found = {}
+    for pid in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
+        with suppress(OSError):  # it has just ended
+            variables = dict(
+                word.split("=", 1) for word in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in word
+            )
+            if failures.FILE in variables and "RANK" in variables:
+                found[int(variables["RANK"])] = int(pid)
+    return found
