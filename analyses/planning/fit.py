@@ -12,7 +12,14 @@ from model.parallel.layout import Layout
 
 
 def memory_of(
-    config: HunyuanConfig, context: int, micro: int, *, device: Device, devices: int, expert_parallel: int | None
+    config: HunyuanConfig,
+    context: int,
+    micro: int,
+    *,
+    device: Device,
+    devices: int,
+    expert_parallel: int | None,
+    context_parallel: int = 1,
 ) -> dict[str, Any]:
     """The bytes on each device with activations kept or recomputed, and the devices that have so many.
 
@@ -23,7 +30,7 @@ def memory_of(
         return expert_parallel or most_expert_parallel(shape_of(config), count)
 
     def needed(count: int) -> tuple[int, int, int]:
-        layout = Layout(processes=count, expert_parallel=parallel(count))
+        layout = Layout(processes=count, expert_parallel=parallel(count), context_parallel=context_parallel)
         need = training_memory(config, batch=micro, context=context, layout=layout)
         return need.total, need.total_recomputed, need.state
 
@@ -43,6 +50,7 @@ def memory_of(
         "micro_batch_size": micro,
         "devices": devices,
         "expert_parallel": parallel(devices),
+        "context_parallel": context_parallel,
         "fits": [name for name, device in DEVICES.items() if total <= device.memory],
         "fits_recomputed": [name for name, device in DEVICES.items() if recomputed <= device.memory],
         "devices_to_fit": next(filter(is_enough, counts), None),

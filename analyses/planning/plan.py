@@ -174,6 +174,10 @@ def _plan(law: ScalingLaw, flops: float, request: Request, warnings: list[dict[s
             context_parallel=request.context_parallel,
             sequences=sequences,
         )
+    sizes: dict[str, Any] = {"devices": request.devices, "expert_parallel": request.expert_parallel}
+    if layout is not None:
+        micro = layout["micro_batch_size"]
+        sizes |= {name: layout[name] for name in ("expert_parallel", "context_parallel")}
     if layout is None and sequences < request.devices:
         warn("idle_devices", f"a batch of {sequences} sequences leaves some of {request.devices} devices idle")
     training = TrainingConfig(
@@ -184,7 +188,6 @@ def _plan(law: ScalingLaw, flops: float, request: Request, warnings: list[dict[s
         learning_rate=rate,
     )
     steps = training.total_steps(per_token)
-    sizes: dict[str, Any] = {"devices": request.devices, "expert_parallel": request.expert_parallel}
     memory = memory_of(config, context, micro, device=request.device, **sizes)
     if layout is not None and layout["fits"] is False:
         warn("memory", nothing_fits(layout, request.model or f"the shape for {flops:.3g} FLOPs"))
@@ -235,6 +238,7 @@ def _plan(law: ScalingLaw, flops: float, request: Request, warnings: list[dict[s
         },
         "memory": memory,
         "layout": layout,
+        "layout_days": _layout_days(layout, steps),
         "gpu": request.gpu,
         "mfu": request.mfu,
         "devices": request.devices,
@@ -246,6 +250,13 @@ def _plan(law: ScalingLaw, flops: float, request: Request, warnings: list[dict[s
         "price_per_hour": request.price_per_hour,
         "candidates": [_candidate(rung, flops, context, training, params_opt, tokens_opt, config) for rung in rungs],
     }
+
+
+def _layout_days(layout: dict[str, Any] | None, steps: int) -> list[float] | None:
+    """Days of all steps by the layout's terms: where all that can overlap does, and where nothing does."""
+    if layout is None or layout["step_seconds"] is None:
+        return None
+    return [steps * layout[name] / 86_400 for name in ("step_seconds", "step_seconds_without_overlap")]
 
 
 # --- the shape --------------------------------------------------------------------------------------------------------

@@ -71,6 +71,8 @@ def sweep(
     Example: hunyuan sweep --budgets 1e13,3e13,1e14 --set sweep.tokens_per_param=[1,100] --out runs/iso --dry-run
 
     Then the same without --dry-run, and: hunyuan scale-fit runs/iso/runs.csv
+
+    Cells too large for one GPU, on four each: hunyuan sweep PLAN.toml --out runs/large --cell-processes 4
     """
     from hunyuan_cli.views.sweep import emit_grid
     from hunyuan_cli.views.sweep_progress import make_view

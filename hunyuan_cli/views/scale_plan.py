@@ -31,7 +31,8 @@ def tables(report: dict[str, Any]) -> dict[str, Any]:
     )
     sizes += " moe_topk num_shared_expert cla_share_factor vocab_size"
     where = f"devices {memory['devices']}, micro-batch {memory['micro_batch_size']}"
-    where += f", expert parallel {memory['expert_parallel']}" if memory["expert_parallel"] > 1 else ""
+    for name in ("expert_parallel", "context_parallel"):
+        where += f", {name.replace('_', ' ')} {memory[name]}" if memory[name] > 1 else ""
     hours = f"{plan['gpu']} at {plan['mfu']:.0%} of its peak"
     return {
         title: [_shown(plan)],
@@ -63,12 +64,18 @@ def tables(report: dict[str, Any]) -> dict[str, Any]:
                 "device_hours": plan["device_hours"],
                 "device_hours_by_6N": plan["device_hours_by_six_n"],
                 "on_these_devices": human_time(plan["days"] * 86_400),
+                "by_the_layout": _range(plan["layout_days"]),
                 "least_devices_for_the_memory": memory["devices_to_fit"],
                 "price": plan["price"],
             }
         ],
         **(layout_tables(plan["layout"]) if plan["layout"] else {}),
     }
+
+
+def _range(days: list[float] | None) -> str | None:
+    """With all overlap and with none."""
+    return None if days is None else " to ".join(human_time(each * 86_400) for each in days)
 
 
 def _least_device(names: list[str]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hunyuan_cli.commands import train
+from hunyuan_cli.console import human_time
 from hunyuan_cli.main import run
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +61,24 @@ def test_a_plan_in_full_for_eyes(capsys):
     assert err.splitlines() == [
         "warning: 3.1e+24 FLOPs are a factor 3,157 above the largest budget behind the law paper"
     ]
+
+
+@pytest.mark.parametrize("context", ["32K", "256K"])
+def test_memory_and_days_are_those_of_the_layout(capsys, context):
+    """512 H100 must share out sequences of 256K, as nothing else holds them; a day has 86,400 seconds."""
+    where = ("--model", "hunyuan-large", "--devices", "512", "--gpu", "h100", "--context", context)
+    plan = document(capsys, "--flops", "3.1e24", *where)["plans"][0]
+    layout, memory = plan["layout"], plan["memory"]
+    assert layout["fits"] and layout["recompute"] and layout["note"].startswith("a plan, not a run")
+    assert memory["recomputed_bytes"] == layout["memory_bytes"] < 80e9
+    assert memory["context_parallel"] == layout["context_parallel"] > (1 if context == "256K" else 0)
+    steps = plan["steps"] / 86_400
+    found = [steps * layout["step_seconds"], steps * layout["step_seconds_without_overlap"]]
+    assert plan["layout_days"] == pytest.approx(found) and found[0] < found[1]
+    assert run(["scale-plan", "--flops", "3.1e24", *where]) == 0
+    shown = capsys.readouterr().out
+    assert f"context parallel {memory['context_parallel']}" in shown or memory["context_parallel"] == 1
+    assert " to ".join(human_time(days * 86_400) for days in found) in shown and "sent by a rank in a step" in shown
 
 
 def test_several_budgets_side_by_side(capsys):

@@ -12,6 +12,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from hunyuan_cli.main import run
 from model.config import HunyuanConfig
+from model.memory import training_memory
 from model.parallel.layout import Layout
 from model.parallel.pieces import piece_of
 from model.parallel.shard import build
@@ -54,6 +55,7 @@ def test_a_rank_holds_what_params_says(capsys):
         (SIZES, 0.925, 1.005),
         (SIZES | {"expert_parallel": 4}, 0.925, 1.005),
         (SIZES | {"context_parallel": 8}, 0.925, 1.005),
+        (SIZES | {"expert_parallel": 2, "context_parallel": 8}, 0.925, 1.005),
         (SIZES | {"processes": 1024}, 0.925, 1.02),
         (SIZES | {"processes": 2048}, 0.925, 1.07),
     ],
@@ -72,4 +74,6 @@ def test_no_rank_holds_much_more_than_another(sizes, least, most):
     ]
     mean = sum(held) / len(held)
     assert least * mean < min(held) and max(held) < most * mean
-    assert held[0] == max(held)  # the one that params counts
+    assert held[0] == max(held)
+    memory = training_memory(LARGE, batch=1, context=8192, layout=layout)
+    assert memory.gradients == 4 * held[0]  # the rank that params and scale-plan count
