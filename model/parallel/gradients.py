@@ -10,6 +10,7 @@ come apart. That takes as much memory as all experts of a layer, and rounds the 
 process. Where sequences are shared out it would be seen in pieces that are yet to be summed: that is not done here.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from model.parallel.exchange import ParallelExperts
 from model.parallel.shard import Shards
@@ -28,25 +28,25 @@ See = Callable[[str, int, Tensor], None]
 def watch_gradients(shards: Shards, see: See) -> None:
     """Sees to it that `see` is told, for as long as the model lives."""
     assert shards.ranks.layout.context_parallel == 1, "a micro-batch must not be shared out"
-    watched = WeakTensorKeyDictionary()
-    own = shards.ranks.layout.data_index(shards.ranks.rank)
+    own, watched = shards.ranks.layout.data_index(shards.ranks.rank), set[nn.Parameter]()
+
+    def watch(module: nn.Module, place: str) -> None:
+        """What is a plain parameter now; the others wait for their turn."""
+        for name, parameter in module.named_parameters(prefix=place):
+            if not (isinstance(parameter, DTensor) or parameter in watched or _is_apart(shards, name)):
+                watched.add(parameter)
+                parameter.register_hook(functools.partial(see, name, own))
+
+    watch(shards.net, "")
     for place, module in shards.net.named_modules():
-        prefix, gathers = f"{place}." if place else "", isinstance(module, FSDPModule)
+        gathers = isinstance(module, FSDPModule)
         if isinstance(module, ParallelExperts):
-            _watch_senders(module, shards, prefix, see)
+            _watch_senders(module, shards, f"{place}.", see)
         elif gathers:
-            # After FSDP's own hook, which has put whole weights in place; those of the blocks inside are gathered later.
-            whole: Any = module  # a FSDPModule is a module as well
-            whole.register_forward_pre_hook(lambda module, _, prefix=prefix: watch(module, prefix))
-
-    def watch(module: nn.Module, prefix: str) -> None:
-        for name, parameter in module.named_parameters():
-            if isinstance(parameter, DTensor) or parameter in watched or _is_apart(shards, name):
-                continue
-            watched[parameter] = True
-            parameter.register_hook(lambda gradient, name=prefix + name: see(name, own, gradient))
-
-    watch(shards.net, "")  # what FSDP does not share out is whole from the first
+            gathered: Any = module
+            gathered.unshard()  # FSDP gathers into the same parameters again and again
+            watch(module, place)
+            gathered.reshard()
 
 
 def _is_apart(shards: Shards, name: str) -> bool:
