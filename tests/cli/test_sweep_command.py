@@ -124,6 +124,16 @@ def test_a_mistake_is_one_sentence(text, tmp_path, capsys, arguments, status, sa
     assert not list(out.glob("cells/*"))
 
 
+def test_each_cell_of_two_processes_takes_two_gpus(text, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("model.sweep.engines.visible_gpus", lambda device: ["0", "1", "2"])
+    small = ("--set", "training.micro_batch_size=2", "--no-estimate", "--dry-run")
+    command = ["sweep", "--data", str(text), "--out", str(tmp_path / "sweep"), *TINY, *TWO, *small]
+    assert main.run([*command, "--cell-processes", "2"]) == 0
+    assert "on 3 GPUs, 1 at a time, 2 processes each" in capsys.readouterr().err
+    assert main.run([*command, "--cell-processes", "4"]) == 1
+    assert "is 4 and each takes a GPU, of which there are 3: give as many at most" in capsys.readouterr().err
+
+
 def test_a_file_that_is_no_plan_is_one_sentence(tmp_path, capsys):
     for content, says in (("[sweep\n", "is not valid TOML"), ("[[sweep]]\nx = 1\n", "sweep must be a table")):
         (tmp_path / "plan.toml").write_text(content)

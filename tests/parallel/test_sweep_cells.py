@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -41,15 +42,11 @@ def kill_a_rank(folder: Path) -> None:
     metrics, limit = folder / "metrics.jsonl", time.monotonic() + 100
     while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 8) and time.monotonic() < limit:
         time.sleep(0.005)
-    for command in Path("/proc").glob("[0-9]*/cmdline"):
-        words = command.read_bytes() if command.exists() else b""
-        ranked = (
-            b"RANK=1" in (command.parent / "environ").read_bytes().split(b"\0")
-            if str(folder).encode() in words
-            else False
-        )
-        if ranked:
-            os.kill(int(command.parent.name), signal.SIGKILL)
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile
+            words, variables = ((place / name).read_bytes().split(b"\0") for name in ("cmdline", "environ"))
+            if str(folder).encode() in words and b"RANK=1" in variables:
+                os.kill(int(place.name), signal.SIGKILL)
 
 
 @pytest.mark.slow

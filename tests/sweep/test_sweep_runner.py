@@ -279,10 +279,11 @@ def test_the_folders_plan_is_the_resolved_one(sweep, home):
     [
         ((0, 0, 0, 8, 100), (8, 1)), ((0, 0, 0, 8, 3), (3, 2)), ((2, 0, 0, 8, 100), (2, 4)), ((0, 4, 0, 8, 100), (8, 4)),
         ((0, 0, 4, 32, 100), (4, 8)), ((8, 0, 1, 16, 100), (8, 2)), ((16, 0, 0, 8, 9), (16, 1)), ((0, 0, 0, 8, 0), (1, 8)),
+        ((0, 0, 0, 8, 100, 2), (4, 1)), ((0, 0, 5, 32, 100, 2), (2, 8)), ((1, 0, 0, 8, 9, 2), (1, 4)),
     ],
 )  # fmt: skip
 def test_processors_are_shared_out(given, shared):
-    """workers, threads, GPUs, processors, cells -> workers, threads."""
+    """workers, threads, GPUs, processors, cells and processes of each -> workers, threads of a process."""
     assert share_out(*given) == shared
 
 
